@@ -1,0 +1,46 @@
+"""Decode .bpgan files to PNG and WAV, with the checkpoint and nothing else."""
+
+import sys
+
+from options.codec_options import decompress_parser
+
+
+def run(options) -> int:
+    from utils import distributed
+    from utils.batch import SUFFIX, Checkpoints, Interrupted, find_inputs, run_batch
+    from utils.bitstream import read_file
+    from utils.decoder import load_decoder
+    from utils.report import pick_device
+
+    device = distributed.start(pick_device(options.device))
+    if not options.input:
+        raise ValueError("--input is needed: .bpgan files, or folders of them")
+    items = find_inputs(options.input, lambda path: path.suffix.lower() == SUFFIX)
+    decoders = Checkpoints(options.checkpoint, lambda path: load_decoder(path, device))
+
+    def decode(item) -> dict:
+        data = read_file(item.path)
+        decoder = decoders.of_file(data)
+        decoded = decoder.decompress(data, options.realism)
+        target = options.output / item.stem.parent / (item.stem.name + decoder.signal.output_suffix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        decoder.signal.write(target, decoded)
+        return {"file": target}
+
+    try:
+        rows, failures = run_batch(items, decode, "decoding")
+    except Interrupted as stop:
+        rows, failures = stop.rows, None
+    print(f"{len(rows)} of {len(items)} files decoded into {options.output}")
+    if failures is None:
+        return 130
+    return 1 if failures else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = decompress_parser()
+    return parser.run(argv, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+# make        checks the system packages and builds .venv from requirements.txt
+# make demo   then compresses and decodes the built-in samples into results/demo
+# make test   then runs the tests
+# make clean  removes caches and results/demo; make distclean also .venv
+
+PYTHON ?= python3
+VENV ?= .venv
+# More arguments for pip, for example an index of wheels without CUDA.
+PIP_FLAGS ?=
+
+# ltfatpy and pesq are compiled: a C compiler, Python's headers, FFTW and LAPACK.
+PACKAGES := gcc libc6-dev libfftw3-dev liblapack-dev
+STAMP := $(VENV)/.requirements-installed
+
+.PHONY: setup demo test system-packages clean distclean
+
+setup: $(STAMP)
+
+# Runs again only when requirements.txt changed.
+$(STAMP): requirements.txt
+	@$(MAKE) --no-print-directory system-packages
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -r requirements.txt
+	@touch $@
+
+# Python's headers and venv are separate packages only for Debian's own Python.
+system-packages:
+	@if ! command -v dpkg-query >/dev/null; then \
+	    echo "Not a Debian system: please see that these are there: $(PACKAGES)"; exit 0; \
+	fi; \
+	missing=; \
+	for package in $(PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
+	        || missing="$$missing $$package"; \
+	done; \
+	$(PYTHON) -c 'import os, sysconfig as s, sys; \
+	    sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' \
+	    || missing="$$missing python3-dev"; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then as_root=; \
+	elif sudo -n true 2>/dev/null; then as_root=sudo; \
+	else \
+	    echo "Packages are missing. Please run: sudo apt-get install$$missing"; exit 1; \
+	fi; \
+	$$as_root apt-get update -q && $$as_root apt-get install -q -y $$missing
+
+demo: $(STAMP)
+	$(VENV)/bin/python Compression_ADMM.py --output results/demo
+
+test: $(STAMP)
+	$(VENV)/bin/python -m pytest tests
+
+clean:
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	rm -rf .pytest_cache .hypothesis results/demo
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,81 @@
+"""The one interface between a kind of signal and everything else.
+
+Scripts, models, search and coding see a signal only through `Signal`: a picture
+(C, H, W) in [-1, 1] for the network, a size and a level for the file's header.
+A new kind of signal is one module that subclasses it and one line in `data/__init__.py`.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+
+
+class Signal(ABC):
+    """A kind of signal: reads, pictures, rebuilds, scores and writes it.
+
+    Instances are built from the plain settings that travel with a checkpoint
+    (`Signal.settings`), so that a decoder rebuilds exactly the sender's picture.
+    """
+
+    name: str                       # "image", "speech": used in options, logs and metrics.csv
+    code: int                       # what the file's header stores for `name`, 0..7, never reused
+    suffixes: tuple[str, ...]       # lower-case file suffixes that belong to this kind
+    output_suffix: str              # suffix of decoded files
+    channels: int                   # C of the picture
+    rate_unit: str                  # "bpp" or "kbps"
+    usual_size_b: int | None = None   # a second size that files need not spell out
+    metric_names: tuple[str, ...]   # keys of `score`, in the order of the table
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict:
+        """Plain numbers that fix the picture; `type(self)(**settings)` rebuilds the instance."""
+
+    @abstractmethod
+    def read(self, path: Path) -> np.ndarray:
+        """Read a file. Raises ValueError with one clear line if it is not readable as this kind."""
+
+    @abstractmethod
+    def write(self, path: Path, signal: np.ndarray) -> None:
+        """Write a decoded signal. What is written is bit for bit what `from_picture` returned."""
+
+    @abstractmethod
+    def size(self, signal: np.ndarray) -> tuple[int, int]:
+        """The two numbers of the header: (height, width) or (samples, sample rate)."""
+
+    @abstractmethod
+    def picture_shape(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the picture of a signal of that size, before padding."""
+
+    @abstractmethod
+    def to_picture(self, signal: np.ndarray) -> tuple[np.ndarray, int]:
+        """-> (picture (C, H, W) float32 in [-1, 1], level 0..255 for the header)."""
+
+    @abstractmethod
+    def from_picture(self, picture: np.ndarray, size: tuple[int, int], level: int) -> np.ndarray:
+        """Invert `to_picture`: picture (C, H, W), any float32, is clamped; exact original size."""
+
+    @abstractmethod
+    def rate(self, n_bytes: int, size: tuple[int, int]) -> float:
+        """Whole-file rate in `rate_unit`: bits per original pixel, or kilobits per second."""
+
+    @abstractmethod
+    def score(self, original: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
+        """Metrics between what was read and what `from_picture` returned."""
+
+    @abstractmethod
+    def samples(self) -> list[Path]:
+        """Real samples that need no download, used when no --input is given."""
+
+    # What training needs to know of a kind.
+    crop_shape: tuple[int, int]                    # rows and columns of a training crop
+    storage: str                                   # "uint8" or "float16": pictures in memory
+    stretch: tuple[float, float]                   # rows, columns: crops of up to this size shrink to one
+
+    @abstractmethod
+    def augment(self, crop, rng):
+        """One training crop, a tensor (C, h, w) in [-1, 1] -> one as likely, same shape.
+
+        `rng` is a `numpy.random.Generator`: the only source of chance, so that training resumes
+        exactly."""

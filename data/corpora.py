@@ -1,0 +1,137 @@
+"""Where training and evaluation files lie: any folder, the TIMIT layout, and BPGAN_DATA.
+
+Open Images and Kodak are plain folders of pictures. TIMIT has its own tree,
+TRAIN|TEST / DR1..DR8 / speaker / sentence.WAV, in upper or lower case by distribution.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.base import Signal
+
+DATAROOT_VARIABLE = "BPGAN_DATA"
+
+# Folders under BPGAN_DATA. Kodak is for evaluation only, hence the images' test split.
+_DATAROOTS = {
+    ("image", "train"): "images/train",
+    ("image", "val"): "images/val",
+    ("image", "test"): "kodak",
+    ("speech", "train"): "speech/train",
+    ("speech", "val"): "speech/val",
+    ("speech", "test"): "speech/test",
+}
+
+TIMIT_SPLITS = ("train", "test")
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All files under `root` whose path below it has no hidden part, in no particular order."""
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder")
+    entered = set()
+    # Corpora are often linked into place, so links are followed; a link upwards ends here.
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        # Sorted, so that of two links to one folder it is always the same that is listed.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in files if not name.startswith("."))
+
+
+def list_files(root: Path | str, signal: Signal) -> list[Path]:
+    """All files of a kind of signal under a folder, sorted by path.
+
+    Recursive; suffixes match in either letter case; hidden files and folders are skipped. Where
+    a TIMIT distribution carries a sentence twice (`SA1.WAV` and the converted `SA1.WAV.wav`),
+    the original alone is listed.
+
+    Returns paths that start with `root`. Raises ValueError if `root` is not a folder.
+    """
+    found = [path for path in _walk(Path(root)) if path.suffix.lower() in signal.suffixes]
+    return sorted(_without_converted(found))
+
+
+def _without_converted(paths: list[Path]) -> list[Path]:
+    """Drop each `NAME.WAV.wav` beside which `NAME.WAV` is listed too."""
+    listed = set(paths)
+    return [path for path in paths
+            if not (path.suffix.lower() == ".wav" and path.with_suffix("") in listed)]
+
+
+def _child(folder: Path, name: str) -> Path | None:
+    """The subfolder of that name in either letter case, or None."""
+    matches = sorted(entry for entry in folder.iterdir()
+                     if entry.name.lower() == name and entry.is_dir())
+    return matches[0] if matches else None
+
+
+def _find_timit(root: Path) -> Path | None:
+    """The folder that holds TRAIN and TEST: `root` itself, or one or two levels below it."""
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder")
+    for level in ([root], root.glob("*"), root.glob("*/*")):
+        for folder in sorted(path for path in level if path.is_dir()):
+            splits = [_child(folder, split) for split in TIMIT_SPLITS]
+            if all(split and any(re.fullmatch(r"dr[1-8]", entry.name.lower())
+                                 for entry in split.iterdir()) for split in splits):
+                return folder
+    return None
+
+
+def is_timit(root: Path | str) -> bool:
+    """Whether a folder holds TIMIT: TRAIN and TEST with dialect regions DR1..DR8 in them.
+
+    The distributions nest it differently (`TIMIT/TRAIN`, `timit/timit/train`, `data/TRAIN`), so
+    up to two levels below `root` are looked at. Raises ValueError if `root` is not a folder.
+    """
+    return _find_timit(Path(root)) is not None
+
+
+def timit_files(root: Path | str, split: str) -> list[Path]:
+    """The audio files (NIST SPHERE, `.WAV`) of a TIMIT split, "train" or "test", sorted by path.
+
+    Training leaves out the SA sentences: SA1 and SA2 are two texts that every speaker reads,
+    in both splits, so a model would be tested on texts it knows. "test" is the complete test set.
+
+    Raises ValueError for another split, or if `root` does not hold the TIMIT layout.
+    """
+    if split not in TIMIT_SPLITS:
+        raise ValueError(f"TIMIT has the splits {', '.join(TIMIT_SPLITS)}, not {split!r}")
+    corpus = _find_timit(Path(root))
+    if corpus is None:
+        raise ValueError(f"{root}: not the TIMIT layout (TRAIN and TEST with DR1..DR8 in each)")
+    base = _child(corpus, split)
+    paths = []
+    for path in _walk(base):
+        region = path.relative_to(base).parts[0].lower()
+        if path.suffix.lower() != ".wav" or not re.fullmatch(r"dr[1-8]", region):
+            continue
+        if split == "train" and re.match(r"sa[12]\.", path.name.lower()):
+            continue
+        paths.append(path)
+    return sorted(_without_converted(paths))
+
+
+def default_dataroot(signal_name: str, split: str) -> Path:
+    """The folder of a split ("train", "val", "test") under the folder that BPGAN_DATA names.
+
+    Its layout: images/train, images/val, kodak (the images' test), speech/train, speech/val,
+    speech/test. Raises ValueError with what to do if the pair is unknown, the variable is
+    not set, or the folder does not exist.
+    """
+    if (signal_name, split) not in _DATAROOTS:
+        known = ", ".join(" ".join(pair) for pair in _DATAROOTS)
+        raise ValueError(f"no default folder for {signal_name} {split}; there are: {known}")
+    base = os.environ.get(DATAROOT_VARIABLE)
+    if not base:
+        raise ValueError(f"no --dataroot given and {DATAROOT_VARIABLE} is not set; "
+                         f"name the folder of {signal_name} files for {split} with either")
+    folder = Path(base) / _DATAROOTS[signal_name, split]
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder (from {DATAROOT_VARIABLE}={base})")
+    return folder

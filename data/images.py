@@ -1,0 +1,251 @@
+"""Photographs and other pictures: 8-bit RGB in memory, PNG on the way out.
+
+Whatever a file holds (palette, transparency, CMYK, 16 bits, a color profile, a camera's
+rotation) is brought to the 8-bit sRGB pixels that a viewer would show.
+"""
+
+import logging
+import os
+import warnings
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from data.base import Signal
+
+logger = logging.getLogger(__name__)
+
+# The largest picture that is read: 600 MB as RGB. A file of a few bytes can claim far more.
+MAX_PIXELS = 200_000_000
+
+# Pillow warns above its own limit and raises above twice that; `read` holds the limit itself.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# The formats that the suffixes stand for, and no others: Pillow also knows some that would start
+# an interpreter (EPS) or that only other programs can draw.
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "DIB", "PPM",
+            "JPEG2000", "TGA", "QOI")
+
+
+class ImageSignal(Signal):
+    """Still pictures: uint8 (H, W, 3), RGB, of any size up to `MAX_PIXELS`."""
+
+    name = "image"
+    code = 0
+    suffixes = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".tif",
+                ".tiff", ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
+                ".jp2", ".j2k", ".tga", ".qoi")
+    output_suffix = ".png"
+    channels = 3
+    rate_unit = "bpp"
+    metric_names = ("psnr_db", "ms_ssim")
+    crop_shape = (192, 192)
+    storage = "uint8"
+    stretch = (2.0, 2.0)
+
+    @property
+    def settings(self) -> dict:
+        """Nothing fixes the picture but its pixels: empty."""
+        return {}
+
+    def read(self, path: Path) -> np.ndarray:
+        """Read a picture as a viewer shows it -> uint8 (H, W, 3) RGB.
+
+        The camera's orientation and an embedded color profile are applied; transparency is
+        composited on white; 16 bits are scaled to 8; of an animation or a file of several
+        pages the first is taken, which is logged. Integers beyond 16 bits and floats outside
+        0..1 and 0..255 have no agreed range: they are stretched from minimum to maximum, which
+        is logged too.
+
+        Raises ValueError with one line for whatever is not a readable picture, and for one of
+        more than `MAX_PIXELS` pixels.
+        """
+        path = Path(path)
+        if path.is_dir():
+            raise ValueError(f"{path}: a folder, not an image")
+        try:
+            if path.stat().st_size == 0:
+                raise ValueError(f"{path}: an empty file, not an image")
+            image = Image.open(path, formats=_FORMATS)
+        except FileNotFoundError:
+            raise ValueError(f"{path}: no such file") from None
+        except UnidentifiedImageError:
+            raise ValueError(f"{path}: not an image in a format that can be read") from None
+        except Image.DecompressionBombError:
+            raise ValueError(f"{path}: more than {MAX_PIXELS // 10**6} megapixels, "
+                             "which is the largest image that is read") from None
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{path}: {image.width}x{image.height} pixels; images of up to "
+                                 f"{MAX_PIXELS // 10**6} megapixels are read")
+            try:
+                if getattr(image, "is_animated", False):
+                    logger.info("%s: holds several pictures, only the first is taken", path)
+                image.load()
+                pixels = np.asarray(_to_rgb(_upright(image, path), path))
+            # Pillow's decoders answer damage with a dozen kinds of exception.
+            except Exception as error:
+                cause = str(error).partition("\n")[0] or type(error).__name__
+                raise ValueError(f"{path}: damaged or truncated image ({cause})") from error
+        return np.ascontiguousarray(pixels)
+
+    def write(self, path: Path, signal: np.ndarray) -> None:
+        """Write uint8 (H, W, 3) as PNG; the file appears under its name only when complete.
+
+        Raises ValueError for another dtype or shape.
+        """
+        _check_pixels(signal)
+        path = Path(path)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            Image.fromarray(signal).save(temporary, format="PNG")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def size(self, signal: np.ndarray) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = signal.shape[:2]
+        return height, width
+
+    def picture_shape(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The picture has the rows and columns of the image: `size` itself."""
+        height, width = size
+        return height, width
+
+    def to_picture(self, signal: np.ndarray) -> tuple[np.ndarray, int]:
+        """uint8 (H, W, 3) -> (float32 (3, H, W) in [-1, 1], level 0, which images do not use)."""
+        _check_pixels(signal)
+        picture = np.ascontiguousarray(signal.transpose(2, 0, 1), dtype=np.float32)
+        picture /= 127.5
+        picture -= 1
+        return picture, 0
+
+    def from_picture(self, picture: np.ndarray, size: tuple[int, int], level: int) -> np.ndarray:
+        """float (3, >=H, >=W) -> uint8 (H, W, 3): clamped to [-1, 1], scaled, rounded, cropped.
+
+        Exactly undoes `to_picture`. `level` is not used. Raises ValueError if the picture is
+        smaller than `size` or holds NaN.
+        """
+        height, width = size
+        if (picture.ndim != 3 or picture.shape[0] != self.channels
+                or picture.shape[1] < height or picture.shape[2] < width):
+            raise ValueError(f"picture {picture.shape} does not hold an image of {size}")
+        scaled = picture[:, :height, :width].astype(np.float32)
+        if np.isnan(scaled).any():
+            raise ValueError("picture holds NaN, so no pixels can be made of it")
+        np.clip(scaled, -1, 1, out=scaled)
+        scaled += 1
+        scaled *= 127.5
+        np.rint(scaled, out=scaled)
+        return np.ascontiguousarray(scaled.transpose(1, 2, 0), dtype=np.uint8)
+
+    def rate(self, n_bytes: int, size: tuple[int, int]) -> float:
+        """Bits per original pixel of a file of `n_bytes`."""
+        height, width = size
+        return 8 * n_bytes / (height * width)
+
+    def score(self, original: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
+        """PSNR (dB) and MS-SSIM between two uint8 (H, W, 3)."""
+        from utils.metrics import ms_ssim, psnr
+
+        return {"psnr_db": psnr(original, decoded), "ms_ssim": ms_ssim(original, decoded)}
+
+    def augment(self, crop, rng):
+        """Mirrored left to right, half of the time."""
+        return crop.flip(-1) if rng.uniform() < 0.5 else crop
+
+    def samples(self) -> list[Path]:
+        """scikit-learn's two photographs. Raises ValueError if it is not installed."""
+        # find_spec locates the package without importing it, which would take a second.
+        package = find_spec("sklearn")
+        folders = package.submodule_search_locations if package else []
+        found = [path for folder in folders or []
+                 for path in sorted(Path(folder, "datasets", "images").glob("*.jpg"))]
+        if not found:
+            raise ValueError("scikit-learn's sample photographs are not installed: "
+                             "pip install scikit-learn, or name images with --input")
+        return found
+
+
+def _check_pixels(signal: np.ndarray) -> None:
+    if signal.dtype != np.uint8 or signal.ndim != 3 or signal.shape[2] != 3 or signal.size == 0:
+        raise ValueError("an image is uint8 (H, W, 3) and not empty, "
+                         f"found {signal.dtype} {signal.shape}")
+
+
+def _upright(image: Image.Image, path: Path) -> Image.Image:
+    """Turn the image as its EXIF orientation says; damaged EXIF data leave it as it is."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:
+        logger.warning("%s: orientation ignored, EXIF data damaged (%s)", path, error)
+        return image
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Any mode of Pillow's -> mode RGB, 8 bits, sRGB, without transparency."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep_grey_to_rgb(image, path)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode != "CMYK":          # whose profile needs the four inks
+        image = image.convert("RGB")
+    image = _to_srgb(image, path)
+    if image.mode == "RGBA":
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _deep_grey_to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Modes I;16, I and F: one channel of 16 bits, of 32-bit integers, of floats."""
+    values = np.asarray(image)
+    transparent = None
+    if isinstance(image.info.get("transparency"), int):      # PNG: one grey value is see-through
+        transparent = values == image.info["transparency"]
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind == "f" and 0 <= low and high <= 1:
+        black, white = 0.0, 1.0
+    elif values.dtype.kind == "f" and 0 <= low and high <= 255:
+        black, white = 0.0, 255.0
+    elif values.dtype.kind != "f" and 0 <= low and high <= 65535:
+        black, white = 0.0, 65535.0
+    else:
+        black, white = low, max(high, low + 1)
+        logger.warning("%s: values %g to %g stretched to black and white", path, low, high)
+    grey = np.rint((values.astype(np.float64) - black) * (255 / (white - black))).astype(np.uint8)
+    if transparent is not None:
+        grey[transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _to_srgb(image: Image.Image, path: Path) -> Image.Image:
+    """Apply an embedded RGB or CMYK profile other than sRGB (RGB, RGBA, CMYK -> RGB or RGBA).
+
+    Telephones write Display P3, cameras Adobe RGB: without their profile the numbers show
+    pale colors. A grey profile, or one that does not fit the pixels, is left out.
+    """
+    embedded = image.info.get("icc_profile")
+    if not embedded:
+        return image
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(embedded))
+        space = profile.profile.xcolor_space.strip()
+        # The many profiles of sRGB itself would only move pixels by rounding.
+        if space not in image.mode or "srgb" in ImageCms.getProfileDescription(profile).lower():
+            return image
+        return ImageCms.profileToProfile(
+            image, profile, ImageCms.createProfile("sRGB"),
+            outputMode="RGBA" if image.mode == "RGBA" else "RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        logger.warning("%s: color profile ignored (%s)", path, error)
+        return image

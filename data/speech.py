@@ -1,0 +1,269 @@
+"""Speech as a picture: log-mel magnitude of a Gabor transform, and the way back.
+
+In memory speech is mono, 16 kHz, float32 in [-1, 1]. Picture values run linearly from -1 at
+`floor_db` below the file's level to 1 at the level; the level is one byte of the header:
+0 for digital silence, else (level - 241) / 2 dB, where 0 dB is a full-scale sine.
+Long recordings are transformed and rebuilt in overlapping chunks of 20 s.
+"""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from data.base import Signal
+from data.stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
+from utils.files import replacing
+
+logger = logging.getLogger(__name__)
+
+CHUNK_FRAMES = 2560     # 20 s at the default settings: what bounds the memory
+OVERLAP_FRAMES = 48     # from one chunk to the next; frames near a cut lack a neighbor
+CUT_FRAMES = 16         # last frames of a chunk that are replaced by the next chunk's
+FADE_FRAMES = 8         # over which the next chunk takes over
+BELOW_FLOOR_DB = 10.0   # what the floor hides lies under it: 0.01 to 0.03 PESQ over 0 or infinity
+LOUDEST_DB = 7.0        # level 255; a full-scale constant has 6 dB
+LEVEL_STEPS = 2         # per dB
+SAMPLE_RATES = (2000, 768000)   # Hz; anything else is a damaged header
+
+
+class SpeechSignal(Signal):
+    """Mono speech at 16 kHz; the keyword arguments are those of `SpeechSettings`."""
+
+    name = "speech"
+    code = 1
+    suffixes = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".sph", ".nist", ".aif",
+                ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64")
+    output_suffix = ".wav"
+    channels = 1
+    rate_unit = "kbps"
+    usual_size_b = 16000
+    metric_names = ("pesq_wb", "stoi", "estoi", "log_spectral_distance")
+
+    # One second. Pictures are never stretched: resampling smooths the noise that is to be coded.
+    crop_shape = (128, 128)
+    storage = "float16"
+    stretch = (1.0, 1.0)
+
+    def __init__(self, **settings):
+        self._settings = SpeechSettings(**settings)
+        self._said: set[str] = set()
+
+    @property
+    def settings(self) -> dict:
+        """Plain numbers; `SpeechSignal(**settings)` rebuilds the instance."""
+        return asdict(self._settings)
+
+    def read(self, path: Path) -> np.ndarray:
+        """Read a sound file -> float32 (n,), n >= 1, mono at the settings' sample rate, in [-1, 1].
+
+        Other rates are resampled, channels averaged, float samples beyond full scale clipped.
+        Raises ValueError with one line for a file that is missing, no sound file, damaged or
+        empty, or holds NaN or infinite samples.
+        """
+        import soundfile
+
+        path = Path(path)
+        if not path.is_file():
+            reason = "a folder, not a sound file" if path.is_dir() else "no such file"
+            raise ValueError(f"{path}: {reason}")
+        try:
+            with soundfile.SoundFile(path) as file:
+                signal = self._read_mono(file, path)
+        except soundfile.SoundFileError as error:
+            reason = str(error).rsplit(": ", 1)[-1].strip()
+            raise ValueError(f"{path}: not readable as sound: {reason}") from None
+        if np.abs(signal).max() > 1:
+            self._say_once("samples beyond full scale are clipped")
+            signal = np.clip(signal, -1, 1)
+        return signal
+
+    def _read_mono(self, file, path: Path) -> np.ndarray:
+        """Average the channels and resample, block by block. -> float32 (n,)."""
+        rate, target = file.samplerate, self._settings.sample_rate
+        low, high = SAMPLE_RATES
+        if not low <= rate <= high:
+            raise ValueError(f"{path}: sample rate {rate} Hz, {low} to {high} Hz are possible")
+        stream = None
+        if rate != target:
+            from soxr import ResampleStream
+            self._say_once(f"{rate} Hz sound is resampled to {target} Hz")
+            stream = ResampleStream(rate, target, 1, dtype="float32")
+        if file.channels > 1:
+            self._say_once(f"{file.channels} channels are averaged to one")
+
+        blocks, n_read = [], 0
+        for block in file.blocks(blocksize=1 << 18, dtype="float32", always_2d=True):
+            block = block.mean(axis=1)
+            if not np.isfinite(block).all():
+                raise ValueError(f"{path}: contains NaN or infinite samples")
+            n_read += len(block)
+            blocks.append(stream.resample_chunk(block) if stream else block)
+        if n_read == 0:
+            raise ValueError(f"{path}: contains no samples")
+        if n_read < file.frames:
+            raise ValueError(f"{path}: damaged: {n_read} of {file.frames} samples are readable")
+        if stream:
+            blocks.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+        signal = np.concatenate(blocks)
+        return signal if len(signal) else np.zeros(1, np.float32)
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            logger.info(message)
+
+    def write(self, path: Path, signal: np.ndarray) -> None:
+        """Write 16-bit PCM WAV, exactly the samples that `from_picture` returned."""
+        import soundfile
+
+        with replacing(path) as temporary:
+            samples = _round_to_16_bit(signal).astype(np.int16)
+            soundfile.write(temporary, samples, self._settings.sample_rate,
+                            format="WAV", subtype="PCM_16")
+
+    def size(self, signal: np.ndarray) -> tuple[int, int]:
+        """-> (samples, sample rate in Hz)."""
+        return len(signal), self._settings.sample_rate
+
+    def picture_shape(self, size: tuple[int, int]) -> tuple[int, int]:
+        """-> (n_mels, 1 + samples // hop_length)."""
+        samples, rate = size
+        if rate != self._settings.sample_rate or samples < 0:
+            raise ValueError(f"found {samples} samples at {rate} Hz, "
+                             f"expected {self._settings.sample_rate} Hz")
+        return self._settings.n_mels, self._settings.frames(samples)
+
+    def to_picture(self, signal: np.ndarray) -> tuple[np.ndarray, int]:
+        """float32 (n,) -> (picture (1, n_mels, frames) float32 in [-1, 1], level 0..255)."""
+        settings = self._settings
+        rows, columns = self.picture_shape(self.size(signal))
+        decibels = np.empty((rows, columns), dtype=np.float32)
+        basis = mel_basis(settings)
+        for start in range(0, columns, CHUNK_FRAMES):
+            stop = min(start + CHUNK_FRAMES, columns)
+            linear = magnitudes(signal, start, stop, settings).astype(np.float32)
+            decibels[:, start:stop] = 20 * np.log10(np.maximum(basis @ linear, 1e-20))
+        if not np.any(signal):
+            return np.full((1, rows, columns), -1, np.float32), 0
+        level = _level_of(float(decibels.max()))
+        decibels -= _level_db(level)
+        decibels *= 2 / settings.floor_db
+        decibels += 1
+        return np.clip(decibels, -1, 1, out=decibels)[None], level
+
+    def from_picture(self, picture: np.ndarray, size: tuple[int, int], level: int) -> np.ndarray:
+        """picture (1, >= n_mels, >= frames), clamped to [-1, 1] and cropped -> float32 (samples,).
+
+        What comes back are multiples of 1/32768 in [-1, 1), the samples of a 16-bit file.
+        Raises ValueError if the picture is smaller than `size` asks for or is not finite.
+        """
+        rows, n_frames = self.picture_shape(size)
+        if (picture.ndim != 3 or picture.shape[0] != self.channels
+                or picture.shape[1] < rows or picture.shape[2] < n_frames):
+            raise ValueError(f"picture {picture.shape} does not hold {size[0]} samples, which make "
+                             f"(1, {rows}, {n_frames})")
+        picture = picture[:, :rows, :n_frames]
+        if not np.isfinite(picture).all():
+            raise ValueError("picture contains NaN or infinite values")
+        signal = np.zeros(size[0], dtype=np.float32)
+        if level == 0 or size[0] == 0:
+            return signal
+
+        start = 0
+        while True:
+            stop = min(start + CHUNK_FRAMES, n_frames)
+            chunk = picture[0, :, start:stop]
+            self._rebuild_chunk(signal, chunk, start, stop == n_frames, level)
+            if stop == n_frames:
+                break
+            start = stop - OVERLAP_FRAMES
+        rounded = _round_to_16_bit(signal)
+        rounded /= 32768
+        return rounded
+
+    def _rebuild_chunk(self, signal: np.ndarray, picture: np.ndarray, start: int, is_last: bool,
+                       level: int) -> None:
+        """Write frames start, start + 1, ... of the picture (n_mels, frames) into the signal.
+
+        Except for the first chunk, phases continue those of the samples already there, so that
+        the fade joins two copies of one waveform.
+        """
+        from data.phase import reconstruct
+
+        settings = self._settings
+        hop, margin = settings.hop_length, settings.margin
+        decibels = (np.clip(picture, -1, 1) - 1) * (settings.floor_db / 2) + _level_db(level)
+        decibels = np.where(picture > -1, decibels, decibels - BELOW_FLOOR_DB)
+        mel = 10 ** (decibels / 20)
+        mel[:, (picture <= -1).all(axis=0)] = 0     # a frame of nothing but floor is silence
+        linear = mel_to_linear(mel, settings)
+
+        origin = start * hop
+        free = margin * hop     # room for what neighboring chunks hold
+        support = (0 if start == 0 else -free,
+                   len(signal) - origin if is_last else picture.shape[1] * hop + free)
+        if start == 0:
+            chunk = reconstruct(linear, support, settings)
+            signal[:len(chunk)] = chunk[:len(signal)]
+            return
+        decided = (OVERLAP_FRAMES - CUT_FRAMES) * hop
+        past = signal[origin - free:origin + decided]
+        chunk = reconstruct(linear, support, settings, past)
+        fade_from = decided - FADE_FRAMES * hop
+        weight = (np.arange(decided - fade_from) + 0.5) / (decided - fade_from)
+        chunk[fade_from:decided] *= weight
+        chunk[fade_from:decided] += (1 - weight) * signal[origin + fade_from:origin + decided]
+        target = signal[origin + fade_from:origin + len(chunk)]
+        target[:] = chunk[fade_from:fade_from + len(target)]
+
+    def rate(self, n_bytes: int, size: tuple[int, int]) -> float:
+        """Kilobits per second of the whole file."""
+        samples, rate = size
+        return 8 * n_bytes / 1000 / (samples / rate)
+
+    def score(self, original: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
+        """Metrics by name; NaN where a clip is too short for one."""
+        from utils import metrics
+
+        return {name: getattr(metrics, name)(original, decoded) for name in self.metric_names}
+
+    def samples(self) -> list[Path]:
+        """The synthesized sentence that the repository ships."""
+        return [Path(__file__).parent / "samples" / "speech.flac"]
+
+    def augment(self, crop, rng):
+        """Another voice, loudness and microphone for half of the crops, tensors (1, rows, columns).
+
+        Bands shifted by up to 3 (pitch and formants), up to 10 dB softer, as next to a louder word,
+        and a spectral tilt of up to 4 dB either way. What lies at the floor stays there.
+        """
+        import torch
+
+        if rng.uniform() < 0.5:
+            return crop
+        shift = int(rng.integers(-3, 4))
+        rows = torch.arange(crop.shape[-2], device=crop.device) + shift
+        crop = crop[..., rows.clamp(0, crop.shape[-2] - 1), :]
+        softer, tilt = rng.uniform(0, 10), rng.uniform(-4, 4)
+        decibels = torch.linspace(-tilt, tilt, crop.shape[-2], device=crop.device) - softer
+        changed = (crop + decibels[:, None] * (2 / self._settings.floor_db)).clamp(-1, 1)
+        return torch.where(crop > -1, changed, crop)
+
+
+def _level_db(level: int) -> float:
+    """Loudness in dB that a level 1..255 stands for."""
+    return LOUDEST_DB + (level - 255) / LEVEL_STEPS
+
+
+def _level_of(decibels: float) -> int:
+    """The smallest level 1..255 that is not below a loudness in dB."""
+    return int(np.clip(np.ceil((decibels - LOUDEST_DB) * LEVEL_STEPS) + 255, 1, 255))
+
+
+def _round_to_16_bit(signal: np.ndarray) -> np.ndarray:
+    """float32 (n,) in [-1, 1] -> float32 (n,), integers -32768..32767."""
+    scaled = signal * np.float32(32768)
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, -32768, 32767, out=scaled)

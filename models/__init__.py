@@ -1,0 +1,5 @@
+from .bpgan import BPGAN, build_generator, build_model
+from .config import QUALITIES, STRIDE, ModelConfig
+from .quality import QUALITY_STEPS
+
+__all__ = ["BPGAN", "ModelConfig", "QUALITIES", "QUALITY_STEPS", "STRIDE", "build_generator", "build_model"]

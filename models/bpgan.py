@@ -1,0 +1,68 @@
+"""The assembly: encoder, gains and codebook, generator, entropy model, under one config."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from .config import ModelConfig
+from .entropy_model import ContextModel, logistic_bits
+from .generator import Generator
+from .quantizer import Codebook, Gains, straight_through_round
+
+
+class ForwardResult(NamedTuple):
+    """What a training step needs."""
+
+    x_hat: torch.Tensor     # (B, C, H, W)
+    bits: torch.Tensor      # (B,) estimated bits of each picture
+
+
+class BPGAN(nn.Module):
+    """x -E-> z -gain-> y -codebook-> symbols -centers, inverse gain-> z_hat -G-> x_hat."""
+
+    def __init__(self, config: ModelConfig, with_encoder: bool = True):
+        super().__init__()
+        c = config
+        self.config = config
+        self.encoder = None
+        if with_encoder:        # a receiver has no use for it and does not load it
+            from .encoder import Encoder
+
+            self.encoder = Encoder(c.in_channels, c.latent_channels, c.encoder_widths,
+                                   c.encoder_depths, c.latent_rows)
+        self.generator = build_generator(c)
+        self.gains = Gains(c.latent_channels, 1.0, (c.lmbda_high / c.lmbda_low) ** 0.5)
+        self.codebook = Codebook(c.latent_channels, c.max_symbol)
+        self.context = ContextModel(c.context_groups, c.context_hidden, c.latent_rows)
+
+    def analyze(self, x: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+        """x (B, C, H, W) in [-1, 1] -> y (B, latent_channels, H/16, W/16), float32, in steps."""
+        return self.gains.scale(self.encoder(x).float(), quality)
+
+    def generate(self, y_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+        """y_hat in steps -> x_hat (B, C, H, W), not clamped."""
+        return self.generator(self.gains.unscale(y_hat, quality), quality).float()
+
+    def rate(self, y: torch.Tensor, symbols: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+        """Estimated bits (B,) of y, in the context of `symbols` (float integers of the same shape)."""
+        mean, log_scale = self.context(symbols, quality)
+        return logistic_bits(y, mean, log_scale).flatten(1).sum(1)
+
+    def forward(self, x: torch.Tensor, quality: torch.Tensor) -> ForwardResult:
+        """Training pass: the generator sees rounded latents, the rate uniform noise
+        (the mixed quantization of Minnen and Singh 2020)."""
+        y = self.analyze(x, quality)
+        y_hat = straight_through_round(y)
+        noisy = y + torch.empty_like(y).uniform_(-0.5, 0.5)
+        return ForwardResult(self.generate(y_hat, quality), self.rate(noisy, y_hat, quality))
+
+
+def build_generator(config: ModelConfig) -> Generator:
+    """A generator of the config's sizes: the faithful one, or the realistic one beside it."""
+    return Generator(config.in_channels, config.latent_channels, config.generator_widths,
+                     config.generator_depths, config.latent_rows)
+
+
+def build_model(config: ModelConfig, with_encoder: bool = True) -> BPGAN:
+    return BPGAN(config, with_encoder)

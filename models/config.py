@@ -1,0 +1,61 @@
+"""Everything that fixes the shape of a model, as one value that travels with its weights."""
+
+import dataclasses
+from dataclasses import dataclass
+
+QUALITIES = 8   # a checkpoint serves qualities 1..QUALITIES
+STRIDE = 16     # picture samples per latent position, in both directions
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of encoder, generator, codebook and entropy model.
+
+    `lmbda_low` and `lmbda_high` are the rate weights of quality 1 and 8; the ones between follow
+    geometrically. They weight the squared error in 8-bit units against bits per picture sample,
+    as the learned-compression literature does (loss = bpp + lmbda * 255^2 * MSE).
+    """
+
+    signal: str                                       # name of the kind of signal, see data/
+    in_channels: int                                  # channels of the picture
+    latent_channels: int = 128
+    encoder_widths: tuple[int, int, int] = (64, 128, 192)    # at 1/4, 1/8, 1/16
+    encoder_depths: tuple[int, int, int] = (1, 2, 2)         # residual blocks there
+    generator_widths: tuple[int, int, int] = (64, 128, 192)
+    generator_depths: tuple[int, int, int] = (2, 3, 3)
+    latent_rows: int = 0          # > 0: pictures have this many latent rows, each with its own bias
+    context_groups: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 32, 40)   # channels decoded together
+    context_hidden: int = 32      # hidden units per group and layer
+    max_symbol: int = 31          # codebook: 2 * max_symbol + 1 centers, larger symbols escape
+    lmbda_low: float = 0.0009
+    lmbda_high: float = 0.05
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):        # JSON brings lists where we want tuples
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        if sum(self.context_groups) != self.latent_channels:
+            raise ValueError(
+                f"context_groups add up to {sum(self.context_groups)} channels, "
+                f"latent_channels is {self.latent_channels}: they must agree")
+
+    def lmbda(self, quality: float) -> float:
+        """Rate weight of `quality`, 1..8, fractions too."""
+        ratio = self.lmbda_high / self.lmbda_low
+        return self.lmbda_low * ratio ** ((quality - 1) / (QUALITIES - 1))
+
+    @property
+    def generator_reach(self) -> int:
+        """Latent positions on each side that an output sample of the generator depends on."""
+        d4, d8, d16 = self.generator_depths
+        return 2 * d16 + -(-(2 * d8) // 2) + -(-(2 * d4 + 1) // 4) + 1
+
+    @property
+    def encoder_reach(self) -> int:
+        """Latent positions on each side whose samples a latent depends on."""
+        d4, d8, d16 = self.encoder_depths
+        return 2 * d16 + -(-(2 * d8) // 2) + -(-(2 * d4 + 1) // 4) + 1
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)

@@ -1,0 +1,84 @@
+"""Entropy model: the probability of every symbol given the ones already decoded.
+
+Channels are decoded in groups. Within group g at one position the symbols depend on all symbols
+of the earlier groups (any place in a 5x5 window) and on those of group g at the causal half of the
+window (raster order). The early groups thus serve the later ones as a hyperprior would, the causal
+half as the autoregressive model of Minnen et al. 2018 does, and training needs one masked
+convolution (as in MADE and PixelCNN) instead of a network per group.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .config import QUALITIES
+from .quality import at_quality
+
+KERNEL = 5
+FEATURE_LIMIT = 15.0            # the context sees symbols clamped to this range
+MIN_LOG_SCALE, MAX_LOG_SCALE = -3.0, 4.0
+MIN_PROBABILITY = 2.0 ** -16    # what a fixed-point table can give at the least
+
+
+class ContextModel(nn.Module):
+    """symbols (B, C, h, w) -> mean and log scale of a logistic distribution for each of them."""
+
+    def __init__(self, groups: tuple[int, ...], hidden: int, rows: int = 0):
+        super().__init__()
+        channels, units = sum(groups), hidden * len(groups)
+        channel_group = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups))
+        unit_group = torch.arange(len(groups)).repeat_interleave(hidden)
+        self.first = nn.Conv2d(2 * channels, units, KERNEL, padding=KERNEL // 2)
+        self.second = nn.Conv2d(units, units, 1)
+        self.last = nn.Conv2d(units, 2 * channels, 1)
+        self.quality_bias = nn.Parameter(torch.zeros(QUALITIES, units))
+        self.row_bias = nn.Parameter(torch.zeros(1, units, rows, 1)) if rows else None
+        self.prior = nn.Parameter(torch.zeros(QUALITIES, 2 * channels))
+
+        place = torch.arange(KERNEL * KERNEL).view(KERNEL, KERNEL)
+        causal = place < KERNEL * KERNEL // 2
+        source, target = channel_group.repeat(2), unit_group
+        earlier = (source[None] < target[:, None])[:, :, None, None]
+        same = (source[None] == target[:, None])[:, :, None, None]
+        self.groups = tuple(groups)
+        self.register_buffer("first_mask", (earlier | (same & causal)).float(), persistent=False)
+        below = unit_group[None] <= unit_group[:, None]
+        self.register_buffer("second_mask", below.float()[:, :, None, None], persistent=False)
+        below = unit_group[None] <= channel_group.repeat(2)[:, None]
+        self.register_buffer("last_mask", below.float()[:, :, None, None], persistent=False)
+
+        for conv, mask in ((self.first, self.first_mask), (self.second, self.second_mask)):
+            fan_in = mask.flatten(1).sum(1).clamp_min(1).view(-1, 1, 1, 1)
+            with torch.no_grad():
+                conv.weight.normal_().mul_((2.0 / fan_in).sqrt())
+            nn.init.zeros_(conv.bias)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    @staticmethod
+    def features(symbols: torch.Tensor) -> torch.Tensor:
+        """Signed value and magnitude: signs predict means, magnitudes predict scales."""
+        limited = symbols.clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
+        return torch.cat([limited, limited.abs()], dim=1)
+
+    def forward(self, symbols: torch.Tensor, quality: torch.Tensor):
+        """symbols (B, C, h, w) float integers, quality (B,) in 0..7 -> (mean, log_scale), like symbols."""
+        h = F.conv2d(self.features(symbols), self.first.weight * self.first_mask, self.first.bias,
+                     padding=KERNEL // 2)
+        h = h + at_quality(self.quality_bias, quality)[:, :, None, None]
+        if self.row_bias is not None:
+            h = h + self.row_bias
+        h = F.relu(h)
+        h = F.relu(F.conv2d(h, self.second.weight * self.second_mask, self.second.bias))
+        out = F.conv2d(h, self.last.weight * self.last_mask, self.last.bias).float()
+        out = out + at_quality(self.prior, quality)[:, :, None, None]
+        mean, log_scale = out.chunk(2, dim=1)
+        return mean, log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
+
+
+def logistic_bits(y: torch.Tensor, mean: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+    """Bits of y (symbols, or symbols plus uniform noise) in unit bins of a logistic distribution."""
+    inverse = torch.exp(-log_scale)
+    distance = (y.float() - mean).abs()     # the density is even: stay on its falling side
+    probability = torch.sigmoid((0.5 - distance) * inverse) - torch.sigmoid((-0.5 - distance) * inverse)
+    return -torch.log2(probability.clamp_min(MIN_PROBABILITY))

@@ -1,0 +1,46 @@
+"""Losses: plain functions, unweighted terms by name, one table of weights with the same keys."""
+
+import torch
+import torch.nn.functional as F
+
+# Weights of the adversarial stage. The distortion keeps the picture the sender meant, feature
+# matching (Salimans et al. 2016) takes the role of a perceptual loss, the adversarial term adds
+# the texture that a mean of possible pictures lacks.
+ADVERSARIAL_WEIGHTS = {"distortion": 1.0, "feature_matching": 2.0, "adversarial": 0.15}
+
+
+def squared_error(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+    """Mean squared error (B,) of pictures in [-1, 1], in units of the full range: 0..1."""
+    return (x_hat.float() - x.float()).square().flatten(1).mean(1) / 4
+
+
+def rate_distortion(x, x_hat, bits, lmbda) -> dict[str, torch.Tensor]:
+    """bpp + lmbda * 255^2 * MSE, each (B,): bits (B,) over the picture's H * W samples, lmbda (B,)."""
+    mse = squared_error(x, x_hat)
+    bpp = bits / (x.shape[-2] * x.shape[-1])
+    return {"loss": bpp + lmbda * 255 ** 2 * mse, "bpp": bpp, "mse": mse}
+
+
+def discriminator_hinge(real: list[torch.Tensor], fake: list[torch.Tensor]) -> torch.Tensor:
+    """Hinge loss of the discriminator, mean over its scales; logits of any shape."""
+    return sum(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake)) / len(real)
+
+
+def generator_hinge(fake: list[torch.Tensor]) -> torch.Tensor:
+    return -sum(f.mean() for f in fake) / len(fake)
+
+
+def feature_matching(real: list[torch.Tensor], fake: list[torch.Tensor]) -> torch.Tensor:
+    """Mean L1 distance of discriminator features, each relative to the size of the real ones."""
+    total = 0.0
+    for r, f in zip(real, fake):
+        r = r.detach().float()
+        total = total + (f.float() - r).abs().mean() / r.abs().mean().clamp_min(1e-3)
+    return total / len(real)
+
+
+def weighted_sum(terms: dict[str, torch.Tensor], weights: dict[str, float]) -> torch.Tensor:
+    """Raises KeyError where terms and weights do not have the same names."""
+    if terms.keys() != weights.keys():
+        raise KeyError(f"loss terms {sorted(terms)} and weights {sorted(weights)} differ")
+    return sum(weights[name] * terms[name] for name in terms)

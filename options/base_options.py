@@ -1,0 +1,89 @@
+"""Options that every script has, and how all of them are parsed, shown and kept."""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from utils.files import replacing
+
+SIGNAL_NAMES = ("image", "speech")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with defaults in the help; a user's mistake ends in one line and exit code 2."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        self.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
+                          help="auto takes a GPU where there is one")
+        self.add_argument("--seed", type=in_range(int, 0, 2 ** 31 - 1), default=0,
+                          help="same input, settings and seed: same file")
+        self.add_argument("--dry-run", action="store_true",
+                          help="check the options, print them, and stop before any work")
+        self.add_argument("--verbose", action="store_true", help="log every step")
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+    def parse(self, argv: list[str] | None) -> argparse.Namespace:
+        options = self.parse_args(argv)
+        logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr,
+                            level=logging.INFO if options.verbose else logging.WARNING)
+        return options
+
+    def run(self, argv: list[str] | None, work) -> int:
+        """Parse, then `work(options)`; -> exit code. A user's mistake is one line, never a traceback."""
+        options = self.parse(argv)
+        options.argv = sys.argv[1:] if argv is None else list(argv)
+        if options.dry_run or options.verbose:
+            print(self.table(options))
+        if options.dry_run:
+            return 0
+        from utils import distributed
+        from utils.report import fail
+
+        # A shell that starts us in the background ignores SIGINT for us; SIGTERM is what schedulers send.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        try:
+            return work(options)
+        except (ValueError, OSError, FloatingPointError) as error:
+            return fail(error)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        finally:
+            distributed.stop()
+
+    def table(self, options: argparse.Namespace) -> str:
+        """Sorted options, every value that is not the default marked."""
+        lines = []
+        for name, value in sorted(vars(options).items()):
+            if name == "argv":
+                continue
+            default = self.get_default(name)
+            mark = "" if value == default else f"   [default: {default}]"
+            lines.append(f"{name:>20}: {value}{mark}")
+        return "\n".join(lines)
+
+
+def in_range(kind: type, low, high):
+    """An argparse type: a number of that kind in [low, high]."""
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of type {kind.__name__}")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value} is outside {low} to {high}")
+        return value
+    return parse
+
+
+def save_options(options: argparse.Namespace, path: Path) -> None:
+    """The resolved set as JSON, beside the results it explains."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(vars(options), indent=2, sort_keys=True, default=str) + "\n")

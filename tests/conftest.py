@@ -1,0 +1,41 @@
+"""Small synthetic signals for all tests, and the repository root on the import path."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+@pytest.fixture
+def ramp_image() -> np.ndarray:
+    """uint8 (48, 80, 3): red grows to the right, green downwards; all four corners differ."""
+    rows, columns = np.mgrid[:48, :80]
+    return np.stack([columns * 3, rows * 5, 255 - columns - rows], axis=-1).astype(np.uint8)
+
+
+@pytest.fixture
+def texture_image() -> np.ndarray:
+    """uint8 (203, 251, 3), odd sides, large enough for 5 scales of MS-SSIM: waves and noise."""
+    rows, columns = np.mgrid[:203, :251]
+    waves = 40 * np.sin(columns / 3) * np.cos(rows / 7) + 30 * np.sin((rows + columns) / 19)
+    noise = np.random.default_rng(0).normal(0, 12, (203, 251, 3))
+    return np.clip(128 + waves[..., None] * [1, 0.8, -0.6] + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def voiced_clip() -> np.ndarray:
+    """float32 (40000,), 2.5 s at 16 kHz: harmonics of a gliding pitch under syllables."""
+    rng = np.random.default_rng(0)
+    time = np.arange(40000) / 16000
+    phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.7 * time)) / 16000
+    formants = ((600, 200), (1500, 300), (2600, 400))
+    voice = np.zeros_like(time)
+    for harmonic in range(1, 50):
+        gain = sum(np.exp(-((120 * harmonic - center) / width) ** 2) for center, width in formants)
+        voice += (gain + 0.02) * np.sin(harmonic * phase)
+    syllables = np.clip(np.sin(2 * np.pi * 3 * time), 0, 1)
+    clip = syllables * voice + 1e-3 * rng.standard_normal(time.size)
+    return (0.5 * clip / np.abs(clip).max()).astype(np.float32)

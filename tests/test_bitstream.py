@@ -1,0 +1,208 @@
+"""Container: known bytes, every field, every kind of damage."""
+
+import io
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils import bitstream
+from utils.bitstream import BitstreamError, FileHeader, pack, unpack
+
+IMAGE = FileHeader(
+    kind=0, coder=0, quality=4, fingerprint=b"\x01\x02\x03\x04", size_a=512, size_b=768, level=0
+)
+SPEECH = FileHeader(
+    kind=1, coder=1, quality=2, fingerprint=b"\xaa\xbb\xcc\xdd", size_a=48000, size_b=16000,
+    level=201,
+)  # fmt: skip
+DEFAULTS = {1: 16000}
+
+
+def test_known_bytes():
+    data = pack(SPEECH, b"\x10\x20\x30", DEFAULTS)
+    assert data.hex() == "b6471112aabbccddc980f7020010203035a0a6e4"
+    assert pack(IMAGE, b"").hex() == "b647100401020304008004810635e832c4"
+    assert unpack(data, DEFAULTS) == (SPEECH, b"\x10\x20\x30")
+
+
+def test_overhead_is_small_and_bounded():
+    assert len(pack(SPEECH, b"", DEFAULTS)) == 17
+    assert len(pack(IMAGE, b"")) == 17
+    largest = FileHeader(7, 4, 8, b"\xff" * 4, bitstream.MAX_SIZE, bitstream.MAX_SIZE, 255)
+    data = pack(largest, b"")
+    assert len(data) == bitstream.MAX_OVERHEAD <= 24
+    assert unpack(data) == (largest, b"")
+
+
+@given(
+    st.builds(
+        FileHeader,
+        kind=st.integers(0, 7), coder=st.integers(0, 4), quality=st.integers(0, 224),
+        fingerprint=st.binary(min_size=4, max_size=4),
+        size_a=st.integers(0, bitstream.MAX_SIZE),
+        size_b=st.sampled_from([0, 15999, 16000, 16001, bitstream.MAX_SIZE])
+        | st.integers(0, bitstream.MAX_SIZE),
+        level=st.integers(0, 255),
+    ),
+    st.binary(max_size=40),
+)  # fmt: skip
+def test_round_trip(header, payload):
+    for defaults in (None, DEFAULTS):
+        assert unpack(pack(header, payload, defaults), defaults) == (header, payload)
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("kind", range(8)), ("coder", range(5)), ("quality", (0, 1, 64, 224)), ("level", (0, 1, 255)),
+        ("size_a", (0, 1, 127, 128, 16383, 16384, 2**31 - 1)),
+        ("size_b", (0, 1, 126, 127, 128, 16000, 2**31 - 1)),
+        ("fingerprint", (b"\0" * 4, b"\xff" * 4)),
+    ],
+)  # fmt: skip
+def test_every_field_round_trips_alone(name, values):
+    for value in values:
+        header = FileHeader(**{**vars(IMAGE), name: value})
+        assert getattr(unpack(pack(header, b"x"))[0], name) == value
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("kind", 8), ("kind", -1), ("coder", 5), ("quality", -1), ("quality", 225), ("level", 256),
+        ("size_a", -1), ("size_a", 2**31), ("size_b", 2**31), ("size_a", 1.0), ("level", True),
+        ("fingerprint", b"abc"), ("fingerprint", "abcd"), ("version", 2),
+    ],
+)  # fmt: skip
+def test_writer_refuses_values_out_of_range(name, value):
+    with pytest.raises(BitstreamError, match=name):
+        pack(FileHeader(**{**vars(IMAGE), name: value}), b"")
+
+
+@pytest.mark.parametrize("header, defaults", [(IMAGE, None), (SPEECH, DEFAULTS)])
+def test_truncation_at_every_length(header, defaults):
+    data = pack(header, bytes(range(20)), defaults)
+    for length in range(len(data)):
+        with pytest.raises(BitstreamError):
+            unpack(data[:length], defaults)
+    for length in range(13):
+        with pytest.raises(BitstreamError, match="truncated"):
+            unpack(data[:length], defaults)
+
+
+@pytest.mark.parametrize("header, defaults", [(IMAGE, None), (SPEECH, DEFAULTS)])
+def test_every_flipped_bit(header, defaults):
+    data = pack(header, b"some payload", defaults)
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BitstreamError):
+            unpack(bytes(damaged), defaults)
+
+
+def test_appended_and_concatenated_bytes():
+    data = pack(IMAGE, b"payload")
+    for tail in (b"\0", b"\n", data, b"\0" * 4):
+        with pytest.raises(BitstreamError, match="damaged file"):
+            unpack(data + tail)
+
+
+def with_checksum(body: bytes) -> bytes:
+    return body + bitstream.zlib.crc32(body).to_bytes(4, "big")
+
+
+def patched(offset: int, replacement: bytes, cut: int | None = None) -> bytes:
+    body = pack(IMAGE, b"payload")[:-4]
+    cut = len(replacement) if cut is None else cut
+    return with_checksum(body[:offset] + replacement + body[offset + cut :])
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"\x89PNG\r\n\x1a\n" + bytes(30), "not a .bpgan file.*89 50.*b6 47"),
+        (patched(2, b"\x20"), "version 2.*version 1"),
+        (patched(2, b"\x18"), "kind 8.*0..7"),
+        (patched(3, b"\x54"), "coder 5.*0..4"),
+        (patched(3, b"\x05"), "coder 5.*0..4"),
+        (patched(4, b"\xe1"), "quality 225.*0..224"),
+        (patched(9, b"\xff\xff\xff\xff\x0f", 2), "size_a 4294967295"),
+        (patched(9, b"\xff\xff\xff\xff\xff\x01", 2), "size_a has more than 5 bytes"),
+        (patched(9, b"\x80\x80\x00", 2), "size_a has redundant"),
+        (patched(11, b"\x00", 2), "size_b is left to the default"),
+        (b"", "truncated"),
+    ],
+)
+def test_errors_name_what_was_found(data, message):
+    with pytest.raises(BitstreamError, match=message) as caught:
+        unpack(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_spelled_out_default_is_refused():
+    with pytest.raises(BitstreamError, match="spells out the default"):
+        unpack(pack(SPEECH, b""), DEFAULTS)
+
+
+def test_fingerprint():
+    bitstream.check_fingerprint(IMAGE, b"\x01\x02\x03\x04")
+    with pytest.raises(BitstreamError, match="01020304.*05060708.*--checkpoint"):
+        bitstream.check_fingerprint(IMAGE, b"\x05\x06\x07\x08")
+
+
+def test_absurd_sizes():
+    bitstream.check_size(512 * 768, 5000)
+    bitstream.check_size(2**31, 0)
+    with pytest.raises(BitstreamError, match="absurd size: 4611686014132420609"):
+        bitstream.check_size((2**31 - 1) ** 2, 10**6, per_byte=10**12)
+    bitstream.check_size(1100, 10, blank=1000, per_byte=10)
+    with pytest.raises(BitstreamError, match="1101 .* 10 bytes .* 1100"):
+        bitstream.check_size(1101, 10, blank=1000, per_byte=10)
+
+
+def test_describe_names_every_field():
+    text = bitstream.describe(pack(SPEECH, b"abc", DEFAULTS), DEFAULTS)
+    rows = {line.split()[0]: line.split()[1] for line in text.splitlines()}
+    assert rows == {
+        "version": "1", "kind": "1", "coder": "1", "quality": "2", "fingerprint": "aabbccdd",
+        "level": "201", "size_a": "48000", "size_b": "16000", "payload": "3", "file": "20",
+    }  # fmt: skip
+    assert "(context)" in text
+    with pytest.raises(BitstreamError):
+        bitstream.describe(b"abc")
+
+
+class Dribble(io.BytesIO):
+    """Returns at most one byte per read, however many are asked for."""
+
+    def read(self, size=-1):
+        return super().read(min(size, 1) if size >= 0 else 1)
+
+
+def test_dribbling_stream():
+    data = pack(IMAGE, bytes(1000))
+    assert bitstream.read_stream(Dribble(data)) == data
+    assert bitstream.read_stream(io.BytesIO(data)) == data
+    with pytest.raises(BitstreamError, match="more than 999 bytes"):
+        bitstream.read_stream(Dribble(data), max_bytes=999)
+
+
+def test_files_are_written_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.bpgan"
+    bitstream.write_file(path, b"first")
+    assert bitstream.read_file(path) == b"first"
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    assert path.stat().st_mode == plain.stat().st_mode
+    plain.unlink()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        bitstream.write_file(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["a.bpgan"]

@@ -1,0 +1,113 @@
+"""Listing: plain folders, the TIMIT layout in its distributions, and BPGAN_DATA."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from data import corpora
+from data.images import ImageSignal
+
+
+class Audio:
+    """The one attribute of a kind of signal that listing looks at."""
+
+    suffixes = (".wav", ".flac")
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def listed(paths, root):
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def test_list_files_is_recursive_sorted_and_skips_hidden(tmp_path):
+    touch(tmp_path, "b.png", "a/z.JPG", "a/y.Png", "notes.txt", ".hidden.png", ".git/c.png",
+          "a/.cache/d.png", "a/list.csv", "no_suffix")
+    found = corpora.list_files(tmp_path, ImageSignal())
+    assert listed(found, tmp_path) == ["a/y.Png", "a/z.JPG", "b.png"]
+    assert listed(corpora.list_files(str(tmp_path), Audio()), tmp_path) == []
+
+
+def test_a_hidden_folder_above_the_root_does_not_matter(tmp_path):
+    touch(tmp_path, ".data/a.png")
+    found = corpora.list_files(tmp_path / ".data", ImageSignal())
+    assert listed(found, tmp_path) == [".data/a.png"]
+
+
+def test_links_are_followed_once(tmp_path):
+    touch(tmp_path, "elsewhere/a.png", "root/b.png")
+    (tmp_path / "root" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "root")
+    found = corpora.list_files(tmp_path / "root", ImageSignal())
+    assert listed(found, tmp_path / "root") == ["b.png", "linked/a.png"]
+
+
+def test_no_folder(tmp_path):
+    touch(tmp_path, "a.png")
+    for root in (tmp_path / "missing", tmp_path / "a.png"):
+        with pytest.raises(ValueError, match="no such folder"):
+            corpora.list_files(root, ImageSignal())
+        with pytest.raises(ValueError, match="no such folder"):
+            corpora.is_timit(root)
+
+
+@pytest.fixture(params=[("", str.upper), ("timit/timit/", str.lower), ("data/", str.upper)])
+def timit(request, tmp_path):
+    """A small TIMIT of real SPHERE files, in upper and lower case, at three depths."""
+    prefix, case = request.param
+    for name in ("TRAIN/DR1/FCJF0/SA1", "TRAIN/DR1/FCJF0/SI648", "TRAIN/DR8/MBCG0/SA2",
+                 "TRAIN/DR8/MBCG0/SX57", "TEST/DR1/FAKS0/SA1", "TEST/DR1/FAKS0/SX43"):
+        path = tmp_path / (prefix + case(name + ".WAV"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.zeros(160), 16000, format="NIST", subtype="PCM_16")
+        path.with_suffix(case(".PHN")).touch()
+    return tmp_path
+
+
+def test_timit_train_leaves_out_sa_and_test_is_complete(timit):
+    assert corpora.is_timit(timit)
+    train, test = (corpora.timit_files(timit, split) for split in ("train", "test"))
+    assert [path.name.lower() for path in train] == ["si648.wav", "sx57.wav"]
+    assert [path.name.lower() for path in test] == ["sa1.wav", "sx43.wav"]
+    assert all("train" in path.as_posix().lower() for path in train)
+    assert len(corpora.list_files(timit, Audio())) == 6
+    assert soundfile.info(train[0]).format == "NIST"
+
+
+def test_timit_with_converted_copies(timit):
+    for path in corpora.list_files(timit, Audio()):
+        path.with_name(path.name + ".wav").touch()
+    assert len(corpora.timit_files(timit, "train")) == 2
+    assert len(corpora.list_files(timit, Audio())) == 6
+
+
+def test_not_timit(tmp_path):
+    touch(tmp_path, "train/a.wav", "test/b.wav")
+    assert not corpora.is_timit(tmp_path)
+    with pytest.raises(ValueError, match="TIMIT layout"):
+        corpora.timit_files(tmp_path, "train")
+    with pytest.raises(ValueError, match="train, test"):
+        corpora.timit_files(tmp_path, "val")
+
+
+@pytest.mark.parametrize("signal, split, folder", [
+    ("image", "train", "images/train"), ("image", "val", "images/val"), ("image", "test", "kodak"),
+    ("speech", "train", "speech/train"), ("speech", "test", "speech/test")])
+def test_default_dataroot(tmp_path, monkeypatch, signal, split, folder):
+    monkeypatch.setenv("BPGAN_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="no such folder"):
+        corpora.default_dataroot(signal, split)
+    (tmp_path / folder).mkdir(parents=True)
+    assert corpora.default_dataroot(signal, split) == tmp_path / folder
+
+
+def test_default_dataroot_refuses(monkeypatch):
+    monkeypatch.delenv("BPGAN_DATA", raising=False)
+    with pytest.raises(ValueError, match="BPGAN_DATA is not set"):
+        corpora.default_dataroot("image", "train")
+    with pytest.raises(ValueError, match="music train"):
+        corpora.default_dataroot("music", "train")

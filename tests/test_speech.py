@@ -1,0 +1,314 @@
+"""Speech files in, pictures, waveforms and files out: exact where promised, close elsewhere."""
+
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import data.speech
+from data.speech import SpeechSignal
+
+
+@pytest.fixture(scope="module")
+def speech() -> SpeechSignal:
+    return SpeechSignal()
+
+
+@pytest.fixture(scope="module")
+def sentence(speech) -> np.ndarray:
+    return speech.read(speech.samples()[0])
+
+
+def round_trip(speech: SpeechSignal, signal: np.ndarray) -> np.ndarray:
+    picture, level = speech.to_picture(signal)
+    return speech.from_picture(picture, speech.size(signal), level)
+
+
+def sphere(samples: np.ndarray, rate: int) -> bytes:
+    """A NIST SPHERE file as on the TIMIT disc: 1024 bytes of text, then 16-bit samples."""
+    lines = ["NIST_1A", "   1024", f"sample_count -i {len(samples)}", f"sample_rate -i {rate}",
+             "channel_count -i 1", "sample_n_bytes -i 2", "sample_byte_format -s2 01",
+             "sample_sig_bits -i 16", "sample_coding -s3 pcm", "end_head"]
+    header = "\n".join(lines) + "\n"
+    return header.encode().ljust(1024, b" ") + samples.astype("<i2").tobytes()
+
+
+# ---- the picture
+
+
+@pytest.mark.parametrize("n, frames", [(1, 1), (127, 1), (128, 2), (160, 2), (16000, 126), (16383, 128)])
+def test_picture_shape(speech, n, frames):
+    signal = np.random.default_rng(n).uniform(-0.5, 0.5, n).astype(np.float32)
+    picture, level = speech.to_picture(signal)
+    assert speech.size(signal) == (n, 16000)
+    assert speech.picture_shape((n, 16000)) == (128, frames)
+    assert picture.shape == (1, 128, frames) and picture.dtype == np.float32
+    assert -1 <= picture.min() and picture.max() <= 1 and 1 <= level <= 255
+
+
+def test_loudness_goes_into_the_level(speech, sentence):
+    """6 dB are 12 steps of the level; the picture stays."""
+    picture, level = speech.to_picture(sentence)
+    softer, softer_level = speech.to_picture(sentence * np.float32(10 ** (-6 / 20)))
+    assert level - softer_level == 12
+    np.testing.assert_allclose(softer, picture, atol=1e-4)
+    assert picture.max() > 1 - 0.5 * 2 / 80
+
+
+def test_extremes_fit_the_level(speech):
+    loud, soft = np.ones(16000, np.float32), np.zeros(16000, np.float32)
+    soft[8000] = 1 / 32768
+    for signal in (loud, -loud, np.sign(np.sin(np.arange(16000))).astype(np.float32), soft):
+        picture, level = speech.to_picture(signal)
+        assert 1 <= level <= 255 and -1 < picture.max() < 1
+
+
+def test_chunked_picture_equals_unchunked(speech, monkeypatch):
+    signal = np.random.default_rng(3).uniform(-0.5, 0.5, 50001).astype(np.float32)
+    signal *= np.linspace(0, 1, len(signal), dtype=np.float32) ** 4
+    whole, level = speech.to_picture(signal)
+    monkeypatch.setattr(data.speech, "CHUNK_FRAMES", 37)
+    chunked, chunked_level = speech.to_picture(signal)
+    assert chunked_level == level
+    np.testing.assert_allclose(chunked, whole, atol=1e-5)
+
+
+def test_silence_within_a_clip_is_the_floor(speech, sentence):
+    gap = np.concatenate([sentence[:16000], np.zeros(16000, np.float32), sentence[16000:32000]])
+    picture, _ = speech.to_picture(gap)
+    assert (picture[:, :, 130:246] == -1).all()
+    decoded = round_trip(speech, gap)
+    assert np.abs(decoded[18000:30000]).max() <= 1 / 32768
+
+
+# ---- and back
+
+
+@pytest.mark.parametrize("n", [1, 2, 127, 128, 129, 160, 511, 513, 4001])
+def test_exact_length(speech, n):
+    signal = (0.4 * np.sin(0.3 * np.arange(n) + 1)).astype(np.float32)
+    decoded = round_trip(speech, signal)
+    assert decoded.shape == (n,) and decoded.dtype == np.float32
+    assert np.isfinite(decoded).all() and np.abs(decoded).max() <= 1
+
+
+def test_digital_silence_is_exact(speech):
+    silence = np.zeros(5000, np.float32)
+    picture, level = speech.to_picture(silence)
+    assert level == 0 and (picture == -1).all()
+    assert not speech.from_picture(picture, (5000, 16000), level).any()
+    assert not speech.from_picture(picture, (5000, 16000), 200).any()
+    assert not speech.from_picture(picture + 1, (5000, 16000), 0).any()
+
+
+def test_full_scale_square_wave_stays_in_range(speech):
+    signal = np.sign(np.sin(2 * np.pi * 200 / 16000 * np.arange(16000) + 0.1)).astype(np.float32)
+    decoded = round_trip(speech, signal)
+    assert decoded.min() >= -1 and decoded.max() <= 32767 / 32768
+    assert 0.6 < np.sqrt(np.mean(decoded**2)) <= 1     # harmonics whose phases drift apart clip
+
+
+def test_samples_are_those_of_a_16_bit_file(speech, sentence, tmp_path):
+    decoded = round_trip(speech, sentence)
+    scaled = decoded.astype(np.float64) * 32768
+    np.testing.assert_array_equal(scaled, np.round(scaled))
+    speech.write(tmp_path / "decoded.wav", decoded)
+    info = soundfile.info(tmp_path / "decoded.wav")
+    assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
+    np.testing.assert_array_equal(speech.read(tmp_path / "decoded.wav"), decoded)
+    assert [p.name for p in tmp_path.iterdir()] == ["decoded.wav"]
+
+
+def test_decoding_is_deterministic(speech, sentence):
+    picture, level = speech.to_picture(sentence)
+    first = speech.from_picture(picture, speech.size(sentence), level)
+    again = SpeechSignal(**speech.settings).from_picture(picture.copy(), speech.size(sentence), level)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_picture_is_clamped_and_cropped(speech, sentence):
+    picture, level = speech.to_picture(sentence[:8000])
+    expected = speech.from_picture(picture, (8000, 16000), level)
+    outside = np.where(picture == -1, -3, picture).astype(np.float32)
+    padded = np.pad(outside, ((0, 0), (0, 0), (0, 17)), mode="edge")
+    np.testing.assert_array_equal(speech.from_picture(padded, (8000, 16000), level), expected)
+
+
+def test_ceiling_on_the_shipped_sample(speech, sentence):
+    pesq, pystoi = pytest.importorskip("pesq"), pytest.importorskip("pystoi")
+    decoded = round_trip(speech, sentence)
+    assert pesq.pesq(16000, sentence, decoded, "wb") > 4.2
+    assert pystoi.stoi(sentence, decoded, 16000, extended=True) > 0.97
+
+
+def test_chunks_join_without_a_seam(speech, sentence, monkeypatch):
+    """Decoded in many chunks, the waveform's picture is nowhere worse than decoded in one."""
+    picture, level = speech.to_picture(sentence)
+    size = speech.size(sentence)
+    loud = picture[0] > 0
+
+    def error(decoded):
+        again, its_level = speech.to_picture(decoded)
+        difference = (again[0] - picture[0]) * 40 + (its_level - level) / 2
+        return np.sqrt(np.sum((difference * loud) ** 2, axis=0) / np.maximum(loud.sum(axis=0), 8))
+
+    whole = error(speech.from_picture(picture, size, level))
+    monkeypatch.setattr(data.speech, "CHUNK_FRAMES", 150)
+    chunked_signal = speech.from_picture(picture, size, level)
+    chunked = error(chunked_signal)
+    assert len(chunked_signal) == len(sentence)
+    assert chunked.mean() < 1.1 * whole.mean() + 0.05
+    assert chunked.max() < whole.max() + 1.5
+
+
+@pytest.mark.parametrize("n_frames", [150, 151, 197, 198, 199, 252, 253, 254])
+def test_any_number_of_frames_can_be_chunked(speech, sentence, monkeypatch, n_frames):
+    monkeypatch.setattr(data.speech, "CHUNK_FRAMES", 150)
+    for n in ((n_frames - 1) * 128, n_frames * 128 - 1):
+        assert len(round_trip(speech, sentence[:n])) == n
+
+
+def test_wrong_pictures_are_refused(speech):
+    with pytest.raises(ValueError, match="does not hold"):
+        speech.from_picture(np.zeros((1, 128, 5), np.float32), (16000, 16000), 200)
+    with pytest.raises(ValueError, match="NaN"):
+        speech.from_picture(np.full((1, 128, 126), np.nan, np.float32), (16000, 16000), 200)
+    with pytest.raises(ValueError, match="expected 16000 Hz"):
+        speech.picture_shape((100, 8000))
+
+
+# ---- files
+
+
+def test_sphere_is_read(speech, sentence, tmp_path):
+    samples = np.round(sentence[:4000] * 32768).astype(np.int16)
+    for name in ("SA1.WAV", "sa1.wav", "sx2.sph"):
+        path = tmp_path / name
+        path.write_bytes(sphere(samples, 16000))
+        assert path.suffix.lower() in speech.suffixes
+        np.testing.assert_array_equal(speech.read(path), samples / np.float32(32768))
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "DOUBLE"])
+def test_stereo_and_8_khz_are_converted_and_said_once(subtype, tmp_path, caplog):
+    time = np.arange(8000) / 8000
+    left = 0.5 * np.sin(2 * np.pi * 440 * time)
+    path = tmp_path / "stereo.wav"
+    soundfile.write(path, np.stack([left, 0 * left], axis=1), 8000, subtype=subtype)
+    reader = SpeechSignal()
+    with caplog.at_level(logging.INFO):
+        signal = reader.read(path)
+        reader.read(path)
+    assert signal.shape == (16000,) and signal.dtype == np.float32
+    expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    np.testing.assert_allclose(signal[1000:-1000], expected[1000:-1000], atol=1e-3)
+    assert sorted(r.message for r in caplog.records) == ["2 channels are averaged to one",
+                                                         "8000 Hz sound is resampled to 16000 Hz"]
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg", ".mp3", ".aiff", ".au", ".caf", ".w64"])
+def test_containers(speech, sentence, tmp_path, suffix):
+    path = tmp_path / f"clip{suffix}"
+    assert suffix in speech.suffixes
+    soundfile.write(path, sentence[:16000], 16000)
+    signal = speech.read(path)
+    assert abs(len(signal) - 16000) < 3000      # MP3 may keep its padding
+    assert np.abs(signal).max() > 0.1
+
+
+def test_one_sample_at_a_high_rate(speech, tmp_path):
+    soundfile.write(tmp_path / "one.wav", np.full(1, 0.5), 96000)
+    assert len(speech.read(tmp_path / "one.wav")) == 1
+
+
+def test_floats_beyond_full_scale_are_clipped(speech, tmp_path):
+    soundfile.write(tmp_path / "hot.wav", np.array([0.0, 2.5, -3.0, 0.5]), 16000, subtype="FLOAT")
+    np.testing.assert_array_equal(speech.read(tmp_path / "hot.wav"), np.float32([0, 1, -1, 0.5]))
+
+
+def damaged(kind: str, folder, sentence):
+    path = folder / f"{kind}.wav"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("this is not sound\n" * 100)
+    elif kind == "no samples":
+        soundfile.write(path, np.zeros(0), 16000)
+    elif kind in ("NaN", "infinite"):
+        samples = np.zeros(100)
+        samples[50] = np.nan if kind == "NaN" else np.inf
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
+    elif kind == "header only":
+        soundfile.write(path, sentence, 16000)
+        path.write_bytes(path.read_bytes()[:30])
+    elif kind == "truncated":
+        path = path.with_suffix(".flac")
+        soundfile.write(path, sentence, 16000)
+        path.write_bytes(path.read_bytes()[:20000])
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "absurd rate":
+        soundfile.write(path, sentence[:100], 3)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "no samples", "NaN", "infinite",
+                                  "header only", "truncated", "folder", "absurd rate"])
+def test_damaged_files_get_one_line(speech, sentence, tmp_path, kind):
+    path = damaged(kind, tmp_path, sentence)
+    with pytest.raises(ValueError) as error:
+        speech.read(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_failed_write_leaves_nothing(speech, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+    monkeypatch.setattr(soundfile, "write", fail)
+    with pytest.raises(OSError):
+        speech.write(tmp_path / "x.wav", np.zeros(10, np.float32))
+    assert not list(tmp_path.iterdir())
+
+
+# ---- the rest of the interface
+
+
+def test_settings_rebuild_the_instance():
+    speech = SpeechSignal(n_mels=64, griffin_lim_iterations=4)
+    assert speech.settings["n_mels"] == 64
+    assert SpeechSignal(**speech.settings).settings == speech.settings
+    with pytest.raises(TypeError):
+        SpeechSignal(mels=64)
+
+
+def test_rate_counts_the_whole_file(speech):
+    assert speech.rate(1000, (32000, 16000)) == pytest.approx(4.0)
+
+
+def test_augmented_crops_keep_shape_range_and_floor(speech):
+    crop = torch.rand(1, 128, 128) * 2 - 1
+    crop[:, :, :20] = -1
+    changed = [speech.augment(crop, np.random.default_rng(seed)) for seed in range(8)]
+    assert all(c.shape == crop.shape and c.dtype == crop.dtype for c in changed)
+    assert all(-1 <= c.min() and c.max() <= 1 and (c[:, :, :20] == -1).all() for c in changed)
+    assert any(torch.equal(c, crop) for c in changed) and not all(torch.equal(c, crop) for c in changed)
+    assert torch.equal(changed[3], speech.augment(crop, np.random.default_rng(3)))
+
+
+def test_score_names_every_metric(speech, sentence):
+    pytest.importorskip("utils.metrics")
+    scores = speech.score(sentence, round_trip(speech, sentence))
+    assert tuple(scores) == speech.metric_names
+    assert scores["pesq_wb"] > 4.2 and scores["estoi"] > 0.97
+    assert np.isnan(speech.score(sentence[:10], sentence[:10])["pesq_wb"])
+
+
+def test_import_brings_nothing_heavy():
+    code = ("import sys, data.speech; "
+            "print([m for m in ('torch', 'librosa', 'numba', 'ltfatpy', 'soundfile', 'soxr') if m in sys.modules])")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,92 @@
+"""Train encoder, generator, codebook and entropy tables; then the realistic generator."""
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from data import build_signal
+from data.corpora import default_dataroot, is_timit, list_files, timit_files
+from data.dataset import PictureSet
+from models import ModelConfig
+from options.base_options import save_options
+from options.train_options import train_parser
+from utils import distributed
+from utils.checkpoint import load_checkpoint
+from utils.report import pick_device
+from utils.training import Trainer
+
+# What differs between kinds of signal in size and range, found by trials on the validation sets.
+CONFIGS = {
+    "image": dict(in_channels=3, latent_channels=128),
+    "speech": dict(in_channels=1, latent_channels=96, latent_rows=8,
+                   encoder_widths=(48, 96, 160), generator_widths=(48, 96, 160),
+                   context_groups=(4, 4, 8, 8, 16, 16, 16, 24), lmbda_low=0.00025, lmbda_high=0.01),
+}
+
+
+def model_config(options) -> ModelConfig:
+    """The kind's configuration with what the command line changes."""
+    config = ModelConfig(signal=options.signal, **CONFIGS[options.signal])
+    changes = {name: getattr(options, name) for name in ("lmbda_low", "lmbda_high") if getattr(options, name)}
+    for name in ("encoder_widths", "generator_widths"):
+        changes[name] = tuple(max(8, round(n * options.width / 8) * 8) for n in getattr(config, name))
+    return dataclasses.replace(config, **changes)
+
+
+def gather(roots: list[Path] | None, signal, split: str) -> list[Path]:
+    """Files of the given folders, or of the split's default one; ValueError where there are none."""
+    roots = roots or [default_dataroot(signal.name, split)]
+    files = []
+    for root in roots:
+        if signal.name == "speech" and is_timit(root):
+            files += timit_files(root, "train" if split == "train" else "test")
+        else:
+            files += list_files(root, signal)
+    if not files:
+        raise ValueError(f"no {signal.name} files under {', '.join(map(str, roots))}")
+    return files
+
+
+def run(options) -> int:
+    if options.minutes is None and options.steps is None:
+        options.minutes = 120.0
+    device = distributed.start(pick_device(options.device))
+    rank, _ = distributed.world()
+    start = load_checkpoint(options.init) if options.init else None
+    config = start.config if start else model_config(options)
+    signal = build_signal(config.signal, start.signal_settings if start else {})
+    files = gather(options.dataroot, signal, "train")
+    val_files = gather(options.valroot, signal, "val")[:options.val_files] if rank == 0 else []
+    folder = options.runs / (options.name or options.signal)
+    if (folder / "state.pt").exists() and not options.resume:
+        raise ValueError(f"{folder} holds a run already: go on with --resume, or choose another --name")
+    save_options(options, folder / "options.json")
+
+    data = PictureSet(signal, files, device, progress=rank == 0)
+    validation = PictureSet(signal, val_files, device, progress=False) if rank == 0 else None
+    trainer = Trainer(
+        config, signal, folder, options.stages, batch_size=options.batch_size,
+        learning_rate=options.learning_rate, minutes=options.minutes, steps=options.steps,
+        validate_every=options.validate_every, device=device, seed=options.seed,
+        compile_step=options.compile,
+        description={"command": shlex.join(["python", "train.py", *options.argv]),
+                     "files": len(data), "device": device.type})
+    if options.resume:
+        trainer.resume()
+    elif start:
+        trainer.adopt(start)
+    path = trainer.run(data, validation)
+    print(f"wrote {path}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = train_parser()
+    return parser.run(argv, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

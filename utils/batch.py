@@ -1,0 +1,201 @@
+"""Many files in, many files out: what the scripts that code signals have in common."""
+
+import csv
+import logging
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data import KINDS, kind_of, signal_class
+from . import distributed
+from .bitstream import BitstreamError, read_file, kind_of_file, write_file
+from .files import replacing
+from .report import fail
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".bpgan"
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Item:
+    """An input file and where its results go, below the output folder and without a suffix."""
+
+    path: Path
+    stem: Path
+
+
+def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool]) -> list[Item]:
+    """Files named, and files below folders named for which `belongs` holds, sorted in each folder.
+
+    Folder structure is kept. Files of one stem (a.png beside a.jpg) keep their suffix in the
+    results' names; what still collides is numbered. Raises ValueError for an input that does not
+    exist, or if there is nothing to do.
+    """
+    found: list[tuple[Path, Path]] = []
+    for source in inputs:
+        if source.is_dir():
+            found += [(path, path.relative_to(source)) for path in sorted(source.rglob("*"))
+                      if path.is_file() and belongs(path)
+                      and not any(part.startswith(".") for part in path.relative_to(source).parts)]
+        elif source.exists():
+            found.append((source, Path(source.name)))
+        else:
+            raise ValueError(f"--input {source}: no such file or folder")
+    if not found:
+        raise ValueError(f"no files to work on in {', '.join(map(str, inputs))}")
+    stems = Counter(name.with_suffix("") for _, name in found)
+    taken: Counter = Counter()
+    items = []
+    for path, name in found:
+        stem = name.with_suffix("") if stems[name.with_suffix("")] == 1 else name
+        taken[stem] += 1
+        if taken[stem] > 1:
+            stem = stem.with_name(f"{stem.name}-{taken[stem]}")
+        items.append(Item(path, stem))
+    return items
+
+
+def sample_files() -> list[Path]:
+    """The built-in samples of every kind."""
+    return [path for name in KINDS for path in signal_class(name)().samples()]
+
+
+class Checkpoints:
+    """The checkpoint of each kind of signal, loaded when first needed."""
+
+    def __init__(self, paths: list[Path] | None, load: Callable[[Path], object]):
+        self._load = load
+        self._loaded: dict[str, object] = {}
+        self._given = paths is not None
+        if paths is not None:
+            for path in paths:
+                codec = load(path)
+                self._loaded[codec.signal.name] = codec
+
+    def of(self, kind: str):
+        """Raises ValueError where there is none for this kind."""
+        if kind not in self._loaded:
+            if self._given:
+                raise ValueError(f"none of the given checkpoints is for {kind}")
+            self._loaded[kind] = self._load(CHECKPOINTS / f"{kind}.safetensors")
+        return self._loaded[kind]
+
+    def of_file(self, data: bytes):
+        """The checkpoint for a .bpgan file, by the kind in its header. Raises BitstreamError."""
+        code = kind_of_file(data)
+        for name in KINDS:
+            if signal_class(name).code == code:
+                return self.of(name)
+        raise BitstreamError(f"kind of signal {code} is unknown to this version")
+
+
+def run_batch(items: Iterable[Item], work: Callable[[Item], dict | None], description: str) -> tuple[list[dict], int]:
+    """Do this process's share of the items; -> (rows of all processes on the first one, failures).
+
+    A file that fails is named on standard error and the others go on. KeyboardInterrupt ends the
+    batch; the rows so far are returned by `Interrupted`.
+    """
+    rows, failures = [], 0
+    mine = distributed.share(list(items))
+    rank, _ = distributed.world()
+    try:
+        for item in tqdm(mine, desc=description, disable=rank != 0 or len(mine) < 2, file=sys.stderr):
+            try:
+                row = work(item)
+                if row:
+                    rows.append(row)
+            except (ValueError, OSError, MemoryError) as error:
+                failures += 1
+                text = str(error)
+                fail(error, "" if str(item.path) in text else f"{item.path}: ")
+    except KeyboardInterrupt:
+        raise Interrupted(rows) from None
+    gathered = distributed.gather((rows, failures))
+    return [row for part, _ in gathered for row in part], sum(count for _, count in gathered)
+
+
+class Interrupted(Exception):
+    """The user stopped the batch; `rows` holds what was finished."""
+
+    def __init__(self, rows: list[dict]):
+        super().__init__("interrupted")
+        self.rows = rows
+
+
+def code_file(item: Item, output: Path, codecs: Checkpoints, encode: Callable, realism: float = 0.0) -> dict:
+    """Encode one signal, write it, decode the file from disk, write and measure that; -> its row."""
+    kind = kind_of(item.path)
+    if kind is None:
+        known = ", ".join(sorted(suffix for name in KINDS for suffix in signal_class(name).suffixes))
+        raise ValueError(f"{item.path}: suffix {item.path.suffix or '(none)'} is not one of {known}")
+    codec = codecs.of(kind)
+    signal = codec.signal
+    original = signal.read(item.path)
+    encoded = encode(codec, original)
+    target = output / item.stem.parent / (item.stem.name + SUFFIX)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_file(target, encoded.data)
+
+    data = read_file(target)
+    started = time.perf_counter()
+    decoded = codec.decompress(data, realism)
+    decode_seconds = time.perf_counter() - started
+    signal.write(output / item.stem.parent / (item.stem.name + signal.output_suffix), decoded)
+    return {"file": item.path.as_posix(), "signal": kind, "bytes": len(data),
+            signal.rate_unit: signal.rate(len(data), signal.size(original)),
+            **signal.score(original, decoded),
+            "encode_seconds": encoded.seconds, "decode_seconds": decode_seconds, "search": encoded.search,
+            "iterations": encoded.iterations, "entropy_coder": encoded.coder, "quality": encoded.quality}
+
+
+def columns_of(rows: list[dict]) -> list[str]:
+    """The contract's order: what was coded, its rate, its metrics, times, settings."""
+    kinds = [signal_class(name) for name in KINDS if any(row["signal"] == name for row in rows)]
+    middle = [kind.rate_unit for kind in kinds] + [name for kind in kinds for name in kind.metric_names]
+    return ["file", "signal", "bytes", *middle, "encode_seconds", "decode_seconds", "search", "iterations",
+            "entropy_coder", "quality"]
+
+
+def write_metrics(rows: list[dict], path: Path) -> None:
+    """metrics.csv: one row a file."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns_of(rows), restval="")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def means_table(rows: list[dict]) -> str:
+    """A line a file, and one with the means, for each kind of signal."""
+    lines = []
+    for name in KINDS:
+        mine = [row for row in rows if row["signal"] == name]
+        if not mine:
+            continue
+        kind = signal_class(name)
+        columns = ["bytes", kind.rate_unit, *kind.metric_names, "encode_seconds", "decode_seconds"]
+        width = max(24, *(len(Path(row["file"]).name) for row in mine))
+        lines.append("  ".join([f"{name:<{width}}"] + [f"{c:>{max(8, len(c))}}" for c in columns]))
+        for row in mine:
+            lines.append(_line(Path(row["file"]).name, row, columns, width))
+        if len(mine) > 1:
+            mean = {}
+            for column in columns:
+                values = [row[column] for row in mine if math.isfinite(row[column])]
+                mean[column] = sum(values) / len(values) if values else math.nan
+            lines.append(_line(f"mean of {len(mine)}", mean, columns, width))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _line(label: str, row: dict, columns: list[str], width: int) -> str:
+    cells = [f"{row[c]:>{max(8, len(c))}.0f}" if c == "bytes" else f"{row[c]:>{max(8, len(c))}.3f}" for c in columns]
+    return "  ".join([f"{label:<{width}}"] + cells)

@@ -1,0 +1,299 @@
+"""The .bpgan container: a short header, the coded symbols, a checksum.
+
+    offset  field        type       range         meaning
+    0       magic        2 bytes    B6 47         this is a .bpgan file
+    2       version      bits 7..4  1             of this layout
+    2       kind         bits 3..0  0..7          kind of signal
+    3       coder        u8         0..4          entropy coder (0 huffman, 1 context)
+    4       quality      u8         0..224        above quality 1, in steps of 1/32
+    5       fingerprint  4 bytes    any           of the checkpoint (weights and tables)
+    9       level        u8         0..255        level of the kind's own scale, such as loudness
+    10      size_a       varint     0..2^31 - 1   image: height in pixels; speech: samples
+    ..      size_b       varint     0..2^31 - 1   image: width in pixels; speech: sample rate in Hz
+    ..      payload      the rest                 entropy-coded symbols
+    end-4   crc          4 bytes    big endian    CRC-32 of everything before it
+
+Varints are LEB128 (7 bits per byte, lowest first, high bit set on all but the last) without
+redundant bytes. size_b is stored plus one; the byte 00 stands for the usual value of the kind,
+which writer and reader pass in as `default_sizes`, kind to size_b (speech: 16000). Header and
+checksum take 16 to 24 bytes, 18 for a few seconds of speech or a photograph. The payload's length
+is not stored: the end of the file defines it, and the checksum catches a file that is longer or
+shorter than it was. A file that ends inside its header is reported as truncated, any other damage
+as a failed checksum.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from .files import replacing
+
+MAGIC = b"\xb6\x47"  # the first byte is no start of any text encoding
+VERSION = 1
+CODERS = ("huffman", "context")
+MAX_OVERHEAD = 24  # header and checksum together, in bytes
+MAX_SIZE = 2**31 - 1
+MAX_EXTENT = 2**31  # pixels or samples of one file
+MAX_FILE_BYTES = 2**31
+
+_CRC_BYTES = 4
+_READ_BYTES = 1 << 20
+
+
+class BitstreamError(ValueError):
+    """The bytes are not a usable .bpgan file; the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One header field. `layout`: 'high' and 'low' nibble, 'u8', 'bytes', 'varint', 'default'.
+
+    A 'high' nibble and the 'low' one after it share a byte. 'default' is a varint of the value
+    plus one, or 00 for the caller's default.
+    """
+
+    name: str
+    layout: str
+    low: int
+    high: int
+    meaning: str
+    names: tuple[str, ...] = ()
+
+
+FIELDS = (
+    Field("version", "high", VERSION, VERSION, "layout version"),
+    Field("kind", "low", 0, 7, "kind of signal"),
+    Field("coder", "u8", 0, 4, "entropy coder", CODERS),
+    Field("quality", "u8", 0, 224, "above quality 1, in steps of 1/32"),
+    Field("fingerprint", "bytes", 4, 4, "checkpoint the file was made with"),
+    Field("level", "u8", 0, 255, "level of the kind's own scale"),
+    Field("size_a", "varint", 0, MAX_SIZE, "height, or samples"),
+    Field("size_b", "default", 0, MAX_SIZE, "width, or sample rate"),
+)
+
+
+@dataclass(frozen=True)
+class FileHeader:
+    """What a .bpgan file says besides its payload; ranges in `FIELDS` and the module docstring."""
+
+    kind: int
+    coder: int
+    quality: int
+    fingerprint: bytes
+    size_a: int
+    size_b: int
+    level: int = 0
+    version: int = VERSION
+
+
+def _check_field(field: Field, value: object) -> None:
+    if field.layout == "bytes":
+        if not isinstance(value, bytes) or len(value) != field.low:
+            raise BitstreamError(f"{field.name} {value!r} is not {field.low} bytes")
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BitstreamError(f"{field.name} {value!r} is not an integer")
+    if field.name == "version" and value != VERSION:
+        raise BitstreamError(f"file of version {value}, this program reads version {VERSION}")
+    if not field.low <= value <= field.high:
+        raise BitstreamError(f"{field.name} {value} is unknown, allowed {field.low}..{field.high}")
+
+
+def _write_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, position: int, field: Field) -> tuple[int, int]:
+    value = 0
+    for count in range(5):
+        if position >= len(data):
+            raise BitstreamError(f"truncated file: it ends inside {field.name}")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << (7 * count)
+        if byte < 0x80:
+            if byte == 0 and count:
+                raise BitstreamError(f"damaged header: {field.name} has redundant bytes")
+            return value, position
+    raise BitstreamError(f"damaged header: {field.name} has more than 5 bytes")
+
+
+def pack(
+    header: FileHeader, payload: bytes, default_sizes: Mapping[int, int] | None = None
+) -> bytes:
+    """The whole file.
+
+    A kind's entry in `default_sizes` is the size_b that is stored in one byte; `unpack` needs the
+    same mapping. Raises BitstreamError if a field is out of range.
+    """
+    out = bytearray(MAGIC)
+    default = (default_sizes or {}).get(header.kind)
+    for field in FIELDS:
+        value = getattr(header, field.name)
+        _check_field(field, value)
+        if field.layout == "high":
+            out.append(value << 4)
+        elif field.layout == "low":
+            out[-1] |= value
+        elif field.layout == "u8":
+            out.append(value)
+        elif field.layout == "bytes":
+            out += value
+        elif field.layout == "varint":
+            out += _write_varint(value)
+        else:
+            out += _write_varint(0 if value == default else value + 1)
+    out += payload
+    return bytes(out) + zlib.crc32(out).to_bytes(_CRC_BYTES, "big")
+
+
+def _parse(data: bytes, default_sizes: Mapping[int, int] | None) -> tuple[FileHeader, int]:
+    """Header and the payload's offset, the checksum not yet looked at."""
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise BitstreamError(
+            f"not a .bpgan file: it starts with {data[: len(MAGIC)].hex(' ')}, "
+            f"expected {MAGIC.hex(' ')}"
+        )
+    end = len(data) - _CRC_BYTES
+    body = data[: max(end, 0)]
+    position = len(MAGIC)
+    values: dict[str, int | bytes] = {}
+    for field in FIELDS:
+        if field.layout in ("varint", "default"):
+            value, position = _read_varint(body, position, field)
+            if field.layout == "default":
+                value = _resolve_default(value, values["kind"], default_sizes, field)
+        else:
+            size = field.low if field.layout == "bytes" else 1
+            piece = body[position : position + size]
+            if len(piece) < size:
+                raise BitstreamError(f"truncated file: it ends before {field.name}")
+            value = {"high": piece[0] >> 4, "low": piece[0] & 15, "u8": piece[0]}.get(
+                field.layout, piece
+            )
+            if field.layout != "high":  # its byte also holds the next field
+                position += size
+        _check_field(field, value)
+        values[field.name] = value
+    return FileHeader(**values), position
+
+
+def _resolve_default(
+    stored: int, kind: int, default_sizes: Mapping[int, int] | None, field: Field
+) -> int:
+    default = (default_sizes or {}).get(kind)
+    if stored == 0:
+        if default is None:
+            raise BitstreamError(f"{field.name} is left to the default, kind {kind} has none here")
+        return default
+    if stored - 1 == default:
+        raise BitstreamError(f"damaged header: {field.name} spells out the default")
+    return stored - 1
+
+
+def unpack(data: bytes, default_sizes: Mapping[int, int] | None = None) -> tuple[FileHeader, bytes]:
+    """Header and payload of a whole file.
+
+    Nothing of the declared size is allocated. Raises BitstreamError for another magic or version,
+    a value out of range, truncated, damaged or appended bytes.
+    """
+    data = bytes(data)
+    header, position = _parse(data, default_sizes)
+    found = zlib.crc32(data[:-_CRC_BYTES])
+    stored = int.from_bytes(data[-_CRC_BYTES:], "big")
+    if found != stored:
+        raise BitstreamError(
+            f"damaged file: checksum {found:08x}, expected {stored:08x}; "
+            "bytes were changed, cut off or appended"
+        )
+    return header, data[position:-_CRC_BYTES]
+
+
+def kind_of_file(data: bytes) -> int:
+    """The kind of signal of a file, before anything else of it is looked at.
+
+    Raises BitstreamError where the file does not begin like one.
+    """
+    head = data[: len(MAGIC) + 1]
+    if head[: len(MAGIC)] != MAGIC[: len(head)]:
+        raise BitstreamError("not a .bpgan file: it starts with other bytes")
+    if len(head) <= len(MAGIC):
+        raise BitstreamError("truncated file: it ends before kind")
+    for field, value in zip(FIELDS, (head[-1] >> 4, head[-1] & 15)):
+        _check_field(field, value)
+    return head[-1] & 15
+
+
+def check_fingerprint(header: FileHeader, fingerprint: bytes) -> None:
+    """Raise BitstreamError unless the file was made with the checkpoint of this fingerprint."""
+    if header.fingerprint != fingerprint:
+        raise BitstreamError(
+            f"file made with checkpoint {header.fingerprint.hex()}, loaded is {fingerprint.hex()}; "
+            "pass the checkpoint it was made with (--checkpoint)"
+        )
+
+
+def check_size(
+    extent: int, payload_bytes: int, *, blank: int = MAX_EXTENT, per_byte: int = 0
+) -> None:
+    """Refuse an absurd extent (pixels, or samples) before anything of that size is allocated.
+
+    At most `blank + per_byte * payload_bytes`, and never more than 2**31, are accepted. A blank
+    signal of any size has a payload of a few bytes, so `blank` is the largest one to decode.
+    """
+    allowed = min(MAX_EXTENT, blank + per_byte * payload_bytes)
+    if extent > allowed:
+        raise BitstreamError(
+            f"absurd size: {extent} pixels or samples from {payload_bytes} bytes of payload, "
+            f"at most {allowed} are plausible"
+        )
+
+
+def describe(data: bytes, default_sizes: Mapping[int, int] | None = None) -> str:
+    """One line per field with name, value and meaning. Raises BitstreamError like `unpack`."""
+    header, payload = unpack(data, default_sizes)
+    lines = []
+    for field in FIELDS:
+        value = getattr(header, field.name)
+        text = value.hex() if isinstance(value, bytes) else str(value)
+        if field.names and value < len(field.names):
+            text += f" ({field.names[value]})"
+        lines.append(f"{field.name:<12} {text:<16} {field.meaning}")
+    lines.append(f"{'payload':<12} {f'{len(payload)} bytes':<16} entropy-coded symbols")
+    lines.append(f"{'file':<12} {f'{len(data)} bytes':<16} header, payload and checksum")
+    return "\n".join(lines)
+
+
+def read_stream(stream: BinaryIO, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """All bytes of a binary stream, which may return as few as one per read.
+
+    Raises BitstreamError if there are more than `max_bytes`.
+    """
+    out = bytearray()
+    while chunk := stream.read(_READ_BYTES):
+        out += chunk
+        if len(out) > max_bytes:
+            raise BitstreamError(f"file of more than {max_bytes} bytes")
+    return bytes(out)
+
+
+def read_file(path: str | os.PathLike, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """All bytes of a file; OSError if it cannot be read, BitstreamError if it is too long."""
+    with open(path, "rb") as stream:
+        return read_stream(stream, max_bytes)
+
+
+def write_file(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file whole or not at all: under a temporary name in its folder, then renamed."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(data)

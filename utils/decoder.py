@@ -1,0 +1,137 @@
+"""The receiver: a checkpoint and the bytes of a file give the signal, and nothing else is needed."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import Signal, build_signal
+from models import STRIDE, QUALITY_STEPS, build_generator, build_model
+from . import bitstream
+from .checkpoint import Checkpoint, load_checkpoint, load_strictly
+from .coders import CODERS, CORRUPT, ContextCoder, load_context
+from .tiling import latent_shape, windows
+
+# A blank picture of any size costs a few bytes, so a size cannot be refused for its payload alone.
+# Up to this many picture samples are decoded whatever the payload, more as the payload grows.
+BLANK_SAMPLES = 1 << 26
+SAMPLES_PER_BYTE = 1 << 12
+
+
+class Decoder:
+    """Generator, codebook and code tables of one checkpoint, ready to decode its files."""
+
+    with_encoder = False
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu"):
+        """Raises ValueError where the checkpoint's parts do not fit together."""
+        self.device = torch.device(device)
+        self.config = checkpoint.config
+        self.fingerprint = checkpoint.fingerprint
+        self.info = checkpoint.info
+        self.signal: Signal = build_signal(self.config.signal, checkpoint.signal_settings)
+        self.default_sizes = {}
+        if self.signal.usual_size_b is not None:
+            self.default_sizes[self.signal.code] = self.signal.usual_size_b
+        self.coders = {name: CODERS[name](arrays) for name, arrays in checkpoint.tables.items() if name in CODERS}
+        self.default_coder = checkpoint.default_coder
+
+        self.model = build_model(self.config, self.with_encoder)
+        state = {name: tensor for name, tensor in checkpoint.model.items()
+                 if self.with_encoder or not name.startswith("encoder.")}
+        context = self.coders.get(ContextCoder.name)
+        if context is None:
+            raise ValueError("the checkpoint has no tables of the context coder")
+        state.update({f"context.{k}": v for k, v in self.model.context.state_dict().items()})
+        load_strictly(self.model, state, "the checkpoint's model")
+        load_context(self.model.context, context.tables)
+        self.model.requires_grad_(False).eval().to(self.device, memory_format=torch.channels_last)
+        self._realistic_state = checkpoint.realistic
+        self._faithful_state = {k: v.clone() for k, v in self.model.generator.state_dict().items()}
+        self._generators = {0.0: self.model.generator}
+
+    def generator(self, realism: float) -> torch.nn.Module:
+        """The generator at a realism of 0 (faithful) to 1 (realistic); weights in between are mixed."""
+        if not 0 <= realism <= 1:
+            raise ValueError(f"realism {realism} is outside 0 to 1")
+        if realism not in self._generators:
+            if self._realistic_state is None:
+                raise ValueError("this checkpoint has no realistic generator: use --realism 0")
+            mixed = {name: torch.lerp(weight.cpu(), self._realistic_state[name], realism)
+                     for name, weight in self._faithful_state.items()}
+            generator = build_generator(self.config)
+            load_strictly(generator, mixed, "the checkpoint's realistic generator")
+            self._generators[realism] = generator.requires_grad_(False).eval().to(
+                self.device, memory_format=torch.channels_last)
+        return self._generators[realism]
+
+    def unpack(self, data: bytes) -> tuple[bitstream.FileHeader, bytes]:
+        """Header and payload of a file of this checkpoint. Raises BitstreamError otherwise."""
+        header, payload = bitstream.unpack(data, self.default_sizes)
+        if header.kind != self.signal.code:
+            raise bitstream.BitstreamError(
+                f"file of kind {header.kind}, this checkpoint is for {self.signal.name} ({self.signal.code})")
+        bitstream.check_fingerprint(header, self.fingerprint)
+        try:
+            rows, columns = self.signal.picture_shape((header.size_a, header.size_b))
+        except ValueError as error:
+            raise bitstream.BitstreamError(f"damaged header: {error}") from None
+        if rows < 1 or columns < 1:
+            raise bitstream.BitstreamError(f"damaged header: a picture of {rows}x{columns}")
+        bitstream.check_size(rows * columns, len(payload), blank=BLANK_SAMPLES, per_byte=SAMPLES_PER_BYTE)
+        return header, payload
+
+    def read_symbols(self, data: bytes) -> tuple[bitstream.FileHeader, np.ndarray]:
+        """File -> header and symbols int16 (C, h, w), by integers alone."""
+        header, payload = self.unpack(data)
+        coder = next((c for c in self.coders.values() if c.code == header.coder), None)
+        if coder is None:
+            raise bitstream.BitstreamError(f"entropy coder {header.coder} has no tables in this checkpoint")
+        rows, columns = self.signal.picture_shape((header.size_a, header.size_b))
+        shape = (self.config.latent_channels, *latent_shape(rows, columns))
+        try:
+            return header, coder.decode(payload, shape, header.quality)
+        except CORRUPT as error:
+            raise bitstream.BitstreamError(f"damaged file: {error}") from None
+
+    def decompress(self, data: bytes, realism: float = 0.0) -> np.ndarray:
+        """A whole .bpgan file -> the signal, as `Signal.from_picture` returns it.
+
+        Raises BitstreamError (a ValueError) for anything that is not a whole file of this
+        checkpoint.
+        """
+        header, symbols = self.read_symbols(data)
+        return self.rebuild(symbols, header.quality, (header.size_a, header.size_b), header.level, realism)
+
+    def rebuild(self, symbols: np.ndarray, quality_step: int, size: tuple[int, int], level: int,
+                realism: float = 0.0) -> np.ndarray:
+        """What the receiver makes of symbols (C, h, w): generator, then post-processing."""
+        rows, columns = self.signal.picture_shape(size)
+        picture = self.generate(symbols, quality_step, realism)[:, :rows, :columns]
+        return self.signal.from_picture(picture, size, level)
+
+    @torch.no_grad()
+    def generate(self, symbols: np.ndarray, quality_step: int, realism: float = 0.0) -> np.ndarray:
+        """symbols (C, h, w) -> picture (C, 16h, 16w) float32, window by window, in float32.
+
+        Float32 and not less: between devices the picture then differs by rounding errors only.
+        """
+        generator = self.generator(realism)
+        quality = self.quality_tensor(quality_step)
+        _, rows, columns = symbols.shape
+        picture = np.empty((self.config.in_channels, rows * STRIDE, columns * STRIDE), np.float32)
+        for window in windows(rows, columns, self.config.generator_reach):
+            part = torch.from_numpy(symbols[(slice(None), *window.outer())].astype(np.int32)).to(self.device)
+            y_hat = self.model.codebook.dequantize(part[None])
+            z_hat = self.model.gains.unscale(y_hat, quality).contiguous(memory_format=torch.channels_last)
+            out = generator(z_hat, quality)[0]
+            picture[(slice(None), *window.core(STRIDE))] = out[(slice(None), *window.core_in_outer(STRIDE))].cpu().numpy()
+        return picture
+
+    def quality_tensor(self, quality_step: int) -> torch.Tensor:
+        return torch.tensor([quality_step / QUALITY_STEPS], dtype=torch.float32, device=self.device)
+
+
+def load_decoder(path: Path, device: torch.device | str = "cpu") -> Decoder:
+    """A checkpoint file -> Decoder. Raises ValueError with one line."""
+    return Decoder(load_checkpoint(path), device)

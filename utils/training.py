@@ -1,0 +1,402 @@
+"""The training loop: stages, steps, validation, and a state from which any interrupt resumes.
+
+Stages (section "Training" of the README):
+  joint        encoder, generator, gains and entropy model on rate + distortion, rounding straight through
+  quantized    centers fitted to the data; the encoder is fixed, generator and entropy model see
+               truly quantized latents
+  adversarial  a second generator, started from the first, with the discriminators; everything that
+               a file depends on stays as it is
+"""
+
+import copy
+import json
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from data.base import Signal
+from data.dataset import PictureSet
+from models import QUALITIES, ModelConfig, build_generator, build_model
+from models import losses
+from models.discriminator import Discriminator
+from models.quantizer import straight_through_round
+from . import distributed
+from .checkpoint import Checkpoint, load_strictly, save_checkpoint
+from .files import replacing
+from .fitting import fit_centers, fit_coders
+from .tiling import pad_to_stride
+
+log = logging.getLogger(__name__)
+
+EMA_DECAY = 0.999
+GRADIENT_LIMIT = 1.0
+SAVE_SECONDS = 60          # an interrupt loses at most this much
+WARMUP_STEPS = 100
+# Qualities differ fifty-fold in rate; with plain sums the best one alone would steer the network,
+# with relative weights the gradient of the worst one is mostly noise. This exponent lies between.
+QUALITY_BALANCE = 0.6
+VALIDATED_QUALITIES = (1, 3, 5, 8)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of the schedule."""
+
+    name: str
+    share: float             # of the run's length, before normalizing over the chosen stages
+    learning_rate: float     # peak, as a fraction of --learning_rate
+    final_rate: float        # the cosine ends at this fraction of the peak
+
+
+SCHEDULE = {stage.name: stage for stage in (
+    Stage("joint", share=0.75, learning_rate=1.0, final_rate=0.02),
+    Stage("quantized", share=0.12, learning_rate=0.25, final_rate=0.05),
+    Stage("adversarial", share=0.13, learning_rate=0.15, final_rate=0.1),
+)}
+
+
+class Trainer:
+    """Holds what a run needs; `run()` trains to the end and returns the final checkpoint's path."""
+
+    def __init__(self, config: ModelConfig, signal: Signal, folder: Path, stages: list[str], *,
+                 batch_size: int, learning_rate: float, minutes: float | None, steps: int | None,
+                 validate_every: float, device: torch.device, seed: int, compile_step: bool,
+                 description: dict):
+        self.config, self.signal, self.folder = config, signal, Path(folder)
+        self.stages = [SCHEDULE[name] for name in stages]
+        self.batch_size, self.learning_rate = batch_size, learning_rate
+        self.minutes, self.steps, self.validate_every = minutes, steps, validate_every
+        self.device, self.description = device, description
+        self.rank, self.world_size = distributed.world()
+
+        torch.manual_seed(seed)               # the same weights in every process
+        self.model = build_model(config).to(device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.realistic = self.realistic_average = self.discriminator = None
+        torch.manual_seed(seed + self.rank)   # noise and crops of its own in each
+        self.rng = np.random.default_rng([seed, self.rank])
+        self.lmbdas = torch.tensor([config.lmbda(q) for q in range(1, QUALITIES + 1)], device=device)
+        self.stage_index, self.stage_step, self.step = 0, 0, 0
+        self.stage_seconds = self.seconds = 0.0
+        self.history: list[dict] = []
+        self._discriminator_optimizer = None
+        self._start_stage()
+        self.forward = torch.compile(self.model) if compile_step else self.model
+
+    # -- what a stage trains -------------------------------------------------------------------
+
+    @property
+    def stage(self) -> Stage:
+        return self.stages[self.stage_index]
+
+    def _start_stage(self) -> None:
+        """Freeze, fit and build what the stage needs, with fresh optimizers."""
+        model, name = self.model, self.stage.name
+        model.requires_grad_(name != "adversarial")
+        if name == "quantized":
+            model.encoder.requires_grad_(False)
+            model.gains.log_gain.requires_grad_(False)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if name == "adversarial":
+            self.realistic = self._new_realistic()
+            self.realistic_average = copy.deepcopy(self.realistic).requires_grad_(False)
+            self.discriminator = Discriminator(self.config.in_channels).to(self.device)
+            self._discriminator_optimizer = torch.optim.AdamW(
+                self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.95))
+            trained = list(self.realistic.parameters())
+        self.trained = trained
+        self.optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=(0.9, 0.98),
+                                           weight_decay=0.01)
+
+    def _new_realistic(self):
+        generator = build_generator(self.config).to(self.device, memory_format=torch.channels_last)
+        generator.load_state_dict(self.model.generator.state_dict())
+        return generator
+
+    def _finish_stage(self, data: PictureSet) -> None:
+        """After the joint stage centers are fitted; later stages start from the averaged weights."""
+        if self.stage.name == "joint":
+            fit_centers(self.average, self._fitting_batches(data))
+        self.model.load_state_dict(self.average.state_dict())
+
+    def adopt(self, checkpoint: Checkpoint) -> None:
+        """Start from the weights of a checkpoint of the same config."""
+        for module in (self.model, self.average):
+            load_strictly(module, checkpoint.model, "the checkpoint's model")
+        if self.realistic is not None:      # the first stage is the adversarial one
+            for module in (self.realistic, self.realistic_average):
+                load_strictly(module, checkpoint.realistic or self.model.generator.state_dict(),
+                              "the checkpoint's realistic generator")
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def generator_step(self, x: torch.Tensor, quality: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step on rate + distortion; -> its terms, batch means."""
+        lmbda = self.lmbdas[quality]
+        with self._autocast():
+            if self.stage.name == "joint":
+                x_hat, bits = self.forward(x, quality)
+            else:
+                x_hat, bits = self._quantized_forward(x, quality)
+        terms = losses.rate_distortion(x, x_hat, bits, lmbda)
+        balance = (self.lmbdas[-1] / lmbda) ** QUALITY_BALANCE
+        self._update(self.optimizer, self.trained, (terms["loss"] * balance).mean())
+        return {name: value.mean().detach() for name, value in terms.items()}
+
+    def _quantized_forward(self, x, quality):
+        model = self.model
+        with torch.no_grad():
+            symbols = model.codebook.quantize(model.analyze(x, quality))
+            y_hat = model.codebook.dequantize(symbols)
+            symbols = symbols.float()
+        return model.generate(y_hat, quality), model.rate(symbols, symbols, quality)
+
+    def adversarial_step(self, x: torch.Tensor, quality: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step of the discriminator, then one of the realistic generator."""
+        model, discriminator = self.model, self.discriminator
+        with torch.no_grad(), self._autocast():
+            symbols = model.codebook.quantize(model.analyze(x, quality))
+            z_hat = model.gains.unscale(model.codebook.dequantize(symbols), quality)
+        with self._autocast():
+            x_hat = self.realistic(z_hat, quality)
+
+        # discriminator
+        discriminator.requires_grad_(True)
+        with self._autocast():
+            real_logits, _ = discriminator(x)
+            fake_logits, _ = discriminator(x_hat.detach())
+        d_loss = losses.discriminator_hinge(real_logits, fake_logits)
+        self._update(self._discriminator_optimizer, list(discriminator.parameters()), d_loss)
+
+        # generator
+        discriminator.requires_grad_(False)
+        with self._autocast():
+            fake_logits, fake_features = discriminator(x_hat)
+            with torch.no_grad():
+                _, real_features = discriminator(x)
+        mse = losses.squared_error(x, x_hat)
+        # relative to what the quality can do anyway, so that all qualities weigh the same
+        distortion = (self.lmbdas[quality] / self.lmbdas[0]).sqrt() * 255 ** 2 * self.lmbdas[0] * mse
+        terms = {"distortion": distortion.mean(),
+                 "feature_matching": losses.feature_matching(real_features, fake_features),
+                 "adversarial": losses.generator_hinge(fake_logits)}
+        g_loss = losses.weighted_sum(terms, losses.ADVERSARIAL_WEIGHTS)
+        self._update(self.optimizer, self.trained, g_loss)
+        return {**{k: v.detach() for k, v in terms.items()}, "loss": g_loss.detach(),
+                "discriminator": d_loss.detach(), "mse": mse.mean().detach()}
+
+    def _update(self, optimizer, parameters, loss: torch.Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        distributed.average_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_LIMIT)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"step {self.step} of stage {self.stage.name}: loss {float(loss):.4g}, gradient norm "
+                f"{float(norm):.4g}; the last saved state is whole: resume it with a lower --learning_rate")
+        optimizer.step()
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _update_average(self) -> None:
+        decay = min(EMA_DECAY, (1 + self.stage_step) / (10 + self.stage_step)) if (
+            self.stage.name != "quantized") else EMA_DECAY
+        pairs = [(self.average, self.model)]
+        if self.stage.name == "adversarial":
+            pairs = [(self.realistic_average, self.realistic)]
+        with torch.no_grad():
+            for average, current in pairs:
+                torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def run(self, data: PictureSet, validation: PictureSet | None) -> Path:
+        """Trains to the end; -> path of the exported checkpoint. KeyboardInterrupt saves first."""
+        writer = SummaryWriter(self.folder / "tensorboard") if self.rank == 0 else None
+        bar = tqdm(total=1000, disable=self.rank != 0, bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}")
+        path = None
+        last_save = last_validation = last_log = time.monotonic()
+        waited = 0.0
+        try:
+            while self.stage_index < len(self.stages):
+                progress = distributed.broadcast_number(self._stage_progress())    # one clock decides
+                if progress >= 1:
+                    self._finish_stage(data)
+                    self._validate(validation, writer)
+                    path = self.export(data)
+                    if self.stage_index + 1 == len(self.stages):
+                        break
+                    self.stage_index, self.stage_step, self.stage_seconds = self.stage_index + 1, 0, 0.0
+                    self._start_stage()
+                    self._save_state()
+                    continue
+                started = time.monotonic()
+                self._set_learning_rate(progress)
+                x = data.batch(self.batch_size, self.rng).to(self.device)
+                quality = torch.from_numpy(self.rng.integers(0, QUALITIES, self.batch_size)).to(self.device)
+                waited += time.monotonic() - started
+                adversarial = self.stage.name == "adversarial"
+                terms = (self.adversarial_step if adversarial else self.generator_step)(x, quality)
+                self._update_average()
+                self.step, self.stage_step = self.step + 1, self.stage_step + 1
+                now = time.monotonic()
+                self.stage_seconds += now - started
+                self.seconds += now - started
+                if now - last_log > 10 or self.stage_step == 1:
+                    self._log(terms, writer, bar, waited / max(self.seconds, 1e-9))
+                    last_log = now
+                if self.validate_every and now - last_validation > 60 * self.validate_every:
+                    self._validate(validation, writer)
+                    last_validation = time.monotonic()
+                if now - last_save > SAVE_SECONDS:
+                    self._save_state()
+                    last_save = time.monotonic()
+        except KeyboardInterrupt:
+            self._save_state()
+            raise
+        finally:
+            bar.close()
+            if writer:
+                writer.close()
+        self._save_state()
+        return path
+
+    def _stage_progress(self) -> float:
+        """0..1, by the clock or by steps."""
+        share = self.stage.share / sum(stage.share for stage in self.stages)
+        if self.steps is not None:
+            return self.stage_step / max(1, round(self.steps * share))
+        return self.stage_seconds / (60 * self.minutes * share)
+
+    def _set_learning_rate(self, progress: float) -> None:
+        stage = self.stage
+        cosine = stage.final_rate + (1 - stage.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+        warmup = min(1.0, (self.stage_step + 1) / WARMUP_STEPS)
+        rate = self.learning_rate * stage.learning_rate * cosine * warmup
+        for optimizer in filter(None, (self.optimizer, self._discriminator_optimizer)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def _log(self, terms, writer, bar, waiting: float) -> None:
+        if self.rank:
+            return
+        row = {"stage": self.stage.name, "step": self.step, "minutes": round(self.seconds / 60, 3),
+               "steps_per_second": round(self.step / max(self.seconds, 1e-9), 3),
+               "waiting_for_data": round(waiting, 4), **{k: float(v) for k, v in terms.items()}}
+        self._append(row)
+        for name, value in row.items():
+            if name not in ("stage", "step"):
+                writer.add_scalar(f"train/{name}", value, self.step)
+        bar.set_description(self.stage.name)
+        bar.n = int(1000 * min(1.0, self._stage_progress()))
+        bar.set_postfix_str(f"step {self.step} loss {row['loss']:.3f}")
+
+    def _append(self, row: dict) -> None:
+        with open(self.folder / "history.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    # -- validation and files --------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _validate(self, validation: PictureSet | None, writer) -> None:
+        """True quantization on whole validation pictures; estimated rate, and picture PSNR."""
+        if validation is None or self.rank:
+            return
+        model = self.average
+        generator = self.realistic_average if self.stage.name == "adversarial" else model.generator
+        row = {"stage": self.stage.name, "step": self.step, "minutes": round(self.seconds / 60, 3)}
+        for q in VALIDATED_QUALITIES:
+            quality = torch.tensor([q - 1], device=self.device)
+            bpp, psnr = [], []
+            for stored in validation.pictures:
+                picture = validation._load(stored)[None]
+                padded = pad_to_stride(picture)
+                with self._autocast():
+                    symbols = model.codebook.quantize(model.analyze(padded, quality))
+                    bits = model.rate(symbols.float(), symbols.float(), quality)
+                    z_hat = model.gains.unscale(model.codebook.dequantize(symbols), quality)
+                    x_hat = generator(z_hat, quality).float().clamp(-1, 1)
+                x_hat = x_hat[..., :picture.shape[-2], :picture.shape[-1]]
+                mse = losses.squared_error(picture, x_hat)
+                bpp.append(float(bits) / (picture.shape[-2] * picture.shape[-1]))
+                psnr.append(-10 * math.log10(max(float(mse), 1e-10)))
+            row[f"val_bpp_{q}"], row[f"val_psnr_{q}"] = float(np.mean(bpp)), float(np.mean(psnr))
+            writer.add_scalar(f"val/bpp_{q}", row[f"val_bpp_{q}"], self.step)
+            writer.add_scalar(f"val/psnr_{q}", row[f"val_psnr_{q}"], self.step)
+            if q == VALIDATED_QUALITIES[1] and self.config.in_channels in (1, 3):
+                both = torch.cat([picture, x_hat], dim=-1)[0]
+                writer.add_image("val/original_and_decoded", (both + 1) / 2, self.step)
+        self.history.append(row)
+        self._append(row)
+
+    def _fitting_batches(self, data: PictureSet) -> list[torch.Tensor]:
+        """The same crops in every process and at every call."""
+        rng = np.random.default_rng(0)
+        return [data.batch(8, rng).to(self.device) for _ in range(6)]
+
+    def export(self, data: PictureSet) -> Path:
+        """Fit the code tables and write the run's checkpoint from the averaged weights."""
+        path = self.folder / "checkpoint.safetensors"
+        if self.rank == 0:
+            tables = fit_coders(self.average, self._fitting_batches(data))
+            info = {**self.description, "minutes": round(self.seconds / 60, 1), "steps": self.step,
+                    "validation": self.history}
+            save_checkpoint(path, Checkpoint(
+                config=self.config, signal_settings=self.signal.settings,
+                model=self.average.state_dict(),
+                realistic=self.realistic_average.state_dict() if self.realistic_average else None,
+                tables=tables, info=info))
+        distributed.barrier()
+        return path
+
+    def _state_path(self) -> Path:
+        return self.folder / (f"state_{self.rank}.pt" if self.world_size > 1 else "state.pt")
+
+    def _save_state(self) -> None:
+        modules = {name: getattr(self, name).state_dict() for name in self._module_names()}
+        state = {"config": self.config.to_dict(), "stages": [s.name for s in self.stages],
+                 "stage_index": self.stage_index, "stage_step": self.stage_step, "step": self.step,
+                 "stage_seconds": self.stage_seconds, "seconds": self.seconds, "modules": modules,
+                 "optimizer": self.optimizer.state_dict(), "history": self.history,
+                 "rng": self.rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
+        if self._discriminator_optimizer:
+            state["discriminator_optimizer"] = self._discriminator_optimizer.state_dict()
+        with replacing(self._state_path()) as temporary:
+            torch.save(state, temporary)
+
+    def _module_names(self) -> list[str]:
+        optional = ["realistic", "realistic_average", "discriminator"]
+        return ["model", "average"] + [name for name in optional if getattr(self, name) is not None]
+
+    def resume(self) -> None:
+        """Go on from the saved state. Raises ValueError if there is none or it is of another model."""
+        path = self._state_path()
+        if not path.is_file():
+            raise ValueError(f"nothing to resume: {path} does not exist; leave out --resume to start")
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        names = [stage.name for stage in self.stages]
+        if state["stages"] != names:
+            raise ValueError(f"the saved run has the stages {' '.join(state['stages'])}, "
+                             f"--stages says {' '.join(names)}: give the same ones")
+        self.stage_index = state["stage_index"]
+        self._start_stage()
+        for name, tensors in state["modules"].items():
+            if getattr(self, name) is None:      # a later stage keeps what an earlier one built
+                continue
+            getattr(self, name).load_state_dict(tensors)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._discriminator_optimizer and "discriminator_optimizer" in state:
+            self._discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        self.stage_step, self.step = state["stage_step"], state["step"]
+        self.stage_seconds, self.seconds = state["stage_seconds"], state["seconds"]
+        self.history = state["history"]
+        self.rng.bit_generator.state = state["rng"]
+        torch.set_rng_state(state["torch_rng"].cpu())
