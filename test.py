@@ -31,11 +31,11 @@ def run(options) -> int:
             rows, failures = stop.rows, None
         if rows:
             write_metrics(rows, output / "metrics.csv")
+            save_options(options, options.output / "options.json")
             print(means_table(rows), end="")
         if failures is None:
             return 130
         total_failures += failures
-    save_options(options, options.output / "options.json")
     return 1 if total_failures else 0
 
 

@@ -36,9 +36,8 @@ def model_config(options) -> ModelConfig:
     return dataclasses.replace(config, **changes)
 
 
-def gather(roots: list[Path] | None, signal, split: str) -> list[Path]:
-    """Files of the given folders, or of the split's default one; ValueError where there are none."""
-    roots = roots or [default_dataroot(signal.name, split)]
+def gather(roots: list[Path], signal, split: str) -> list[Path]:
+    """Files of the kind in the given folders; ValueError where there are none."""
     files = []
     for root in roots:
         if signal.name == "speech" and is_timit(root):
@@ -58,10 +57,12 @@ def run(options) -> int:
     start = load_checkpoint(options.init) if options.init else None
     config = start.config if start else model_config(options)
     signal = build_signal(config.signal, start.signal_settings if start else {})
-    files = gather(options.dataroot, signal, "train")
-    val_files = gather(options.valroot, signal, "val")[:options.val_files] if rank == 0 else []
+    train_roots = options.dataroot or [default_dataroot(signal.name, "train")]
+    val_roots = options.valroot or [default_dataroot(signal.name, "val")]
+    files = gather(train_roots, signal, "train")
+    val_files = gather(val_roots, signal, "val")[:options.val_files] if rank == 0 else []
     folder = options.runs / (options.name or options.signal)
-    if (folder / "state.pt").exists() and not options.resume:
+    if any(folder.glob("state*.pt")) and not options.resume:
         raise ValueError(f"{folder} holds a run already: go on with --resume, or choose another --name")
     save_options(options, folder / "options.json")
 
@@ -73,7 +74,8 @@ def run(options) -> int:
         validate_every=options.validate_every, device=device, seed=options.seed,
         compile_step=options.compile,
         description={"command": shlex.join(["python", "train.py", *options.argv]),
-                     "files": len(data), "device": device.type})
+                     "files": len(data), "device": device.type,
+                     "data": ", ".join("/".join(root.resolve().parts[-2:]) for root in train_roots)})
     if options.resume:
         trainer.resume()
     elif start:

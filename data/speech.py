@@ -237,10 +237,15 @@ class SpeechSignal(Signal):
         """Another voice, loudness and microphone for half of the crops, tensors (1, rows, columns).
 
         Bands shifted by up to 3 (pitch and formants), up to 10 dB softer, as next to a louder word,
-        and a spectral tilt of up to 4 dB either way. What lies at the floor stays there.
+        and a spectral tilt of up to 4 dB either way. What lies at the floor stays there. In some, a
+        stretch of digital silence, which the recordings lack.
         """
         import torch
 
+        if rng.uniform() < 0.08:
+            start, stop = np.sort(rng.integers(-crop.shape[-1] // 2, 3 * crop.shape[-1] // 2, 2))
+            crop = crop.clone()
+            crop[..., max(start, 0):max(stop, 0)] = -1
         if rng.uniform() < 0.5:
             return crop
         shift = int(rng.integers(-3, 4))

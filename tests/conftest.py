@@ -39,3 +39,83 @@ def voiced_clip() -> np.ndarray:
     syllables = np.clip(np.sin(2 * np.pi * 3 * time), 0, 1)
     clip = syllables * voice + 1e-3 * rng.standard_normal(time.size)
     return (0.5 * clip / np.abs(clip).max()).astype(np.float32)
+
+
+def tiny_config(signal: str, **changes):
+    """A model of a few thousand weights, whose tests run in milliseconds."""
+    from models import ModelConfig
+
+    values = dict(in_channels={"image": 3, "speech": 1}[signal], latent_channels=16,
+                  latent_rows=8 if signal == "speech" else 0, context_groups=(4, 4, 8), context_hidden=8,
+                  encoder_widths=(16, 16, 16), encoder_depths=(1, 1, 1),
+                  generator_widths=(16, 16, 16), generator_depths=(1, 1, 1))
+    return ModelConfig(signal=signal, **{**values, **changes})
+
+
+def randomize_context(context) -> None:
+    """Reasonable random weights: at its start the last layer is zero and the context without effect."""
+    import torch
+
+    with torch.no_grad():
+        fan_in = context.last_mask.flatten(1).sum(1).clamp_min(1).view(-1, 1, 1, 1)
+        context.last.weight.normal_().mul_(0.4 / fan_in.sqrt())
+        for parameter in (context.first.bias, context.second.bias, context.quality_bias, context.last.bias):
+            parameter.normal_(std=0.1)
+        if context.row_bias is not None:
+            context.row_bias.normal_(std=0.1)
+        channels = sum(context.groups)
+        context.prior[:, channels:] = torch.linspace(-1.0, 1.0, len(context.prior))[:, None]
+
+
+def tiny_model(signal: str, seed: int = 0, **changes):
+    """A seeded untrained model, its context model and centers with values of their own."""
+    import torch
+
+    from models import build_model
+
+    torch.manual_seed(seed)
+    model = build_model(tiny_config(signal, **changes))
+    randomize_context(model.context)
+    model.codebook.centers += 0.3 * torch.rand_like(model.codebook.centers)
+    return model.requires_grad_(False)
+
+
+def tiny_checkpoint(signal: str, seed: int = 0, with_realistic: bool = True, **changes):
+    """`Checkpoint` of a tiny model, its tables fitted to waves and noise; see `tiny_checkpoints`."""
+    import torch
+
+    from data import build_signal
+    from utils.checkpoint import Checkpoint
+    from utils.fitting import fit_coders
+
+    model = tiny_model(signal, seed, **changes)
+    rows, columns = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    waves = torch.sin(columns / 7) * torch.cos(rows / 11)
+    x = (0.5 * waves + 0.2 * torch.randn(2, model.config.in_channels, 128, 128)).clamp(-1, 1)
+    tables, _ = fit_coders(model, [x])
+    realistic = {name: weight + 0.05 * torch.randn_like(weight)
+                 for name, weight in model.generator.state_dict().items()} if with_realistic else None
+    return Checkpoint(model.config, build_signal(signal).settings, model.state_dict(), realistic, tables,
+                      "context", {"made by": "tests"})
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """Checkpoint files: "image" and "speech", "image_faithful" (no realistic generator), "image_other"."""
+    from utils.checkpoint import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    made = {"image": tiny_checkpoint("image"), "speech": tiny_checkpoint("speech"),
+            "image_faithful": tiny_checkpoint("image", with_realistic=False),
+            "image_other": tiny_checkpoint("image", seed=1)}
+    for name, checkpoint in made.items():
+        save_checkpoint(folder / f"{name}.safetensors", checkpoint)
+    return {name: folder / f"{name}.safetensors" for name in made}
+
+
+@pytest.fixture(scope="session")
+def codecs(tiny_checkpoints) -> dict:
+    """The tiny checkpoints, loaded by `load_codec`."""
+    from utils.codec import load_codec
+
+    return {name: load_codec(path) for name, path in tiny_checkpoints.items()}

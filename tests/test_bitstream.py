@@ -18,21 +18,24 @@ SPEECH = FileHeader(
     level=201,
 )  # fmt: skip
 DEFAULTS = {1: 16000}
+SPEECH_BYTES = "b6 47 11 01 02 aa bb cc dd c9 80 f7 02 00 10 20 30 67 9b ae 61"
+IMAGE_BYTES = "b6 47 10 00 04 01 02 03 04 00 80 04 81 06 1a 5d 1a 3f"
 
 
 def test_known_bytes():
     data = pack(SPEECH, b"\x10\x20\x30", DEFAULTS)
-    assert data.hex() == "b6471112aabbccddc980f7020010203035a0a6e4"
-    assert pack(IMAGE, b"").hex() == "b647100401020304008004810635e832c4"
+    # magic, version and kind, coder, quality, fingerprint, level, sizes, payload, CRC-32
+    assert data.hex(" ") == SPEECH_BYTES
+    assert pack(IMAGE, b"").hex(" ") == IMAGE_BYTES
     assert unpack(data, DEFAULTS) == (SPEECH, b"\x10\x20\x30")
 
 
 def test_overhead_is_small_and_bounded():
-    assert len(pack(SPEECH, b"", DEFAULTS)) == 17
-    assert len(pack(IMAGE, b"")) == 17
-    largest = FileHeader(7, 4, 8, b"\xff" * 4, bitstream.MAX_SIZE, bitstream.MAX_SIZE, 255)
+    assert len(pack(SPEECH, b"", DEFAULTS)) == 18
+    assert len(pack(IMAGE, b"")) == 18
+    largest = FileHeader(7, 4, 224, b"\xff" * 4, bitstream.MAX_SIZE, bitstream.MAX_SIZE, 255)
     data = pack(largest, b"")
-    assert len(data) == bitstream.MAX_OVERHEAD <= 24
+    assert len(data) == bitstream.MAX_OVERHEAD == 24
     assert unpack(data) == (largest, b"")
 
 
@@ -87,7 +90,7 @@ def test_truncation_at_every_length(header, defaults):
     for length in range(len(data)):
         with pytest.raises(BitstreamError):
             unpack(data[:length], defaults)
-    for length in range(13):
+    for length in range(18):
         with pytest.raises(BitstreamError, match="truncated"):
             unpack(data[:length], defaults)
 
@@ -125,13 +128,13 @@ def patched(offset: int, replacement: bytes, cut: int | None = None) -> bytes:
         (b"\x89PNG\r\n\x1a\n" + bytes(30), "not a .bpgan file.*89 50.*b6 47"),
         (patched(2, b"\x20"), "version 2.*version 1"),
         (patched(2, b"\x18"), "kind 8.*0..7"),
-        (patched(3, b"\x54"), "coder 5.*0..4"),
         (patched(3, b"\x05"), "coder 5.*0..4"),
+        (patched(3, b"\xff"), "coder 255.*0..4"),
         (patched(4, b"\xe1"), "quality 225.*0..224"),
-        (patched(9, b"\xff\xff\xff\xff\x0f", 2), "size_a 4294967295"),
-        (patched(9, b"\xff\xff\xff\xff\xff\x01", 2), "size_a has more than 5 bytes"),
-        (patched(9, b"\x80\x80\x00", 2), "size_a has redundant"),
-        (patched(11, b"\x00", 2), "size_b is left to the default"),
+        (patched(10, b"\xff\xff\xff\xff\x0f", 2), "size_a 4294967295"),
+        (patched(10, b"\xff\xff\xff\xff\xff\x01", 2), "size_a has more than 5 bytes"),
+        (patched(10, b"\x80\x80\x00", 2), "size_a has redundant"),
+        (patched(12, b"\x00", 2), "size_b is left to the default"),
         (b"", "truncated"),
     ],
 )
@@ -167,7 +170,7 @@ def test_describe_names_every_field():
     rows = {line.split()[0]: line.split()[1] for line in text.splitlines()}
     assert rows == {
         "version": "1", "kind": "1", "coder": "1", "quality": "2", "fingerprint": "aabbccdd",
-        "level": "201", "size_a": "48000", "size_b": "16000", "payload": "3", "file": "20",
+        "level": "201", "size_a": "48000", "size_b": "16000", "payload": "3", "file": "21",
     }  # fmt: skip
     assert "(context)" in text
     with pytest.raises(BitstreamError):

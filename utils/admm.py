@@ -28,18 +28,20 @@ class SearchConfig:
 
     method: str = "admm"
     iterations: int = 100
-    learning_rate: float = 0.02         # Adam, against a quantization step of 1
-    temperature: tuple[float, float] = (0.5, 0.1)     # of the relaxed rounding, start and end
+    learning_rate: tuple[float, float] = (0.06, 0.02)   # Adam's, start and end, against a step of 1
+    temperature: tuple[float, float] = (1.0, 0.1)     # of the relaxed rounding, start and end
     cooling_from: float = 0.2           # fraction of the iterations from which it falls
     penalty: tuple[float, float] = (0.3, 30.0)        # mu, geometric, start and end
     coupling_from: float = 0.67         # fraction from which q, mu and eta enter
-    dual_step: float = 0.1
+    dual_step: float = 0.3
     rate_weight: float = 1.0            # 0: the paper's method, which does not see the rate
     judge_every: int = 10               # iterations between looks at quantized candidates
 
     def __post_init__(self):
         if self.method not in METHODS:
             raise ValueError(f"search method {self.method!r} is not one of {', '.join(METHODS)}")
+        if min(*self.penalty, *self.learning_rate) <= 0:
+            raise ValueError(f"penalty {self.penalty} and learning rate {self.learning_rate} must be positive")
         if self.iterations < 0:
             raise ValueError(f"{self.iterations} iterations: 0 or more are possible")
 
@@ -50,8 +52,8 @@ PRESETS = {
     # Liu, Cao, Kim 2020: full dual, nearest centers, no rate, constant mu
     "paper": dict(temperature=(0.0, 0.0), penalty=(3.0, 3.0), coupling_from=0.0, dual_step=1.0, rate_weight=0.0),
     "sga": dict(coupling_from=1.0),         # Yang, Bamler, Mandt 2020
-    "ste": dict(learning_rate=0.005),
-    "iht": dict(learning_rate=0.02),        # iterative hard thresholding: a step, then the projection
+    "ste": dict(learning_rate=(0.005, 0.005)),
+    "iht": dict(learning_rate=(0.02, 0.02)),        # iterative hard thresholding: a step, then the projection
     "round": dict(),                        # back-propagation without rounding, rounded at the end
     "none": dict(iterations=0),
 }
@@ -83,6 +85,7 @@ class Problem:
 
     distortion  index (B, C, h, w) on the symbols' axis -> F (B,), in bits
     rate        index -> estimated bits (B,), with itself as context
+    true_rate   symbols -> bits (B,) of what would be written
     costs       (q, candidates (N, B, C, h, w)) -> bits of each candidate in the context q
     start       the encoder's latent on the symbols' axis
     movable     bool (B, 1, h, w) or None: places that may change
@@ -90,6 +93,7 @@ class Problem:
 
     distortion: Callable[[torch.Tensor], torch.Tensor]
     rate: Callable[[torch.Tensor], torch.Tensor]
+    true_rate: Callable[[torch.Tensor], torch.Tensor]
     costs: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     start: torch.Tensor
     movable: torch.Tensor | None = None
@@ -117,7 +121,7 @@ class _Best:
 
     @torch.no_grad()
     def _cost(self, symbols: torch.Tensor) -> torch.Tensor:
-        return self.problem.distortion(symbols) + self.problem.rate(symbols)
+        return self.problem.distortion(symbols) + self.problem.true_rate(symbols)
 
     def judge(self, symbols: torch.Tensor, iteration: int) -> None:
         cost = self._cost(symbols)
@@ -130,12 +134,13 @@ class _Best:
 def _iterate(problem: Problem, config: SearchConfig, best: _Best, generator: torch.Generator) -> None:
     fixed = problem.start.round()
     z = problem.start.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([z], lr=config.learning_rate)
+    optimizer = torch.optim.Adam([z], lr=config.learning_rate[0])
     q, eta = fixed, torch.zeros_like(z)
     for t in range(config.iterations):
         progress = t / config.iterations
         coupled = config.method in ("admm", "paper") and progress >= config.coupling_from
         mu = _geometric(config.penalty, (progress - config.coupling_from) / max(1 - config.coupling_from, 1e-9))
+        optimizer.param_groups[0]["lr"] = _geometric(config.learning_rate, progress)
         optimizer.zero_grad(set_to_none=True)
         relaxed = _relax(z, config, progress, generator)
         if problem.movable is not None:
@@ -186,11 +191,15 @@ def _relax(z: torch.Tensor, config: SearchConfig, progress: float, generator: to
 
 def _project(problem: Problem, target: torch.Tensor, context: torch.Tensor, mu: float,
              rate_weight: float) -> torch.Tensor:
-    """The q-step: centers that minimize mu/2 (target - c)^2 + bits(c), bits in the current context."""
+    """The q-step: centers that minimize mu/2 (target - c)^2 + bits(c), bits in the current context.
+
+    Of the centers, those are tried that can win where bits rise away from a predicted value: the two
+    around the target, the next one toward zero, and zero.
+    """
     nearest = target.round()
     if not rate_weight:
         return nearest
-    toward_zero = nearest - nearest.sign()
-    candidates = torch.stack([nearest, toward_zero, torch.where(target > nearest, nearest + 1, nearest - 1)])
+    candidates = torch.stack([nearest, torch.where(target > nearest, nearest + 1, nearest - 1),
+                              nearest - nearest.sign(), torch.zeros_like(nearest)])
     cost = mu / 2 * (target - candidates).square() + rate_weight * problem.costs(context, candidates)
     return candidates.gather(0, cost.argmin(0, keepdim=True))[0]

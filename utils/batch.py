@@ -52,13 +52,14 @@ def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool]) -> list[Ite
     if not found:
         raise ValueError(f"no files to work on in {', '.join(map(str, inputs))}")
     stems = Counter(name.with_suffix("") for _, name in found)
-    taken: Counter = Counter()
+    taken: set[Path] = set()
     items = []
     for path, name in found:
-        stem = name.with_suffix("") if stems[name.with_suffix("")] == 1 else name
-        taken[stem] += 1
-        if taken[stem] > 1:
-            stem = stem.with_name(f"{stem.name}-{taken[stem]}")
+        wanted = stem = name.with_suffix("") if stems[name.with_suffix("")] == 1 else name
+        number = 2
+        while stem in taken:
+            stem, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+        taken.add(stem)
         items.append(Item(path, stem))
     return items
 
@@ -115,7 +116,8 @@ def run_batch(items: Iterable[Item], work: Callable[[Item], dict | None], descri
             except (ValueError, OSError, MemoryError) as error:
                 failures += 1
                 text = str(error)
-                fail(error, "" if str(item.path) in text else f"{item.path}: ")
+                with tqdm.external_write_mode(sys.stderr):      # a line of its own, not the bar's
+                    fail(error, "" if str(item.path) in text else f"{item.path}: ")
     except KeyboardInterrupt:
         raise Interrupted(rows) from None
     gathered = distributed.gather((rows, failures))

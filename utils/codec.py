@@ -64,7 +64,7 @@ class Codec(Decoder):
         step = quality_step(quality)
         picture, level = self.signal.to_picture(signal)
         plain = self._analyze(picture, step)
-        symbols, history = self._search(picture, plain, step, config, seed)
+        symbols, history = self._search(picture, plain, step, config, seed, coder)
         size = self.signal.size(signal)
         data, saved = self._write(picture, plain.round().to(torch.int16).numpy(), symbols, step, coder, size, level)
         return Encoded(data, 1 + step / QUALITY_STEPS, coder.name, config.method, config.iterations,
@@ -164,7 +164,7 @@ class Codec(Decoder):
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _search(self, picture: np.ndarray, plain: torch.Tensor, step: int, config: SearchConfig,
-                seed: int) -> tuple[np.ndarray, list[dict]]:
+                seed: int, coder: Coder) -> tuple[np.ndarray, list[dict]]:
         """Search window by window; the margin of each holds what is decided so far."""
         symbols = plain.round()
         history = []
@@ -179,14 +179,14 @@ class Codec(Decoder):
                     movable = movable.to(self.device)
                 start[core] = plain[(slice(None), *window.core())]
                 problem = self._problem(self._window(picture, window), start.to(self.device), step, movable,
-                                        picture[(slice(None), *window.outer(STRIDE))].shape[1:])
+                                        picture[(slice(None), *window.outer(STRIDE))].shape[1:], coder)
                 result = optimize_latent(problem, config, seed)
                 symbols[(slice(None), *window.core())] = result.symbols[core][0].float().cpu()
                 history.extend(result.history)
         return symbols.to(torch.int16).numpy(), history
 
     def _problem(self, x: torch.Tensor, start: torch.Tensor, step: int, movable: torch.Tensor | None,
-                 valid: tuple[int, int]) -> Problem:
+                 valid: tuple[int, int], coder: Coder) -> Problem:
         """The search's functions for one window; `valid` rows and columns of x are the signal's own."""
         model, quality = self.model, self.quality_tensor(step)
         rows, columns = valid
@@ -202,12 +202,24 @@ class Codec(Decoder):
             with self._autocast():
                 return model.rate(index, index, quality)
 
+        def to_numpy(symbols: torch.Tensor) -> np.ndarray:
+            return symbols.clamp(-32767, 32767).to(torch.int16).cpu().numpy()
+
+        def true_rate(symbols: torch.Tensor) -> torch.Tensor:
+            if coder.estimated_well:
+                return rate(symbols)
+            return torch.tensor([coder.cost_bits(grid, step) for grid in to_numpy(symbols)], device=symbols.device)
+
         def costs(context: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+            if not coder.estimated_well:
+                grids, chosen = to_numpy(context), to_numpy(candidates)
+                bits = [coder.candidate_costs(grid, chosen[:, i], step) for i, grid in enumerate(grids)]
+                return torch.from_numpy(np.stack(bits, axis=1)).to(context.device)
             with self._autocast():
                 mean, log_scale = model.context(context, quality)
             return logistic_bits(candidates, mean, log_scale)
 
-        return Problem(distortion, rate, costs, start, movable)
+        return Problem(distortion, rate, true_rate, costs, start, movable)
 
     def _write(self, picture: np.ndarray, plain: np.ndarray, symbols: np.ndarray, step: int, coder: Coder,
                size: tuple[int, int], level: int) -> tuple[bytes, float]:

@@ -12,6 +12,8 @@ from models import BPGAN, QUALITIES, QUALITY_STEPS
 from models.entropy_model import KERNEL, ContextModel
 from . import context_coder, huffman
 
+MAX_COST_RADIUS = 24      # candidates beyond cost as this one: the difference between neighbors is small there
+
 CORRUPT = (context_coder.CorruptPayload, huffman.CorruptPayload)
 
 
@@ -20,6 +22,7 @@ class Coder(ABC):
 
     name: str
     code: int       # in the file's header
+    estimated_well: bool    # by the float entropy model: within a percent
 
     @staticmethod
     @abstractmethod
@@ -41,11 +44,19 @@ class Coder(ABC):
     def cost_bits(self, symbols: np.ndarray, quality_step: int) -> float:
         """Bits that `encode` would need."""
 
+    def candidate_costs(self, symbols: np.ndarray, candidates: np.ndarray, quality_step: int) -> np.ndarray:
+        """Bits of each of N candidates (N, C, h, w) where the grid holds `symbols` -> float32, like them.
+
+        Coders that the entropy model estimates well need not have it.
+        """
+        raise NotImplementedError(self.name)
+
 
 class HuffmanCoder(Coder):
     """Canonical Huffman, see `utils/huffman.py`; channels are put in order of their energy."""
 
     name, code = "huffman", 0
+    estimated_well = False
 
     @staticmethod
     def fit(model, grids):
@@ -76,11 +87,19 @@ class HuffmanCoder(Coder):
     def cost_bits(self, symbols, quality_step):
         return float(huffman.cost_bits(symbols[self.order], self._quality(quality_step), self.tables))
 
+    def candidate_costs(self, symbols, candidates, quality_step):
+        radius = min(int(np.abs(candidates).max(initial=0)), MAX_COST_RADIUS)
+        costs = np.empty((2 * radius + 1, *symbols.shape), np.float32)
+        costs[:, self.order] = huffman.symbol_costs(
+            symbols[self.order], self._quality(quality_step), self.tables, radius)
+        return np.take_along_axis(costs, np.clip(candidates, -radius, radius) + radius, axis=0)
+
 
 class ContextCoder(Coder):
     """The entropy model in fixed point, see `utils/context_coder.py`."""
 
     name, code = "context", 1
+    estimated_well = True
 
     @staticmethod
     def fit(model, grids):

@@ -180,7 +180,7 @@ def logistic_frequencies() -> tuple[np.ndarray, np.ndarray]:
 def encode(symbols: np.ndarray, quality_step: int, tables: ContextTables) -> bytes:
     """symbols int16 (C, H, W), quality in steps of 1/32 above 1 -> payload."""
     intervals, n, _ = _walk(symbols, quality_step, tables, None)
-    return _rans_encode(intervals, n).tobytes()
+    return _rans_encode(intervals, n).tobytes() if n else b""
 
 
 def decode(payload: bytes, shape: tuple[int, int, int], quality_step: int, tables: ContextTables) -> np.ndarray:
@@ -190,7 +190,8 @@ def decode(payload: bytes, shape: tuple[int, int, int], quality_step: int, table
     than the one the encoder starts from.
     """
     symbols = np.zeros(shape, np.int16)
-    _walk(symbols, quality_step, tables, np.frombuffer(payload, np.uint8))
+    # a writable copy: numba would compile everything once more for read-only bytes
+    _walk(symbols, quality_step, tables, np.frombuffer(payload, np.uint8).copy())
     return symbols
 
 

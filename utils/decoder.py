@@ -29,7 +29,11 @@ class Decoder:
         self.config = checkpoint.config
         self.fingerprint = checkpoint.fingerprint
         self.info = checkpoint.info
-        self.signal: Signal = build_signal(self.config.signal, checkpoint.signal_settings)
+        try:
+            self.signal: Signal = build_signal(self.config.signal, checkpoint.signal_settings)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the checkpoint's kind of signal, {self.config.signal}, or its settings "
+                             f"are unknown to this version ({error})") from None
         self.default_sizes = {}
         if self.signal.usual_size_b is not None:
             self.default_sizes[self.signal.code] = self.signal.usual_size_b
@@ -49,6 +53,8 @@ class Decoder:
         self._realistic_state = checkpoint.realistic
         self._faithful_state = {k: v.clone() for k, v in self.model.generator.state_dict().items()}
         self._generators = {0.0: self.model.generator}
+        if self._realistic_state is not None:
+            self._generators[1.0] = self._build_generator(self._realistic_state)
 
     def generator(self, realism: float) -> torch.nn.Module:
         """The generator at a realism of 0 (faithful) to 1 (realistic); weights in between are mixed."""
@@ -59,11 +65,13 @@ class Decoder:
                 raise ValueError("this checkpoint has no realistic generator: use --realism 0")
             mixed = {name: torch.lerp(weight.cpu(), self._realistic_state[name], realism)
                      for name, weight in self._faithful_state.items()}
-            generator = build_generator(self.config)
-            load_strictly(generator, mixed, "the checkpoint's realistic generator")
-            self._generators[realism] = generator.requires_grad_(False).eval().to(
-                self.device, memory_format=torch.channels_last)
+            self._generators[realism] = self._build_generator(mixed)
         return self._generators[realism]
+
+    def _build_generator(self, state: dict[str, torch.Tensor]) -> torch.nn.Module:
+        generator = build_generator(self.config)
+        load_strictly(generator, state, "the checkpoint's realistic generator")
+        return generator.requires_grad_(False).eval().to(self.device, memory_format=torch.channels_last)
 
     def unpack(self, data: bytes) -> tuple[bitstream.FileHeader, bytes]:
         """Header and payload of a file of this checkpoint. Raises BitstreamError otherwise."""

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from models import BPGAN, QUALITIES
+from models import BPGAN, QUALITIES, QUALITY_STEPS
 
 # High-rate theory: at the optimum a unit of squared error, in quantization steps, is worth 6/ln 2 bits.
 BITS_PER_SQUARED_STEP = 6 / np.log(2)
@@ -33,7 +33,9 @@ def fit_centers(model: BPGAN, batches: list[torch.Tensor]) -> None:
     k = codebook.max_symbol
     y = torch.cat([latent.transpose(0, 1).flatten(1) for latent, _ in latents(model, batches)], dim=1)
     uniform = torch.arange(-k, k + 1, dtype=torch.float32, device=y.device).repeat(y.shape[0], 1)
-    y = y[:, (torch.rand(y.shape[1], device=y.device) < 40000 / y.shape[1])] if y.shape[1] > 40000 else y
+    if y.shape[1] > 40000:      # the same ones in every process and at every call
+        chance = torch.Generator(y.device).manual_seed(0)
+        y = y[:, torch.rand(y.shape[1], device=y.device, generator=chance) < 40000 / y.shape[1]]
     base = y.round().clamp(-k, k)
     candidates = torch.stack([(base + d).clamp(-k, k) for d in (-1, 0, 1)]).long() + k    # (3, C, n)
     centers, symbols = uniform.clone(), base.long() + k
@@ -52,10 +54,21 @@ def fit_centers(model: BPGAN, batches: list[torch.Tensor]) -> None:
 
 
 @torch.no_grad()
-def fit_coders(model: BPGAN, batches: list[torch.Tensor]) -> dict[str, dict[str, np.ndarray]]:
-    """Integer tables of every entropy coder, from truly quantized latents."""
+def fit_coders(model: BPGAN, batches: list[torch.Tensor]) -> tuple[dict[str, dict[str, np.ndarray]], str]:
+    """Integer tables of every entropy coder, from truly quantized latents, and the better coder's name.
+
+    The last sixth of the batches is left out of the fit and decides which coder needs fewer bits.
+    """
     from .coders import CODERS
 
-    grids = [(symbols, quality) for latent, quality in latents(model, batches)
-             for symbols in model.codebook.quantize(latent).cpu().numpy()]
-    return {name: coder.fit(model, grids) for name, coder in CODERS.items()}
+    held_out = max(1, len(batches) // 6)
+
+    def grids(some):
+        return [(symbols, quality) for latent, quality in latents(model, some)
+                for symbols in model.codebook.quantize(latent).cpu().numpy()]
+
+    fit = grids(batches[:-held_out] or batches)
+    tables = {name: coder.fit(model, fit) for name, coder in CODERS.items()}
+    bits = {name: sum(coder(tables[name]).cost_bits(symbols, (quality - 1) * QUALITY_STEPS)
+                      for symbols, quality in grids(batches[-held_out:])) for name, coder in CODERS.items()}
+    return tables, min(bits, key=bits.get)

@@ -12,6 +12,8 @@ import copy
 import json
 import logging
 import math
+import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ from . import distributed
 from .checkpoint import Checkpoint, load_strictly, save_checkpoint
 from .files import replacing
 from .fitting import fit_centers, fit_coders
+from .model_card import write_model_card
 from .tiling import pad_to_stride
 
 log = logging.getLogger(__name__)
@@ -62,18 +65,38 @@ SCHEDULE = {stage.name: stage for stage in (
 )}
 
 
+class StopRequest:
+    """Notes SIGINT and SIGTERM, so that no step is cut in two; a second one ends at once."""
+
+    def __init__(self):
+        self.requested = False
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+
+    def _note(self, number, frame):
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def close(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
 class Trainer:
     """Holds what a run needs; `run()` trains to the end and returns the final checkpoint's path."""
 
-    def __init__(self, config: ModelConfig, signal: Signal, folder: Path, stages: list[str], *,
+    def __init__(self, config: ModelConfig, kind: Signal, folder: Path, stages: list[str], *,
                  batch_size: int, learning_rate: float, minutes: float | None, steps: int | None,
                  validate_every: float, device: torch.device, seed: int, compile_step: bool,
                  description: dict):
-        self.config, self.signal, self.folder = config, signal, Path(folder)
+        self.config, self.kind, self.folder = config, kind, Path(folder)
         self.stages = [SCHEDULE[name] for name in stages]
         self.batch_size, self.learning_rate = batch_size, learning_rate
         self.minutes, self.steps, self.validate_every = minutes, steps, validate_every
-        self.device, self.description = device, description
+        self.device, self.description, self.seed = device, description, seed
         self.rank, self.world_size = distributed.world()
 
         torch.manual_seed(seed)               # the same weights in every process
@@ -107,7 +130,9 @@ class Trainer:
         if name == "adversarial":
             self.realistic = self._new_realistic()
             self.realistic_average = copy.deepcopy(self.realistic).requires_grad_(False)
-            self.discriminator = Discriminator(self.config.in_channels).to(self.device)
+            with torch.random.fork_rng(devices=[]):      # the same weights in every process
+                torch.default_generator.manual_seed(self.seed)
+                self.discriminator = Discriminator(self.config.in_channels).to(self.device)
             self._discriminator_optimizer = torch.optim.AdamW(
                 self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.95))
             trained = list(self.realistic.parameters())
@@ -199,7 +224,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_LIMIT)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"step {self.step} of stage {self.stage.name}: loss {float(loss):.4g}, gradient norm "
+                f"step {self.step} of stage {self.stage.name}: loss {float(loss.detach()):.4g}, gradient norm "
                 f"{float(norm):.4g}; the last saved state is whole: resume it with a lower --learning_rate")
         optimizer.step()
 
@@ -219,14 +244,23 @@ class Trainer:
     # -- the loop ------------------------------------------------------------------------------
 
     def run(self, data: PictureSet, validation: PictureSet | None) -> Path:
-        """Trains to the end; -> path of the exported checkpoint. KeyboardInterrupt saves first."""
+        """Trains to the end; -> path of the exported checkpoint.
+
+        SIGINT and SIGTERM end the run between two steps, with the state saved, in KeyboardInterrupt.
+        """
         writer = SummaryWriter(self.folder / "tensorboard") if self.rank == 0 else None
         bar = tqdm(total=1000, disable=self.rank != 0, bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}")
         path = None
         last_save = last_validation = last_log = time.monotonic()
         waited = 0.0
+        stop = StopRequest()
+        if self.step == 0:
+            self._save_state()
         try:
             while self.stage_index < len(self.stages):
+                if stop.requested:
+                    self._save_state()
+                    raise KeyboardInterrupt
                 progress = distributed.broadcast_number(self._stage_progress())    # one clock decides
                 if progress >= 1:
                     self._finish_stage(data)
@@ -259,10 +293,8 @@ class Trainer:
                 if now - last_save > SAVE_SECONDS:
                     self._save_state()
                     last_save = time.monotonic()
-        except KeyboardInterrupt:
-            self._save_state()
-            raise
         finally:
+            stop.close()
             bar.close()
             if writer:
                 writer.close()
@@ -340,25 +372,26 @@ class Trainer:
     def _fitting_batches(self, data: PictureSet) -> list[torch.Tensor]:
         """The same crops in every process and at every call."""
         rng = np.random.default_rng(0)
-        return [data.batch(8, rng).to(self.device) for _ in range(6)]
+        return [data.batch(8, rng).to(self.device) for _ in range(12)]
 
     def export(self, data: PictureSet) -> Path:
         """Fit the code tables and write the run's checkpoint from the averaged weights."""
         path = self.folder / "checkpoint.safetensors"
         if self.rank == 0:
-            tables = fit_coders(self.average, self._fitting_batches(data))
+            tables, default_coder = fit_coders(self.average, self._fitting_batches(data))
             info = {**self.description, "minutes": round(self.seconds / 60, 1), "steps": self.step,
                     "validation": self.history}
             save_checkpoint(path, Checkpoint(
-                config=self.config, signal_settings=self.signal.settings,
+                config=self.config, signal_settings=self.kind.settings,
                 model=self.average.state_dict(),
                 realistic=self.realistic_average.state_dict() if self.realistic_average else None,
-                tables=tables, info=info))
+                tables=tables, default_coder=default_coder, info=info))
+            write_model_card(path)
         distributed.barrier()
         return path
 
-    def _state_path(self) -> Path:
-        return self.folder / (f"state_{self.rank}.pt" if self.world_size > 1 else "state.pt")
+    def _state_path(self, rank: int) -> Path:
+        return self.folder / (f"state_{rank}.pt" if self.world_size > 1 else "state.pt")
 
     def _save_state(self) -> None:
         modules = {name: getattr(self, name).state_dict() for name in self._module_names()}
@@ -369,7 +402,7 @@ class Trainer:
                  "rng": self.rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
         if self._discriminator_optimizer:
             state["discriminator_optimizer"] = self._discriminator_optimizer.state_dict()
-        with replacing(self._state_path()) as temporary:
+        with replacing(self._state_path(self.rank)) as temporary:
             torch.save(state, temporary)
 
     def _module_names(self) -> list[str]:
@@ -377,8 +410,12 @@ class Trainer:
         return ["model", "average"] + [name for name in optional if getattr(self, name) is not None]
 
     def resume(self) -> None:
-        """Go on from the saved state. Raises ValueError if there is none or it is of another model."""
-        path = self._state_path()
+        """Go on from the saved state. Raises ValueError if there is none or it is of another model.
+
+        All processes take the first one's: where an interrupt met them at different steps, their
+        weights would part. Only the source of crops and noise is each one's own.
+        """
+        path = self._state_path(0)
         if not path.is_file():
             raise ValueError(f"nothing to resume: {path} does not exist; leave out --resume to start")
         state = torch.load(path, map_location=self.device, weights_only=True)
@@ -398,5 +435,11 @@ class Trainer:
         self.stage_step, self.step = state["stage_step"], state["step"]
         self.stage_seconds, self.seconds = state["stage_seconds"], state["seconds"]
         self.history = state["history"]
-        self.rng.bit_generator.state = state["rng"]
-        torch.set_rng_state(state["torch_rng"].cpu())
+        own = self._state_path(self.rank)
+        if self.rank:
+            state = torch.load(own, map_location=self.device, weights_only=True) if own.is_file() else {"step": None}
+        if state["step"] == self.step:
+            self.rng.bit_generator.state = state["rng"]
+            torch.set_rng_state(state["torch_rng"].cpu())
+        else:
+            self.rng = np.random.default_rng([self.seed, self.rank, self.step])

@@ -1,0 +1,461 @@
+"""What the benchmarks of all kinds of signal share: points on disk, means, BD-rates, plots.
+
+A point is one file, coded by one codec at one setting, and decoded again from these bytes. Points
+are appended to points.csv as they come, and a point that is there is not measured again: its key
+is the file's name and checksum, codec, setting, and the codec's version (for this codec: checkpoint,
+entropy coder, device and seed). summary.csv, bd_rate.md and the plots are made from the points of all
+files at one setting; a setting that lacks some files is left out of them, and named.
+
+Seconds are wall-clock time of one file in one process, including the start of an external program.
+"""
+
+import csv
+import json
+import logging
+import math
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data import Signal, build_signal, kind_of
+from data.corpora import default_dataroot
+from models.config import QUALITIES
+from options.base_options import Parser, in_range
+from options.codec_options import CODER_NAMES
+from utils.batch import CHECKPOINTS, Item, find_inputs
+from utils.files import replacing
+from utils.metrics import bd_rate
+from utils.report import fail, pick_device
+
+log = logging.getLogger(__name__)
+
+OURS = "bpgan"
+MIN_OVERLAP = 0.25      # of the shorter curve's qualities; a BD-rate over less says nothing
+KEY = ("file", "crc32", "codec", "setting", "version")
+
+
+class Missing(Exception):
+    """A codec cannot run here; the message says what would bring it."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A coded signal."""
+
+    data: bytes                     # the whole file
+    n_bytes: int | None = None      # what its rate is counted from, if not the whole file
+
+    @property
+    def counted(self) -> int:
+        return len(self.data) if self.n_bytes is None else self.n_bytes
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A codec at all settings that are measured: one curve."""
+
+    name: str
+    label: str
+    settings: tuple[str, ...]                               # from low to high rate
+    version: str
+    encode: Callable[[np.ndarray, str], Coded]              # (signal, setting)
+    decode: Callable[[bytes, str], np.ndarray]              # (whole file, setting) -> signal
+    # (original, decoded) -> decoded, in place and of the original's length
+    finish: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda original, decoded: decoded
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A quality measure that is plotted and compared."""
+
+    column: str
+    label: str
+    scale: Callable[[float], float] = float                 # of a mean, for curves and BD-rates
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Means of one codec over all files, or a published curve."""
+
+    label: str
+    points: list[dict]              # rate unit and measures
+    group: str                      # "ours", "others", "published"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A kind of signal: who takes part, and what is compared."""
+
+    kind: str
+    output: Path                    # where results go by default
+    codecs: dict[str, Callable]     # name -> options -> [Codec]; may raise Missing
+    measures: tuple[Measure, ...]
+    references: tuple[str, ...]     # BD-rates are taken against these codecs or published curves
+    published: Path
+    rate_ticks: tuple[float, ...]
+    signal: Signal = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "signal", build_signal(self.kind))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*KEY, "bytes", "file_bytes", self.signal.rate_unit, *self.signal.metric_names,
+                "encode_seconds", "decode_seconds")
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
+    parser = Parser(description)
+    add = parser.add_argument
+    add("--input", type=Path, nargs="+", default=None, metavar="FILE|DIR",
+        help="files or folders (else the test set below the folder that BPGAN_DATA names)")
+    add("--output", type=Path, default=benchmark.output, metavar="DIR", help="where points, tables and plots go")
+    add("--checkpoint", type=Path, default=CHECKPOINTS / f"{benchmark.kind}.safetensors", metavar="FILE",
+        help="trained weights of this codec")
+    add("--iterations", type=in_range(int, 0, 100000), nargs="+", default=[0, 25, 100],
+        help="of this codec's search, a curve each; 0: no search")
+    add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=list(range(1, QUALITIES + 1)),
+        help="of this codec")
+    add("--codecs", nargs="+", choices=tuple(benchmark.codecs), default=list(benchmark.codecs),
+        help=f"who takes part; {OURS} is this codec")
+    add("--entropy_coder", choices=CODER_NAMES, default=None,
+        help="of this codec (else the one the checkpoint names)")
+    add("--limit", type=in_range(int, 1, 10 ** 9), default=None, help="only the first files")
+    return parser
+
+
+# -- this codec ------------------------------------------------------------------------------------
+
+def own_codecs(options) -> list[Codec]:
+    """This codec, a curve for each number of iterations. Raises ValueError, OSError for the checkpoint."""
+    from utils.codec import load_codec
+
+    device = pick_device(options.device)
+    codec = load_codec(options.checkpoint, device)
+    coder = options.entropy_coder or codec.default_coder
+    version = f"{codec.fingerprint.hex()} {coder} {device.type} seed {options.seed}"
+    settings = tuple(f"{quality:g}" for quality in sorted(set(options.quality)))
+
+    # Compilation and the device's start belong to no file.
+    sample = codec.signal.read(codec.signal.samples()[0])
+    codec.decompress(codec.compress(sample, iterations=min(1, max(options.iterations)), entropy_coder=coder))
+
+    def encoder(iterations: int):
+        method = "admm" if iterations else "none"
+        return lambda signal, setting: Coded(
+            codec.compress(signal, float(setting), method, iterations, coder, options.seed))
+
+    return [Codec(f"{OURS}-{iterations}",
+                  f"BPGAN, {iterations} iterations" if iterations else "BPGAN, no search",
+                  settings, version, encoder(iterations), lambda data, _: codec.decompress(data), ours=True)
+            for iterations in sorted(set(options.iterations))]
+
+
+# -- points on disk --------------------------------------------------------------------------------
+
+class Points:
+    """points.csv: rows are appended one by one; a torn last row is dropped when it is opened."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...]):
+        """Raises ValueError if the file has other columns."""
+        self.path, self.columns = path, columns
+        self._rows: dict[tuple, dict] = {}
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        if lines and lines[0] != ",".join(columns) + "\n":
+            raise ValueError(f"{path}: its columns are not those of this version; move the file away")
+        whole = lines[:1]
+        for line in lines[1:]:
+            row = self._parse(line)
+            if row is not None:
+                self._rows[self.key(row)] = row
+                whole.append(line)
+        if not whole or len(whole) < len(lines):
+            with replacing(path) as temporary:
+                temporary.write_text("".join(whole or [",".join(columns) + "\n"]))
+
+    def _parse(self, line: str) -> dict | None:
+        """A row with its numbers as numbers; None if it is not whole."""
+        cells = next(csv.reader([line]), [])
+        if not line.endswith("\n") or len(cells) != len(self.columns):
+            return None
+        row = dict(zip(self.columns, cells))
+        try:
+            return {name: cell if name in KEY else float(cell) for name, cell in row.items()}
+        except ValueError:
+            return None
+
+    @staticmethod
+    def key(row: dict) -> tuple:
+        return tuple(row[name] for name in KEY)
+
+    def get(self, key: tuple) -> dict | None:
+        return self._rows.get(key)
+
+    def add(self, row: dict) -> None:
+        with open(self.path, "a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(
+                [f"{row[name]:.6g}" if isinstance(row[name], float) else row[name] for name in self.columns])
+        self._rows[self.key(row)] = row
+
+
+# -- measuring -------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Source:
+    """A file that is coded by all."""
+
+    item: Item
+    crc32: str
+
+    def key(self, codec: Codec, setting: str) -> tuple:
+        return self.item.stem.as_posix(), self.crc32, codec.name, setting, codec.version
+
+
+def find_sources(benchmark: Benchmark, options) -> tuple[list[Source], int]:
+    """-> (readable files, number of those that are not, which are named)."""
+    inputs = options.input or [default_dataroot(benchmark.kind, "test")]
+    sources, failures = [], 0
+    for item in find_inputs(inputs, lambda path: kind_of(path) == benchmark.kind)[:options.limit]:
+        try:
+            benchmark.signal.read(item.path)
+            sources.append(Source(item, f"{zlib.crc32(item.path.read_bytes()):08x}"))
+        except (ValueError, OSError) as error:
+            failures += 1
+            fail(error)
+    if not sources:
+        raise ValueError("none of the input files can be read")
+    return sources, failures
+
+
+def find_codecs(benchmark: Benchmark, options) -> tuple[list[Codec], int]:
+    """-> (codecs that can run here, number of those that fail). Missing programs are named, no failure."""
+    codecs, failures = [], 0
+    for name in options.codecs:
+        try:
+            codecs += benchmark.codecs[name](options)
+        except Missing as missing:
+            print(f"{name} is skipped: {missing}", file=sys.stderr)
+        except (ValueError, OSError) as error:
+            failures += 1
+            fail(error, f"{name}: ")
+    return codecs, failures
+
+
+def measure(signal: Signal, codec: Codec, setting: str, source: Source) -> dict:
+    """Encode, decode, score -> a row of points.csv."""
+    original = signal.read(source.item.path)
+    started = time.perf_counter()
+    coded = codec.encode(original, setting)
+    encoded_at = time.perf_counter()
+    decoded = codec.decode(coded.data, setting)
+    decoded_at = time.perf_counter()
+    return {**dict(zip(KEY, source.key(codec, setting))),
+            "bytes": coded.counted, "file_bytes": len(coded.data),
+            signal.rate_unit: signal.rate(coded.counted, signal.size(original)),
+            **signal.score(original, codec.finish(original, decoded)),
+            "encode_seconds": encoded_at - started, "decode_seconds": decoded_at - encoded_at}
+
+
+def measure_all(signal: Signal, codecs: list[Codec], sources: list[Source], points: Points) -> int:
+    """Every point that is not there yet, setting by setting; -> number of failures."""
+    todo = [(codec, setting, source) for codec in codecs for setting in codec.settings for source in sources
+            if points.get(source.key(codec, setting)) is None]
+    failures = 0
+    for codec, setting, source in (bar := tqdm(todo, unit="point", file=sys.stderr, disable=not todo)):
+        bar.set_description(f"{codec.name} {setting}", refresh=False)
+        try:
+            points.add(measure(signal, codec, setting, source))
+        except Exception as error:          # another codec's library may raise anything
+            failures += 1
+            fail(error, f"{codec.name} at {setting}, {source.item.path}: ")
+            log.info("where it failed", exc_info=True)
+    return failures
+
+
+# -- means and comparisons -------------------------------------------------------------------------
+
+def mean_curves(benchmark: Benchmark, codecs: list[Codec], sources: list[Source],
+                points: Points) -> dict[str, Curve]:
+    """Curves by codec name, of the settings at which every file was measured; others are named."""
+    values = benchmark.columns[len(KEY):]
+    curves = {}
+    for codec in codecs:
+        means = []
+        for setting in codec.settings:
+            rows = [points.get(source.key(codec, setting)) for source in sources]
+            lacking = rows.count(None)
+            if lacking:
+                print(f"{codec.name} at {setting}: {lacking} of {len(rows)} files lack, left out of the means",
+                      file=sys.stderr)
+                continue
+            means.append({"codec": codec.name, "setting": setting, "files": len(rows),
+                          **{name: _mean([row[name] for row in rows]) for name in values}})
+        if means:
+            curves[codec.name] = Curve(codec.label, means, "ours" if codec.ours else "others")
+    return curves
+
+
+def _mean(values: list[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def published_curves(benchmark: Benchmark, sources: list[Source]) -> dict[str, Curve]:
+    """The carried curves, if these are the files they were measured on; else none."""
+    carried = json.loads(benchmark.published.read_text())
+    if sorted(source.item.stem.name for source in sources) != sorted(carried["files"]):
+        print(f"published figures are left out: they are of other files ({carried['data']})", file=sys.stderr)
+        return {}
+    curves = {}
+    for name, entry in carried["curves"].items():
+        lists = {column: entry[column] for column in (benchmark.signal.rate_unit, *benchmark.signal.metric_names)
+                 if column in entry}
+        rows = [dict(zip(lists, row)) for row in zip(*lists.values())]
+        curves[f"published {name}"] = Curve(f"{entry['label']} ({entry['source']})", rows, "published")
+    return curves
+
+
+def curve_values(curve: Curve, measure: Measure, rate_unit: str) -> tuple[list[float], list[float]]:
+    """Rates and scaled qualities of the points that have both."""
+    pairs = [(point[rate_unit], measure.scale(point[measure.column])) for point in curve.points
+             if math.isfinite(point.get(measure.column, math.nan))]
+    return [rate for rate, _ in pairs], [quality for _, quality in pairs]
+
+
+def _compare(anchor: tuple[list, list], other: tuple[list, list]) -> float | None:
+    """BD-rate; None where the curves share too little, or one has too few points or none of a measure."""
+    if min(len(anchor[0]), len(other[0])) < 2:
+        return None
+    (low_a, high_a), (low_b, high_b) = ((min(quality), max(quality)) for _, quality in (anchor, other))
+    if min(high_a, high_b) - max(low_a, low_b) < MIN_OVERLAP * min(high_a - low_a, high_b - low_b):
+        return None
+    try:
+        return bd_rate(*anchor, *other)
+    except ValueError:          # two points of one quality
+        return None
+
+
+def bd_table(benchmark: Benchmark, curves: dict[str, Curve]) -> str:
+    """A Markdown table: mean rate difference of each curve against each reference, by measure."""
+    unit = benchmark.signal.rate_unit
+    columns = [(reference, measure) for reference in benchmark.references if reference in curves
+               for measure in benchmark.measures]
+    header = ["", unit, *(f"{measure.label} against {curves[reference].label}" for reference, measure in columns)]
+    rows = []
+    for name, curve in curves.items():
+        rates = [point[unit] for point in curve.points]
+        cells = [curve.label, f"{min(rates):.3g} to {max(rates):.3g}"]
+        for reference, measure in columns:
+            change = _compare(curve_values(curves[reference], measure, unit), curve_values(curve, measure, unit))
+            cells.append("" if change is None else "0" if name == reference else f"{change:+.1f} %")
+        rows.append(cells)
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def write_summary(path: Path, benchmark: Benchmark, curves: dict[str, Curve]) -> None:
+    columns = ("codec", "setting", "files", *benchmark.columns[len(KEY):])
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for curve in curves.values():
+            for point in curve.points:
+                writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in point.items()})
+
+
+# -- plots -----------------------------------------------------------------------------------------
+
+_OURS_COLORS = ("#f4a582", "#e4572e", "#a8201a", "#67000d")
+_MARKERS = "osD^v"
+
+
+def plot(path: Path, benchmark: Benchmark, measure: Measure, curves: dict[str, Curve], title: str) -> None:
+    """Quality over rate (logarithmic): this codec strong, others thin, published curves dashed."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    unit = benchmark.signal.rate_unit
+    drawn = {name: curve_values(curve, measure, unit) for name, curve in curves.items()}
+    drawn = {name: values for name, values in drawn.items() if values[0]}
+    measured = [values for name, values in drawn.items() if curves[name].group != "published"]
+    if not measured:
+        return
+    figure = Figure(figsize=(10.5, 6.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    counts = {"ours": 0, "others": 0, "published": 0}
+    for name, (rates, qualities) in drawn.items():
+        group = curves[name].group
+        index = counts[group]
+        counts[group] += 1
+        style = {
+            "ours": dict(color=_OURS_COLORS[index % len(_OURS_COLORS)], linewidth=2.8, marker="o", markersize=6,
+                         zorder=3),
+            "others": dict(color=colormaps["tab10" if index < 10 else "Dark2"](index % 10), linewidth=1.1,
+                           marker=_MARKERS[index % len(_MARKERS)], markersize=3.5, zorder=2),
+            "published": dict(color=colormaps["Dark2"](index % 8), linewidth=1, linestyle=(0, (5, 3)),
+                              marker="" if len(rates) > 2 else "x", markersize=5, alpha=0.85, zorder=1)}[group]
+        axes.plot(rates, qualities, label=curves[name].label, **style)
+
+    low, high = (pick(rate for rates, _ in measured for rate in rates) for pick in (min, max))
+    bottom, top = (pick(quality for _, qualities in measured for quality in qualities) for pick in (min, max))
+    margin = 0.04 * (top - bottom) or 1
+    axes.set(xscale="log", xlim=(low / 1.08, high * 1.08), ylim=(bottom - margin, top + margin),
+             xlabel=unit, ylabel=measure.label, title=title)
+    ticks = [tick for tick in benchmark.rate_ticks if low / 1.08 <= tick <= high * 1.08]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(color="#e4e4e4", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+# -- all together ----------------------------------------------------------------------------------
+
+def report(benchmark: Benchmark, codecs: list[Codec], sources: list[Source], points: Points, output: Path) -> None:
+    """summary.csv, bd_rate.md and the plots from the points that are there."""
+    measured = mean_curves(benchmark, codecs, sources, points)
+    if not measured:
+        return
+    write_summary(output / "summary.csv", benchmark, measured)
+    curves = measured | published_curves(benchmark, sources)
+    table = bd_table(benchmark, curves)
+    text = ("Mean rate difference at equal quality (BD-rate; negative: fewer bits), each over the qualities that both "
+            f"curves cover, empty if those are under {MIN_OVERLAP:.0%} of the shorter curve. Files: {len(sources)}.\n\n"
+            f"{table}")
+    with replacing(output / "bd_rate.md") as temporary:
+        temporary.write_text(text)
+    print(text)
+    try:
+        for each in benchmark.measures:
+            plot(output / f"{each.column}.png", benchmark, each, curves,
+                 f"Files: {len(sources)}, means; measured here unless a source is named")
+    except ImportError:
+        print("plots are skipped: pip install matplotlib", file=sys.stderr)
+    print(f"{output}: points.csv, summary.csv, bd_rate.md, plots")
+
+
+def run(benchmark: Benchmark, options) -> int:
+    """-> exit code: 1 if a file or a codec failed, 130 if interrupted; what is measured is kept."""
+    sources, unreadable = find_sources(benchmark, options)
+    codecs, broken = find_codecs(benchmark, options)
+    points = Points(options.output / "points.csv", benchmark.columns)
+    interrupted, failures = False, 0
+    try:
+        failures = measure_all(benchmark.signal, codecs, sources, points)
+    except KeyboardInterrupt:
+        interrupted = True
+        print("interrupted; the points so far are kept, the same command goes on from them", file=sys.stderr)
+    report(benchmark, codecs, sources, points, options.output)
+    return 130 if interrupted else 1 if unreadable or broken or failures else 0

@@ -1,0 +1,74 @@
+"""One crop three times: original, this codec, JPEG at the same bytes or a little more.
+
+    python -m benchmarks.same_bytes --input kodim15.png --crop 150 60 320 320 --quality 1 --output docs/same_bytes.png
+"""
+
+import io
+import sys
+from pathlib import Path
+
+from models.config import QUALITIES
+from options.base_options import Parser, in_range
+
+
+def jpeg_of_size(pixels, n_bytes: int) -> bytes:
+    """The smallest JPEG (Pillow, optimized tables) of at least `n_bytes`, or the smallest there is."""
+    from PIL import Image
+
+    for quality in range(1, 96):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "JPEG", quality=quality, optimize=True)
+        if stream.tell() >= n_bytes:
+            break
+    return stream.getvalue()
+
+
+def run(options) -> int:
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    from utils.codec import load_codec
+    from utils.files import replacing
+    from utils.metrics import psnr
+    from utils.report import pick_device
+
+    codec = load_codec(options.checkpoint, pick_device(options.device))
+    original = codec.signal.read(options.input)
+    data = codec.encode(original, options.quality, "admm", options.iterations).data
+    jpeg = jpeg_of_size(original, len(data))
+    decoded = codec.decompress(data)
+    rival = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+    left, top, width, height = options.crop
+    if left + width > original.shape[1] or top + height > original.shape[0]:
+        raise ValueError(f"--crop {options.crop} leaves the picture of {original.shape[1]}x{original.shape[0]}")
+    panels = [("original", original), (f"BPGAN: {len(data)} bytes, {psnr(original, decoded):.1f} dB", decoded),
+              (f"JPEG: {len(jpeg)} bytes, {psnr(original, rival):.1f} dB", rival)]
+    gap, caption = 8, 24
+    sheet = Image.new("RGB", (3 * width + 2 * gap, height + caption), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for i, (label, pixels) in enumerate(panels):
+        x = i * (width + gap)
+        sheet.paste(Image.fromarray(pixels[top:top + height, left:left + width]), (x, caption))
+        draw.text((x + 2, 3), label, fill="black", font=font)
+    with replacing(options.output) as temporary:
+        sheet.save(temporary)
+    print(f"{options.output}: {', '.join(label for label, _ in panels[1:])} (whole picture)")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser("Original, this codec and JPEG at the same bytes, side by side.")
+    add = parser.add_argument
+    add("--input", type=Path, required=True, help="a picture")
+    add("--output", type=Path, default=Path("results/same_bytes.png"), help="the PNG to write")
+    add("--checkpoint", type=Path, default=Path("checkpoints/image.safetensors"), help="trained weights")
+    add("--crop", type=in_range(int, 0, 10 ** 6), nargs=4, default=[0, 0, 320, 320],
+        metavar=("LEFT", "TOP", "WIDTH", "HEIGHT"), help="what to show, in pixels")
+    add("--quality", type=in_range(float, 1, QUALITIES), default=1.0, help="of this codec")
+    add("--iterations", type=in_range(int, 0, 100000), default=100, help="of the search")
+    return parser.run(argv, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

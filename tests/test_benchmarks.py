@@ -1,0 +1,261 @@
+"""The benchmarks on one small file each: what they write, what they skip, what they say."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import common, images, speech
+from benchmarks.common import Codec, Curve, Missing, Points
+from data import build_signal
+from utils.codec import load_codec
+from utils.metrics import psnr
+
+
+@pytest.fixture
+def picture(tmp_path, texture_image):
+    path = tmp_path / "in" / "texture.png"
+    path.parent.mkdir()
+    Image.fromarray(texture_image).save(path)
+    return path
+
+
+@pytest.fixture
+def recording(tmp_path, voiced_clip):
+    path = tmp_path / "in" / "voice.wav"
+    path.parent.mkdir(exist_ok=True)
+    build_signal("speech").write(path, voiced_clip)
+    return path
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run_images(picture, checkpoint, output, *more):
+    return images.main(["--input", str(picture), "--output", str(output), "--checkpoint", str(checkpoint),
+                        "--device", "cpu", "--quality", "2", "5", "--iterations", "0", "2", *more])
+
+
+def test_images_are_measured_resumed_and_reported(picture, texture_image, tiny_checkpoints, tmp_path, monkeypatch,
+                                                  capsys):
+    output = tmp_path / "out"
+    assert run_images(picture, tiny_checkpoints["image"], output, "--codecs", "bpgan", "jpeg", "webp") == 0
+    rows = {(row["codec"], row["setting"]): row for row in rows_of(output / "points.csv")}
+    assert len(rows) == 2 * 2 + 9 + 9
+
+    row = rows["bpgan-2", "5"]
+    codec = load_codec(tiny_checkpoints["image"])
+    data = codec.compress(texture_image, 5, "admm", 2)
+    assert int(row["bytes"]) == int(row["file_bytes"]) == len(data)
+    assert float(row["bpp"]) == pytest.approx(8 * len(data) / (203 * 251), rel=1e-5)
+    assert float(row["psnr_db"]) == pytest.approx(psnr(texture_image, codec.decompress(data)), rel=1e-5)
+
+    row = rows["jpeg", "34"]
+    file = io.BytesIO()
+    Image.fromarray(texture_image).save(file, "JPEG", quality=34, optimize=True, subsampling="4:2:0")
+    assert int(row["bytes"]) == len(file.getvalue())
+    assert float(row["psnr_db"]) == pytest.approx(psnr(texture_image, np.asarray(Image.open(file))), rel=1e-5)
+
+    summary = rows_of(output / "summary.csv")
+    assert [row["files"] for row in summary] == ["1"] * len(rows)
+    table = (output / "bd_rate.md").read_text()
+    assert "| JPEG (4:2:0) |" in table and "BPG " not in table
+    assert "other files" in capsys.readouterr().err      # published figures are of Kodak
+
+    # The second run measures nothing, after a torn row that row alone.
+    calls = []
+    measure = common.measure
+    monkeypatch.setattr(common, "measure", lambda *args: calls.append(args) or measure(*args))
+    arguments = ("--codecs", "bpgan", "jpeg", "webp")
+    before = (output / "points.csv").read_text()
+    assert run_images(picture, tiny_checkpoints["image"], output, *arguments) == 0
+    assert not calls and (output / "points.csv").read_text() == before
+    (output / "points.csv").write_text(before[:-10])
+    assert run_images(picture, tiny_checkpoints["image"], output, *arguments) == 0
+    assert len(calls) == 1 and len(rows_of(output / "points.csv")) == len(rows)
+
+    # Another checkpoint's points are other points.
+    calls.clear()
+    assert run_images(picture, tiny_checkpoints["image_other"], output, *arguments) == 0
+    assert len(calls) == 4
+
+
+def test_plots_are_drawn(picture, tiny_checkpoints, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert run_images(picture, tiny_checkpoints["image"], tmp_path / "out", "--codecs", "bpgan", "jpeg") == 0
+    for name in ("psnr_db.png", "ms_ssim.png"):
+        with Image.open(tmp_path / "out" / name) as image:
+            assert image.width > 1000
+
+
+def test_speech_is_measured_and_missing_programs_are_named(recording, voiced_clip, tiny_checkpoints, tmp_path,
+                                                           monkeypatch, capsys):
+    monkeypatch.setattr(speech.shutil, "which", lambda program: None)
+    output = tmp_path / "out"
+    assert speech.main(["--input", str(recording), "--output", str(output), "--quality", "3", "--iterations", "0",
+                        "--checkpoint", str(tiny_checkpoints["speech"]), "--device", "cpu"]) == 0
+    (row,) = rows_of(output / "points.csv")
+    codec = load_codec(tiny_checkpoints["speech"])
+    data = codec.compress(codec.signal.read(recording), 3, "none")
+    assert int(row["bytes"]) == len(data)
+    assert float(row["kbps"]) == pytest.approx(8 * len(data) / 1000 / 2.5, rel=1e-5)
+    said = capsys.readouterr().err
+    for package in ("opus-tools", "speex", "codec2", "ffmpeg"):
+        assert f"apt-get install {package}" in said
+
+
+@pytest.mark.parametrize("name", [name for name in speech.BENCHMARK.codecs if name != common.OURS])
+def test_speech_codecs_return_the_clip_in_place(name, voiced_clip):
+    try:
+        (codec,) = speech.BENCHMARK.codecs[name](None)
+    except Missing as missing:
+        pytest.skip(str(missing))
+    coded = codec.encode(voiced_clip, codec.settings[-1])
+    decoded = codec.finish(voiced_clip, codec.decode(coded.data, codec.settings[-1]))
+    assert decoded.shape == voiced_clip.shape and decoded.dtype == np.float32
+    assert 0 < coded.counted <= len(coded.data)
+    if name == "codec2":
+        return                      # its waveform is another one
+    assert np.corrcoef(voiced_clip, decoded)[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("name", [name for name in images.BENCHMARK.codecs if name != common.OURS])
+def test_image_codecs_return_the_picture(name, texture_image):
+    try:
+        (codec,) = images.BENCHMARK.codecs[name](None)
+    except Missing as missing:
+        pytest.skip(str(missing))
+    sizes = [len(codec.encode(texture_image, setting).data) for setting in codec.settings[::4]]
+    assert sizes == sorted(sizes)
+    decoded = codec.decode(codec.encode(texture_image, codec.settings[-1]).data, codec.settings[-1])
+    assert psnr(texture_image, decoded) > 25
+
+
+def test_shifts_are_undone(voiced_clip):
+    for shift in (0, 95, 160):
+        late = np.concatenate([np.zeros(shift, np.float32), voiced_clip])
+        assert np.allclose(speech.align(voiced_clip, late), voiced_clip)
+    assert np.allclose(speech.align(voiced_clip, voiced_clip[30:])[30:], voiced_clip[30:])
+
+
+def test_containers_are_measured():
+    page = b"OggS" + bytes(22) + bytes([3, 255, 10, 7]) + bytes(272)
+    assert speech.ogg_packets(page + page) == [265, 7, 265, 7]
+    narrow = b"#!AMR\n" + bytes([0]) + bytes(12) + bytes([7 << 3]) + bytes(31) + bytes([15 << 3])
+    assert speech.amr_payload(narrow) == 43
+    with pytest.raises(ValueError):
+        speech.ogg_packets(b"RIFF")
+    with pytest.raises(ValueError):
+        speech.amr_payload(b"RIFF")
+
+
+def test_a_failing_codec_is_named_and_the_others_go_on(picture, tmp_path, monkeypatch, capsys):
+    def broken(signal, setting):
+        raise RuntimeError("out of ink")
+
+    def ink(_):
+        return [Codec("ink", "Ink", ("1",), "1", broken, None)]
+
+    monkeypatch.setitem(images.BENCHMARK.codecs, "ink", ink)
+    arguments = ["--input", str(picture), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert images.main([*arguments, "--codecs", "ink", "jpeg"]) == 1
+    said = capsys.readouterr()
+    assert "ink at 1" in said.err and "out of ink" in said.err and "Traceback" not in said.err
+    assert {row["codec"] for row in rows_of(tmp_path / "out" / "summary.csv")} == {"jpeg"}
+
+    # A checkpoint that is not there, a damaged input.
+    (picture.parent / "damaged.png").write_bytes(b"no picture")
+    assert images.main(["--input", str(picture.parent), *arguments[2:], "--codecs", "bpgan", "jpeg",
+                        "--checkpoint", str(tmp_path / "none.safetensors")]) == 1
+    said = capsys.readouterr().err
+    assert "damaged.png" in said and "none.safetensors" in said
+
+
+def test_an_interrupt_keeps_the_points(picture, tmp_path, monkeypatch, capsys):
+    measure, calls = common.measure, []
+
+    def impatient(*args):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(args)
+        return measure(*args)
+
+    monkeypatch.setattr(common, "measure", impatient)
+    assert images.main(["--input", str(picture), "--output", str(tmp_path / "out"), "--codecs", "jpeg"]) == 130
+    assert len(rows_of(tmp_path / "out" / "points.csv")) == len(rows_of(tmp_path / "out" / "summary.csv")) == 3
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_points_of_other_columns_are_refused(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("file,bytes\n")
+    with pytest.raises(ValueError, match="columns"):
+        Points(path, images.BENCHMARK.columns)
+
+
+def test_a_setting_that_lacks_files_has_no_mean(tmp_path, picture, capsys):
+    other = picture.with_name("other.png")
+    Image.fromarray(np.full((200, 200, 3), 90, np.uint8)).save(other)
+    output = tmp_path / "out"
+    arguments = ["--input", str(picture.parent), "--output", str(output), "--codecs", "jpeg"]
+    options = common.benchmark_parser(images.BENCHMARK, "").parse(arguments)
+    sources, _ = common.find_sources(images.BENCHMARK, options)
+    (codec,) = images.jpeg(None)
+    points = Points(output / "points.csv", images.BENCHMARK.columns)
+    for setting, source in (("5", sources[0]), ("8", sources[0]), ("8", sources[1])):
+        points.add(common.measure(images.BENCHMARK.signal, codec, setting, source))
+    curve = common.mean_curves(images.BENCHMARK, [codec], sources, points)["jpeg"]
+    assert [(point["setting"], point["files"]) for point in curve.points] == [("8", 2)]
+    sizes = [points.get(source.key(codec, "8"))["bytes"] for source in sources]
+    assert curve.points[0]["bytes"] == sum(sizes) / 2
+    assert "jpeg at 5: 1 of 2" in capsys.readouterr().err
+
+
+def test_bd_table():
+    def curve(label, factor, group="others"):
+        return Curve(label, [{"bpp": factor * rate, "psnr_db": 20.0 + 5 * index, "ms_ssim": 1 - 0.1 / rate}
+                             for index, rate in enumerate((1, 2, 4, 8))], group)
+
+    high = Curve("High", [{"bpp": 1.0, "psnr_db": 34.9}, {"bpp": 2.0, "psnr_db": 50.0}], "others")
+    curves = {"jpeg": curve("JPEG", 1), "half": curve("Half", 0.5, "ours"), "high": high,
+              "published bpg": curve("BPG", 2, "published")}
+    lines = common.bd_table(images.BENCHMARK, curves).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["", "bpp", "PSNR (dB) against JPEG", "MS-SSIM (dB) against JPEG",
+                        "PSNR (dB) against BPG", "MS-SSIM (dB) against BPG"]
+    assert cells[2] == ["JPEG", "1 to 8", "0", "0", "-50.0 %", "-50.0 %"]
+    assert cells[3] == ["Half", "0.5 to 4", "-50.0 %", "-50.0 %", "-75.0 %", "-75.0 %"]
+    assert cells[4][2:] == ["", "", "", ""]         # hardly a common quality, no MS-SSIM
+
+
+@pytest.mark.parametrize("module", [images, speech])
+def test_published_figures_belong_to_their_files(module):
+    benchmark = module.BENCHMARK
+    carried = json.loads(benchmark.published.read_text())
+    assert len(set(carried["files"])) == {"image": 24, "speech": 48}[benchmark.kind]
+    for entry in carried["curves"].values():
+        assert entry["source"] in carried["sources"]
+        lengths = {len(values) for values in entry.values() if isinstance(values, list)}
+        assert len(lengths) == 1
+
+    class Named:
+        def __init__(self, name):
+            self.item = common.Item(None, common.Path(name))
+
+    curves = common.published_curves(benchmark, [Named(name) for name in carried["files"]])
+    assert len(curves) == len(carried["curves"])
+    assert not common.published_curves(benchmark, [Named(name) for name in carried["files"][1:]])
+
+
+@pytest.mark.parametrize("module", [images, speech])
+def test_dry_run_does_nothing(module, tmp_path, capsys):
+    assert module.main(["--dry-run", "--output", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out").exists()
+    assert "iterations" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        module.main(["--codecs", "mp3"])

@@ -1,0 +1,329 @@
+"""Networks, codebook, context model, losses: values and what may depend on what."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import randomize_context, tiny_config, tiny_model
+from models import ModelConfig, build_model, losses
+from models.discriminator import Discriminator
+from models.entropy_model import MIN_PROBABILITY, ContextModel, logistic_bits
+from models.quality import at_quality
+from models.quantizer import Codebook, Gains, straight_through_round
+
+
+def quality(*values):
+    return torch.tensor(values, dtype=torch.float32)
+
+
+# -- config -------------------------------------------------------------------------------------
+
+
+def test_config_refuses_groups_that_do_not_add_up():
+    with pytest.raises(ValueError, match="context_groups add up to 12.*latent_channels is 16"):
+        tiny_config("image", context_groups=(4, 8))
+
+
+def test_config_survives_json():
+    config = tiny_config("speech")
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}
+    assert ModelConfig(**plain) == config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.signal = "image"
+
+
+def test_lmbda_is_geometric_between_its_ends():
+    config = tiny_config("image", lmbda_low=0.001, lmbda_high=0.128)
+    assert [config.lmbda(q) for q in (1, 2, 8)] == pytest.approx([0.001, 0.002, 0.128])
+    assert config.lmbda(1.5) == pytest.approx(0.001 * 2 ** 0.5)
+
+
+# -- encoder, generator, discriminator ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signal, size", [("image", (32, 48)), ("speech", (128, 16))])
+def test_shapes_through_the_model(signal, size):
+    model = tiny_model(signal)
+    c = model.config.in_channels
+    x = torch.rand(3, c, *size) * 2 - 1
+    y = model.analyze(x, quality(0, 3.5, 7))
+    assert y.shape == (3, 16, size[0] // 16, size[1] // 16) and y.dtype == torch.float32
+    x_hat = model.generate(y.round(), quality(0, 3.5, 7))
+    assert x_hat.shape == x.shape and torch.isfinite(x_hat).all()
+    result = model(x, torch.tensor([0, 3, 7]))
+    assert result.x_hat.shape == x.shape and result.bits.shape == (3,) and (result.bits > 0).all()
+
+
+def test_encoder_refuses_what_is_not_padded():
+    with pytest.raises(ValueError, match="17x32.*multiples of 16"):
+        tiny_model("image").encoder(torch.zeros(1, 3, 17, 32))
+
+
+def test_signals_survive_a_fresh_network():
+    """At its start the generator's output has the spread of pictures, not of 1e-3 or 1e3."""
+    torch.manual_seed(0)
+    config = ModelConfig(signal="image", in_channels=3)
+    model = build_model(config).requires_grad_(False)
+    x = (0.6 * torch.randn(1, 3, 64, 64)).clamp(-1, 1)
+    z = model.encoder(x)
+    assert 0.1 < z.std() < 3
+    assert 0.05 < model.generator(z, quality(3)).std() < 2
+
+
+def test_pictures_of_a_batch_do_not_mix():
+    model = tiny_model("image")
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    both, alone = model.analyze(x, quality(1, 6)), model.analyze(x[1:], quality(6))
+    torch.testing.assert_close(both[1:], alone)
+    torch.testing.assert_close(model.generate(both, quality(1, 6))[1:], model.generate(alone, quality(6)))
+
+
+def test_a_receiver_has_no_encoder():
+    model = build_model(tiny_config("image"), with_encoder=False)
+    assert model.encoder is None and not any(n.startswith("encoder.") for n in model.state_dict())
+
+
+def test_generator_knows_quality_and_rows():
+    model = tiny_model("speech")
+    with torch.no_grad():
+        model.generator.quality16[5] += 1.0
+        model.generator.row_bias[0, :, 2] += 1.0
+    z = torch.zeros(1, 16, 8, 20)
+    changed = model.generator(z, quality(5)) - model.generator(z, quality(1))
+    assert changed.abs().max() > 1e-3
+    before = model.generator(z, quality(1))
+    model.generator.row_bias[0, :, 7] += 1.0
+    rows = (model.generator(z, quality(1)) - before).abs().amax((0, 1, 3)).view(8, 16).amax(1)
+    assert rows[7] > 1e-4 and rows[0] == 0      # 7 rows away, beyond the reach of 5
+
+
+@pytest.mark.parametrize("depths", [(1, 1, 1), (2, 3, 1)])
+def test_reach_bounds_what_an_output_depends_on(depths):
+    model = tiny_model("image", generator_depths=depths, encoder_depths=depths)
+    for reach, shape, network in (
+            (model.config.generator_reach, (1, 16, 1, 33), lambda t: model.generator(t, quality(3))),
+            (model.config.encoder_reach, (1, 3, 16, 33 * 16), model.encoder)):
+        t = torch.randn(shape)
+        other, scale = t.clone(), shape[-1] // 33
+        other[..., 16 * scale:17 * scale] += 5.0
+        changed = (network(other) - network(t)).abs()
+        columns = changed.amax((0, 1, 2)).view(33, -1).amax(1).nonzero().flatten()
+        assert len(columns) > 1
+        assert columns.min() >= 16 - reach and columns.max() <= 16 + reach
+
+
+def test_discriminator_scores_patches_at_three_scales():
+    torch.manual_seed(0)
+    discriminator = Discriminator(3, width=8)
+    x = torch.rand(2, 3, 64, 96) * 2 - 1
+    logits, features = discriminator(x)
+    assert [tuple(l.shape) for l in logits] == [(2, 1, 8, 12), (2, 1, 4, 6), (2, 1, 2, 3)]
+    assert len(features) == 9 and features[0].shape == (2, 8, 32, 48)
+    discriminator.eval()        # spectral norm advances while training
+    other = x.clone()
+    other[1] = -other[1]
+    (first, *_), _ = discriminator(x)
+    (second, *_), _ = discriminator(other)
+    torch.testing.assert_close(first[0], second[0])
+    assert (first[1] - second[1]).abs().max() > 1e-4
+    other = x.clone()
+    other[..., 60:] += 1        # a logit sees a patch of 46 samples
+    (third, *_), _ = discriminator(other)
+    changed = (third - first).abs().amax((0, 1, 2)).nonzero().flatten()
+    assert changed.min() >= (60 - 46) // 8 and changed.max() == 11
+
+
+# -- quality tables, gains -------------------------------------------------------------------------
+
+
+def test_at_quality_interpolates_between_rows():
+    table = torch.arange(8.0)[:, None] ** 2 * torch.tensor([1.0, -2.0])
+    got = at_quality(table, quality(0, 2, 2.25, 6.5, 7))
+    expected = torch.tensor([0, 4, 4 + 0.25 * 5, 36 + 0.5 * 13, 49])
+    torch.testing.assert_close(got, expected[:, None] * torch.tensor([1.0, -2.0]))
+    torch.testing.assert_close(at_quality(table, torch.tensor([3])), table[3:4])
+
+
+def test_gains_start_inverse_and_rise_with_quality():
+    gains = Gains(4, 1.0, 8.0).requires_grad_(False)
+    z = torch.randn(2, 4, 3, 5)
+    for q in (0.0, 2.3, 7.0):
+        torch.testing.assert_close(gains.unscale(gains.scale(z, quality(q, q)), quality(q, q)), z)
+    first, last = (gains.scale(torch.ones(1, 4, 1, 1), quality(q)).flatten() for q in (0, 7))
+    torch.testing.assert_close(last / first, torch.full((4,), 8.0))
+    assert (first.diff() < 0).all() and first.log().mean() == pytest.approx(0, abs=1e-6)
+
+
+# -- codebook --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def codebook():
+    torch.manual_seed(0)
+    book = Codebook(3, 4)
+    book.centers += 0.8 * torch.rand(3, 9) - 0.4        # still ascending
+    return book
+
+
+def test_codebook_rounding_is_the_nearest_center(codebook):
+    y = torch.empty(2, 3, 20, 30).uniform_(-4.4, 4.4)
+    distance = (y[..., None] - codebook.centers[None, :, None, None]).abs()
+    nearest, second = distance.topk(2, largest=False).values.unbind(-1)
+    clear = second - nearest > 1e-4         # of two centers equally near either may be taken
+    inside = (y > codebook.centers[None, :, :1, None]) & (y < codebook.centers[None, :, -1:, None])
+    expected = distance.argmin(-1) - 4
+    check = clear & inside
+    assert check.float().mean() > 0.7
+    assert torch.equal(codebook.quantize(y)[check], expected[check].to(torch.int16))
+
+
+def test_codebook_index_and_its_inverse(codebook):
+    y = torch.empty(2, 3, 11, 13).uniform_(-9, 9)
+    torch.testing.assert_close(codebook.from_index(codebook.to_index(y)), y, atol=1e-5, rtol=0)
+    index = torch.empty(2, 3, 11, 13).uniform_(-9, 9)
+    torch.testing.assert_close(codebook.to_index(codebook.from_index(index)), index, atol=1e-5, rtol=0)
+
+
+def test_codebook_centers_lie_at_their_symbols(codebook):
+    symbols = torch.arange(-4, 5, dtype=torch.int16).repeat(1, 3, 1, 1)
+    values = codebook.dequantize(symbols)
+    assert torch.equal(values[0, :, 0], codebook.centers)
+    assert torch.equal(codebook.quantize(values), symbols)
+    middle = (codebook.centers[:, 1:] + codebook.centers[:, :-1]) / 2
+    torch.testing.assert_close(codebook.to_index(middle[None, :, None])[0, :, 0],
+                               (torch.arange(-4.0, 4) + 0.5).repeat(3, 1), atol=1e-5, rtol=0)
+
+
+def test_codebook_escapes_go_on_in_unit_steps(codebook):
+    for beyond in (1, 7, 32763 - 4):
+        symbols = torch.tensor([4 + beyond, -4 - beyond], dtype=torch.int16).repeat(1, 3, 1, 1)
+        values = codebook.dequantize(symbols)
+        torch.testing.assert_close(values[0, :, 0, 0], codebook.centers[:, -1] + beyond)
+        torch.testing.assert_close(values[0, :, 0, 1], codebook.centers[:, 0] - beyond)
+        assert torch.equal(codebook.quantize(values), symbols)
+    far = codebook.quantize(torch.tensor([1e6, -1e6]).repeat(1, 3, 1, 1))
+    assert far[0, 0, 0].tolist() == [32767, -32767]
+
+
+def test_codebook_is_differentiable_along_the_index(codebook):
+    index = torch.tensor([-6.0, -3.75, 0.5, 3.5, 6.0]).repeat(1, 3, 1, 1).requires_grad_()
+    codebook.from_index(index).sum().backward()
+    c = codebook.centers
+    expected = torch.stack([torch.ones(3), c[:, 1] - c[:, 0], c[:, 5] - c[:, 4], c[:, 8] - c[:, 7], torch.ones(3)], 1)
+    torch.testing.assert_close(index.grad[0, :, 0], expected)
+
+
+def test_straight_through_rounding():
+    y = torch.tensor([0.4, 0.6, -1.7], requires_grad=True)
+    out = straight_through_round(y)
+    (out * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    torch.testing.assert_close(out.detach(), torch.tensor([0.0, 1.0, -2.0]))
+    assert y.grad.tolist() == [1, 2, 3]
+
+
+# -- context model ---------------------------------------------------------------------------------
+
+
+def decoding_order(groups, height, width) -> np.ndarray:
+    """Time (C, h, w) at which symbols are decoded; channels of a group at one place share theirs."""
+    group = np.repeat(np.arange(len(groups)), groups)
+    place = np.arange(height * width).reshape(height, width)
+    return group[:, None, None] * height * width + place
+
+
+@pytest.mark.parametrize("groups, rows", [((1, 2, 3), 0), ((2, 2), 5)])
+def test_context_sees_only_what_is_decoded(groups, rows):
+    """Each symbol is changed in turn: only outputs decoded strictly later may change, and some do."""
+    torch.manual_seed(1)
+    model = ContextModel(groups, hidden=6, rows=rows).requires_grad_(False).double()
+    randomize_context(model)
+    c, h, w = sum(groups), 5, 6
+    order = torch.from_numpy(decoding_order(groups, h, w))
+    base = torch.randint(-3, 4, (1, c, h, w)).double()
+    n = base.numel()
+    changed = base.repeat(n, 1, 1, 1)
+    changed.view(n, n)[torch.arange(n), torch.arange(n)] += 2
+    before = torch.cat(_raw(model, base), 1)
+    after = torch.cat(_raw(model, changed), 1)
+    differs = ((after - before).abs() > 1e-12).view(n, 2, c, h, w).any(1).view(n, n)
+    later = order.flatten()[None] > order.flatten()[:, None]
+    assert not (differs & ~later).any()
+    assert (differs & later).any(1)[order.flatten() < order.max() - w].float().mean() > 0.9
+    window = torch.ones(n, n, dtype=torch.bool).view(c, h, w, c, h, w)
+    i, j = torch.arange(h), torch.arange(w)
+    window &= ((i[:, None] - i[None]).abs() <= 2)[None, :, None, None, :, None]
+    window &= ((j[:, None] - j[None]).abs() <= 2)[None, None, :, None, None, :]
+    assert not (differs & ~window.view(n, n)).any()
+
+
+def _raw(model, symbols):
+    return model(symbols, quality(*[2.5] * len(symbols)))
+
+
+def test_context_sees_magnitudes_up_to_its_limit():
+    torch.manual_seed(0)
+    model = ContextModel((2, 2), hidden=4).requires_grad_(False)
+    randomize_context(model)
+    outputs = [torch.cat(_raw(model, torch.full((1, 4, 3, 3), v)), 1) for v in (14.0, 15.0, 16.0, 3000.0)]
+    assert not torch.allclose(outputs[0], outputs[1])
+    assert torch.equal(outputs[1], outputs[2]) and torch.equal(outputs[1], outputs[3])
+
+
+def test_logistic_bits_are_those_of_the_distribution():
+    mean, log_scale = torch.tensor(0.3), torch.tensor(0.5)
+    y = torch.arange(-60.0, 61)
+    p = 2.0 ** -logistic_bits(y, mean, log_scale).double()
+    scale = np.exp(0.5)
+    cdf = 1 / (1 + np.exp(-(np.arange(-60.5, 61) - 0.3) / scale))
+    expected = np.diff(cdf)
+    near = expected > 2 * MIN_PROBABILITY
+    np.testing.assert_allclose(p.numpy()[near], expected[near], rtol=1e-3)
+    assert float(logistic_bits(torch.tensor(1e4), mean, log_scale)) == pytest.approx(16)
+
+
+def test_rate_is_the_sum_over_a_picture():
+    model = tiny_model("image")
+    symbols = torch.randint(-2, 3, (2, 16, 3, 4)).float()
+    bits = model.rate(symbols, symbols, quality(1, 4))
+    mean, log_scale = model.context(symbols, quality(1, 4))
+    for b in range(2):
+        single = logistic_bits(symbols[b], mean[b], log_scale[b])
+        assert float(bits[b]) == pytest.approx(float(single.sum()), rel=1e-5)
+
+
+# -- losses ----------------------------------------------------------------------------------------
+
+
+def test_rate_distortion_terms():
+    x = torch.zeros(2, 3, 4, 8)
+    x_hat = torch.stack([torch.full((3, 4, 8), 2.0), torch.full((3, 4, 8), -0.5)])
+    terms = losses.rate_distortion(x, x_hat, torch.tensor([64.0, 16.0]), torch.tensor([0.01, 0.1]))
+    torch.testing.assert_close(terms["mse"], torch.tensor([1.0, 1 / 16]))
+    torch.testing.assert_close(terms["bpp"], torch.tensor([2.0, 0.5]))
+    torch.testing.assert_close(terms["loss"], torch.tensor([2 + 650.25, 0.5 + 0.1 * 65025 / 16]))
+
+
+def test_adversarial_losses():
+    real, fake = [torch.tensor([2.0, 0.5])], [torch.tensor([-2.0, 0.0])]
+    assert float(losses.discriminator_hinge(real, fake)) == pytest.approx(0.25 + 0.5)
+    assert float(losses.generator_hinge([torch.tensor([1.0, 3.0]), torch.tensor([-4.0])])) == pytest.approx(1.0)
+
+
+def test_feature_matching_is_relative_and_moves_only_the_fake():
+    real = torch.tensor([2.0, -2.0], requires_grad=True)
+    fake = torch.tensor([3.0, -2.0], requires_grad=True)
+    loss = losses.feature_matching([real], [fake])
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0.25)
+    assert real.grad is None and fake.grad[0] == pytest.approx(0.25)
+    assert float(losses.feature_matching([10 * real], [10 * fake]).detach()) == pytest.approx(0.25)
+
+
+def test_weighted_sum_wants_the_same_names():
+    weights = {"a": 2.0, "b": -1.0}
+    assert losses.weighted_sum({"b": 3.0, "a": 5.0}, weights) == 7.0
+    for terms in ({"a": 1.0}, {"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 1.0, "c": 1.0}):
+        with pytest.raises(KeyError, match="differ"):
+            losses.weighted_sum(terms, weights)

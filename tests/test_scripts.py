@@ -1,0 +1,399 @@
+"""The four scripts as a user calls them: files in, files out, tables, mistakes, several processes."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+import Compression_ADMM
+import Decompression
+import test as evaluate
+import train
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMON = ["file", "signal", "bytes"]
+SETTINGS = ["encode_seconds", "decode_seconds", "search", "iterations", "entropy_coder", "quality"]
+IMAGE_COLUMNS, SPEECH_COLUMNS = ["psnr_db", "ms_ssim"], ["pesq_wb", "stoi", "estoi", "log_spectral_distance"]
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """The scripts take over two signals; give them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def run(tiny_checkpoints, capsys):
+    """Run a script in this process -> (exit code, standard output, standard error)."""
+    def call(module, *arguments, checkpoint=True):
+        if checkpoint:
+            arguments += ("--checkpoint", tiny_checkpoints["image"], tiny_checkpoints["speech"])
+        try:
+            code = module.main([str(a) for a in arguments] + ["--device", "cpu"])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+    return call
+
+
+def save_picture(path, height, width, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows, columns = np.mgrid[:height, :width]
+    pixels = 128 + 50 * np.sin(columns / (4 + seed)) * np.cos(rows / 5) + 8 * np.random.default_rng(seed).normal(
+        size=(height, width))
+    Image.fromarray(np.clip(pixels[..., None] * [1, 0.9, 0.8], 0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> Path:
+    """A folder of both kinds: a.png beside a.jpg, a clip of the same stem, subfolders, other files."""
+    folder = tmp_path_factory.mktemp("mixed") / "in"
+    save_picture(folder / "a.png", 40, 50, 0)
+    save_picture(folder / "a.jpg", 33, 17, 1)
+    save_picture(folder / "deep" / "er" / "b.PNG", 64, 48, 2)
+    (folder / "notes.txt").write_text("not a signal\n")
+    (folder / ".hidden").mkdir()
+    save_picture(folder / ".hidden" / "c.png", 8, 8, 3)
+    time = np.arange(6000) / 16000
+    sound = 0.3 * np.sin(2 * np.pi * 200 * time) * np.sin(2 * np.pi * 2 * time)
+    soundfile.write(folder / "deep" / "clip.wav", sound, 16000)
+    soundfile.write(folder / "a.flac", np.repeat(sound, 2), 32000)
+    return folder
+
+
+RESULTS = {"a.png": "a.png", "a.jpg": "a.jpg", "a.flac": "a.flac", "deep/er/b.PNG": "deep/er/b",
+           "deep/clip.wav": "deep/clip"}
+
+
+@pytest.fixture(scope="module")
+def compressed(mixed, tiny_checkpoints, tmp_path_factory) -> Path:
+    """What Compression_ADMM.py makes of that folder."""
+    output = tmp_path_factory.mktemp("mixed") / "out"
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    code = Compression_ADMM.main([
+        "--input", str(mixed), "--output", str(output), "--iterations", "3", "--quality", "4.5", "--device", "cpu",
+        "--checkpoint", str(tiny_checkpoints["image"]), str(tiny_checkpoints["speech"])])
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert code == 0
+    return output
+
+
+def listing(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def table(path) -> tuple[list[str], list[dict]]:
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        return list(reader.fieldnames), list(reader)
+
+
+def one_line(code, err, *words, exit_code=None):
+    """A mistake: exit code, one line that says what, no traceback."""
+    assert code != 0 and (exit_code is None or code == exit_code)
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and "error: " in lines[0], err
+    for word in words:
+        assert word in lines[0], err
+
+
+# -- compress -------------------------------------------------------------------------------------------
+
+
+def test_results_lie_where_they_belong(compressed):
+    expected = {"metrics.csv", "options.json"}
+    for source, stem in RESULTS.items():
+        decoded = ".png" if source.lower().endswith(("png", "jpg")) else ".wav"
+        expected |= {stem + ".bpgan", stem + decoded}
+    assert listing(compressed) == expected
+
+
+def test_decoded_files_come_from_the_files_beside_them(compressed, codecs):
+    for source, stem in RESULTS.items():
+        data = (compressed / f"{stem}.bpgan").read_bytes()
+        if source.lower().endswith(("png", "jpg")):
+            written = np.asarray(Image.open(compressed / f"{stem}.png"))
+            expected = codecs["image"].decompress(data)
+        else:
+            written, rate = soundfile.read(compressed / f"{stem}.wav", dtype="int16")
+            expected = np.rint(codecs["speech"].decompress(data) * 32768).astype(np.int16)
+            assert rate == 16000 and len(written) == 6000
+        assert np.array_equal(written, expected), source
+
+
+def test_metrics_table(compressed, mixed, codecs):
+    columns, rows = table(compressed / "metrics.csv")
+    assert columns == [*COMMON, "bpp", "kbps", *IMAGE_COLUMNS, *SPEECH_COLUMNS, *SETTINGS]
+    assert {row["file"] for row in rows} == {(mixed / source).as_posix() for source in RESULTS} and len(rows) == 5
+    for row in rows:
+        stem = RESULTS[Path(row["file"]).relative_to(mixed).as_posix()]
+        size = (compressed / f"{stem}.bpgan").stat().st_size
+        assert int(row["bytes"]) == size
+        if row["signal"] == "image":
+            with Image.open(row["file"]) as image:
+                pixels, original = image.width * image.height, np.asarray(image.convert("RGB"), np.float64)
+            assert float(row["bpp"]) == pytest.approx(8 * size / pixels, rel=1e-5)
+            decoded = np.asarray(Image.open(compressed / f"{stem}.png"), np.float64)
+            psnr = 10 * np.log10(255 ** 2 / np.mean((original - decoded) ** 2))
+            assert float(row["psnr_db"]) == pytest.approx(psnr, abs=1e-3)
+            assert row["kbps"] == row["stoi"] == ""
+        else:
+            assert float(row["kbps"]) == pytest.approx(8 * size / 1000 / (6000 / 16000), rel=1e-5)
+            assert float(row["log_spectral_distance"]) > 0 and row["bpp"] == row["psnr_db"] == ""
+        assert float(row["encode_seconds"]) > 0 and float(row["decode_seconds"]) > 0
+        assert [row[name] for name in SETTINGS[2:]] == ["admm", "3", "context", "4.5"]
+
+
+def test_one_kind_alone_has_its_own_columns(run, mixed, tmp_path):
+    code, out, err = run(Compression_ADMM, "--input", mixed / "a.png", mixed / "deep" / "er", "--output", tmp_path,
+                         "--search", "none")
+    assert code == 0, err
+    columns, rows = table(tmp_path / "metrics.csv")
+    assert columns == [*COMMON, "bpp", *IMAGE_COLUMNS, *SETTINGS]
+    assert listing(tmp_path) == {"a.bpgan", "a.png", "b.bpgan", "b.png", "metrics.csv", "options.json"}
+    assert "mean of 2" in out and rows[0]["search"] == "none" and rows[0]["iterations"] == "0"
+    psnr = [float(row["psnr_db"]) for row in rows]
+    mean_line = next(line for line in out.splitlines() if "mean of 2" in line)
+    assert f"{sum(psnr) / 2:.3f}" in mean_line
+
+
+def test_options_are_kept_with_the_results(compressed):
+    options = json.loads((compressed / "options.json").read_text())
+    assert options["quality"] == 4.5 and options["search"] == "admm" and options["iterations"] == 3
+
+
+@pytest.mark.parametrize("coder", ["huffman", "context"])
+def test_targets_and_coders_from_the_command_line(run, mixed, tmp_path, coder):
+    code, _, err = run(Compression_ADMM, "--input", mixed / "deep", "--output", tmp_path, "--target_bpp", "0.2",
+                       "--search", "none", "--entropy_coder", coder)
+    assert code == 0, err
+    _, rows = table(tmp_path / "metrics.csv")
+    picture = next(row for row in rows if row["signal"] == "image")
+    assert 0.15 < float(picture["bpp"]) <= 0.2 and float(picture["quality"]) > 1
+    assert {row["entropy_coder"] for row in rows} == {coder}
+    assert next(row for row in rows if row["signal"] == "speech")["quality"] == "3"
+
+
+def test_a_target_out_of_reach_names_the_file_and_the_nearest(run, mixed, tmp_path):
+    code, _, err = run(Compression_ADMM, "--input", mixed / "a.png", "--output", tmp_path, "--target_bpp", "0.0002",
+                       "--search", "none")
+    one_line(code, err, "a.png", "nearest reachable rate", exit_code=1)
+
+
+def test_two_roots_with_one_stem_do_not_overwrite(run, mixed, tmp_path):
+    for name in ("one", "two"):
+        save_picture(tmp_path / name / "x.png", 20, 20, len(name))
+    shutil.copy(tmp_path / "one" / "x.png", tmp_path / "two" / "y.png")
+    code, _, err = run(Compression_ADMM, "--input", tmp_path / "one", tmp_path / "two", "--output", tmp_path / "out",
+                       "--search", "none")
+    assert code == 0, err
+    assert len([name for name in listing(tmp_path / "out") if name.endswith(".bpgan")]) == 3
+
+
+# -- decompress -----------------------------------------------------------------------------------------
+
+
+def same_decoded_files(decoded, compressed):
+    assert {name for name in listing(compressed) if name.endswith((".png", ".wav"))} == listing(decoded)
+    for name in listing(decoded):
+        assert (decoded / name).read_bytes() == (compressed / name).read_bytes(), name
+
+
+def test_decompression_gives_the_same_bytes(run, compressed, tmp_path):
+    code, out, err = run(Decompression, "--input", compressed, "--output", tmp_path)
+    assert code == 0 and "5 of 5 files decoded" in out, err
+    same_decoded_files(tmp_path, compressed)
+
+
+def environment(**changes):
+    return {**{k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
+            "OMP_NUM_THREADS": "1", **changes}
+
+
+def test_decompression_needs_nothing_of_the_sender(compressed, tiny_checkpoints, tmp_path):
+    program = (
+        "import sys\n"
+        "for name in ('models.encoder', 'models.discriminator', 'models.losses', 'data.dataset', 'data.corpora',\n"
+        "             'data.download', 'utils.codec', 'utils.training', 'utils.fitting',\n"
+        "             'utils.metrics', 'sklearn', 'pesq', 'pystoi', 'tensorboard'):\n"
+        "    sys.modules[name] = None\n"
+        "import Decompression\n"
+        "sys.exit(Decompression.main(sys.argv[1:]))")
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--input", compressed, "--output", tmp_path, "--device", "cpu",
+         "--checkpoint", tiny_checkpoints["image"], tiny_checkpoints["speech"]],
+        cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    same_decoded_files(tmp_path, compressed)
+
+
+def test_one_damaged_file_among_good_ones(run, compressed, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(compressed, folder, ignore=lambda _, names: [n for n in names if n.endswith((".png", ".wav"))])
+    data = bytearray((folder / "a.png.bpgan").read_bytes())
+    data[len(data) // 2] ^= 4
+    (folder / "a.png.bpgan").write_bytes(data)
+    (folder / "empty.bpgan").write_bytes(b"")
+    code, out, err = run(Decompression, "--input", folder, "--output", tmp_path / "out")
+    lines = [line for line in err.splitlines() if "error" in line]
+    assert code == 1 and "4 of 6 files decoded" in out
+    assert len(lines) == 2 and "Traceback" not in err
+    assert any("a.png.bpgan" in line and "damaged" in line for line in lines)
+    assert any("empty.bpgan" in line and "truncated" in line for line in lines)
+    good = {name for name in listing(compressed) if name.endswith((".png", ".wav"))} - {"a.png.png"}
+    assert listing(tmp_path / "out") == good
+
+
+def test_a_damaged_input_does_not_stop_the_others(run, mixed, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(mixed / "deep", folder)
+    (folder / "bad.png").write_bytes((mixed / "a.png").read_bytes()[:200])
+    (folder / "bad.wav").write_bytes(b"RIFF")
+    code, _, err = run(Compression_ADMM, "--input", folder, "--output", tmp_path / "out", "--search", "none")
+    lines = [line for line in err.splitlines() if line.startswith("error")]
+    assert code == 1 and len(lines) == 2 and "Traceback" not in err
+    assert any("bad.png" in line for line in lines) and any("bad.wav" in line for line in lines)
+    assert len(table(tmp_path / "out" / "metrics.csv")[1]) == 2
+    assert not any("bad" in name for name in listing(tmp_path / "out"))
+
+
+def test_another_checkpoint_is_refused_by_name(compressed, tiny_checkpoints, run, tmp_path):
+    code, _, err = run(Decompression, "--input", compressed / "a.png.bpgan", "--output", tmp_path,
+                       "--checkpoint", tiny_checkpoints["image_other"], checkpoint=False)
+    one_line(code, err, "a.png.bpgan", "--checkpoint", exit_code=1)
+    code, _, err = run(Decompression, "--input", compressed / "a.flac.bpgan", "--output", tmp_path,
+                       "--checkpoint", tiny_checkpoints["image"], checkpoint=False)
+    one_line(code, err, "a.flac.bpgan", "speech", exit_code=1)
+
+
+def test_realism_from_the_command_line(run, compressed, tiny_checkpoints, tmp_path):
+    code, _, err = run(Decompression, "--input", compressed / "a.png.bpgan", "--output", tmp_path, "--realism", "1")
+    assert code == 0, err
+    assert (tmp_path / "a.png.png").read_bytes() != (compressed / "a.png.png").read_bytes()
+    code, _, err = run(Compression_ADMM, "--input", compressed / "deep" / "er" / "b.png", "--output", tmp_path / "f",
+                       "--search", "none", "--checkpoint", tiny_checkpoints["image_faithful"], checkpoint=False)
+    code, _, err = run(Decompression, "--input", tmp_path / "f", "--output", tmp_path / "g", "--realism", "0.5",
+                       "--checkpoint", tiny_checkpoints["image_faithful"], checkpoint=False)
+    one_line(code, err, "b.bpgan", "no realistic generator", exit_code=1)
+
+
+# -- test.py --------------------------------------------------------------------------------------------
+
+
+def test_evaluation_at_several_qualities(run, mixed, tmp_path):
+    code, out, err = run(evaluate, "--input", mixed / "deep", "--output", tmp_path, "--quality", "2", "7.5")
+    assert code == 0, err
+    sizes = {}
+    for quality in ("2", "7.5"):
+        columns, rows = table(tmp_path / f"quality_{quality}" / "metrics.csv")
+        assert columns == [*COMMON, "bpp", "kbps", *IMAGE_COLUMNS, *SPEECH_COLUMNS, *SETTINGS]
+        assert all((row["search"], row["iterations"], row["quality"]) == ("none", "0", quality) for row in rows)
+        sizes[quality] = sum(int(row["bytes"]) for row in rows)
+        assert {"er/b.bpgan", "er/b.png", "clip.bpgan", "clip.wav"} <= listing(tmp_path / f"quality_{quality}")
+    assert sizes["2"] < sizes["7.5"]
+
+
+def test_evaluation_is_compression_without_search(run, mixed, tmp_path):
+    assert run(evaluate, "--input", mixed / "a.png", "--output", tmp_path / "t", "--quality", "4")[0] == 0
+    assert run(Compression_ADMM, "--input", mixed / "a.png", "--output", tmp_path / "c", "--quality", "4",
+               "--search", "none")[0] == 0
+    for name in ("a.bpgan", "a.png"):
+        assert (tmp_path / "t" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
+
+
+# -- mistakes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [Compression_ADMM, evaluate, Decompression], ids=lambda m: m.__name__)
+def test_mistakes_are_one_line(run, module, mixed, compressed, tmp_path, monkeypatch):
+    source = compressed / "a.png.bpgan" if module is Decompression else mixed / "a.png"
+    one_line(*_codes(run(module, "--input", tmp_path / "nothing", "--output", tmp_path / "o")),
+             "nothing", "no such file", exit_code=1)
+    (tmp_path / "void").mkdir()
+    one_line(*_codes(run(module, "--input", tmp_path / "void", "--output", tmp_path / "o")), "void", exit_code=1)
+    one_line(*_codes(run(module, "--input", source, "--output", tmp_path / "o", "--checkpoint",
+                         tmp_path / "none.safetensors", checkpoint=False)), "none.safetensors", exit_code=1)
+    (tmp_path / "file").write_text("in the way")
+    one_line(*_codes(run(module, "--input", source, "--output", tmp_path / "file")), "file", exit_code=1)
+    one_line(*_codes(run(module, "--input", source, "--colour")), "--colour", exit_code=2)
+    assert not (tmp_path / "o").exists() or not listing(tmp_path / "o")
+
+
+def _codes(result):
+    code, _, err = result
+    return code, err
+
+
+def test_mistakes_in_options(run, mixed, tmp_path, capsys):
+    for module, arguments, word in (
+            (Compression_ADMM, ["--quality", "9"], "9.0 is outside 1 to 8"),
+            (Compression_ADMM, ["--quality", "fine"], "'fine'"),
+            (Compression_ADMM, ["--quality", "nan"], "outside"),
+            (Compression_ADMM, ["--quality", "2", "--target_bpp", "1"], "not allowed with"),
+            (Compression_ADMM, ["--iterations", "-1"], "outside"),
+            (Compression_ADMM, ["--search", "luck"], "luck"),
+            (Compression_ADMM, ["--entropy_coder", "zip"], "zip"),
+            (Compression_ADMM, ["--seed", "-1"], "outside"),
+            (evaluate, ["--quality", "0.5"], "outside 1 to 8"),
+            (Decompression, ["--realism", "2"], "outside 0.0 to 1.0"),
+            (train, ["--signal", "smell"], "smell"),
+            (train, [], "--signal"),
+            (train, ["--signal", "image", "--steps", "0"], "outside")):
+        code, _, err = run(module, *arguments, checkpoint=False)
+        one_line(code, err, word, exit_code=2)
+    code, _, err = run(Compression_ADMM, "--input", mixed / "notes.txt", "--output", tmp_path)
+    one_line(code, err, "notes.txt", ".txt", ".png", exit_code=1)
+    code, _, err = run(Decompression, "--output", tmp_path)
+    one_line(code, err, "--input", exit_code=1)
+    code, _, err = run(train, "--signal", "image", "--dataroot", tmp_path / "none", "--valroot", tmp_path,
+                       "--runs", tmp_path, checkpoint=False)
+    one_line(code, err, "none", exit_code=1)
+
+
+@pytest.mark.parametrize("module", [Compression_ADMM, evaluate, Decompression], ids=lambda m: m.__name__)
+def test_cuda_without_a_gpu(module, mixed, compressed, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code = module.main(["--input", str(mixed), "--output", str(tmp_path), "--device", "cuda"])
+    one_line(code, capsys.readouterr().err, "--device cuda", exit_code=1)
+
+
+@pytest.mark.parametrize("module", [Compression_ADMM, evaluate, Decompression, train], ids=lambda m: m.__name__)
+def test_dry_run_does_nothing(run, module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--signal", "image"] if module is train else ["--output", tmp_path / "out"]
+    code, out, err = run(module, *arguments, "--dry-run", "--seed", "5", checkpoint=False)
+    assert code == 0 and not err and not list(tmp_path.iterdir())
+    assert any("seed: 5" in line and "[default: 0]" in line for line in out.splitlines())
+
+
+# -- several processes ----------------------------------------------------------------------------------
+
+
+def test_two_processes_share_a_folder(mixed, compressed, tiny_checkpoints, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         ROOT / "Compression_ADMM.py", "--input", mixed, "--output", tmp_path, "--iterations", "3", "--quality",
+         "4.5", "--device", "cpu", "--checkpoint", tiny_checkpoints["image"], tiny_checkpoints["speech"]],
+        cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    _, rows = table(tmp_path / "metrics.csv")
+    assert sorted(row["file"] for row in rows) == sorted((mixed / source).as_posix() for source in RESULTS)
+    assert done.stdout.count("metrics.csv: 5 files") == 1
+    assert listing(tmp_path) == listing(compressed)
+    for name in listing(tmp_path):
+        if name.endswith(".bpgan"):
+            assert (tmp_path / name).read_bytes() == (compressed / name).read_bytes(), name

@@ -1,0 +1,416 @@
+"""Training: stages, exact resume, clear failures, two processes."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+import train
+from conftest import tiny_config
+from data import build_signal
+from data.dataset import PictureSet
+from data.images import ImageSignal
+from utils.checkpoint import load_checkpoint
+from utils.codec import load_codec
+from utils.fitting import fit_centers
+from utils.training import SCHEDULE, Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ["joint", "quantized", "adversarial"]
+N_BATCHES = 2       # of the fits, here
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Small crops, short fits; signal handlers given back."""
+    monkeypatch.setattr(ImageSignal, "crop_shape", (64, 64))
+
+    def batches(self, data):
+        rng = np.random.default_rng(0)
+        return [data.batch(4, rng) for _ in range(N_BATCHES)]
+
+    monkeypatch.setattr(Trainer, "_fitting_batches", batches)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory) -> dict[str, Path]:
+    """A folder of synthetic training files of each kind."""
+    root = tmp_path_factory.mktemp("training")
+    rng = np.random.default_rng(0)
+    for name in ("image", "speech"):
+        (root / name).mkdir()
+    rows, columns = np.mgrid[:90, :120]
+    for i in range(3):
+        waves = 128 + 70 * np.sin(columns / (5 + i)) * np.cos(rows / (9 - i)) + rng.normal(0, 6, rows.shape)
+        pixels = waves[..., None] * [1, 0.8, 0.6 + 0.1 * i]
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / "image" / f"{i}.png")
+        t = np.arange(24000) / 16000
+        sound = sum(np.sin(2 * np.pi * f * t) / n for n, f in enumerate((150 + 20 * i, 450, 1200), 1))
+        soundfile.write(root / "speech" / f"{i}.wav", 0.2 * sound * np.abs(np.sin(7 * t)), 16000)
+    return {name: root / name for name in ("image", "speech")}
+
+
+def picture_set(roots, kind="image", cls=PictureSet) -> PictureSet:
+    return cls(build_signal(kind), sorted(roots[kind].iterdir()), progress=False)
+
+
+def make_trainer(folder, kind="image", stages=STAGES, steps=6, **changes) -> Trainer:
+    values = dict(batch_size=2, learning_rate=1e-3, minutes=None, steps=steps, validate_every=0.0,
+                  device=torch.device("cpu"), seed=0, compile_step=False, description={"command": "test"})
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Trainer(tiny_config(kind), build_signal(kind), folder, list(stages), **{**values, **changes})
+
+
+def saved(folder) -> dict:
+    return torch.load(Path(folder) / "state.pt", weights_only=True)
+
+
+def same(a, b, where="state") -> None:
+    """Bit for bit, through dictionaries and lists; seconds by the clock are left out."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for name in a:
+            if name not in ("seconds", "stage_seconds", "minutes"):
+                same(a[name], b[name], f"{where}.{name}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b)):
+            same(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+# -- steps and stages ----------------------------------------------------------------------------------
+
+
+def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
+    data = picture_set(roots)
+    trained = {
+        "joint": {"model": ("encoder", "generator", "gains", "context")},
+        "quantized": {"model": ("generator", "gains.log_inverse", "context")},
+        "adversarial": {"realistic": ("",), "discriminator": ("",)},
+    }
+    for stage in STAGES:
+        trainer = make_trainer(tmp_path / stage, stages=[stage], steps=2)
+        before = {name: copy.deepcopy(getattr(trainer, name).state_dict()) for name in trainer._module_names()}
+        rng = np.random.default_rng(1)
+        for _ in range(2):
+            x, quality = data.batch(4, rng), torch.tensor([0, 3, 5, 7])
+            step = trainer.adversarial_step if stage == "adversarial" else trainer.generator_step
+            terms = step(x, quality)
+            assert all(np.isfinite(float(v)) for v in terms.values())
+        for module in before:
+            if "average" in module:
+                continue
+            prefixes = trained[stage].get(module, ())
+            for name, tensor in getattr(trainer, module).named_parameters():
+                changed = not torch.equal(tensor, before[module][name])
+                assert not changed or name.startswith(prefixes), f"{stage}: {module}.{name} moved"
+            moved = {prefix for prefix in prefixes for name, tensor in getattr(trainer, module).named_parameters()
+                     if name.startswith(prefix) and not torch.equal(tensor, before[module][name])}
+            assert moved == set(prefixes), f"{stage}: {module} learns nothing"
+
+
+def test_training_reduces_the_loss(roots, tmp_path):
+    trainer, data = make_trainer(tmp_path, stages=["joint"], steps=40), picture_set(roots)
+    fixed, quality = data.batch(8, np.random.default_rng(5)), torch.arange(8)
+
+    def loss() -> float:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            result = trainer.model(fixed, quality)
+        return float(((result.x_hat - fixed) ** 2).mean())
+
+    before = loss()
+    trainer.learning_rate = 3e-3
+    trainer.run(data, None)
+    assert loss() < 0.8 * before
+
+
+@pytest.mark.parametrize("kind", ["image", "speech"])
+def test_all_stages_give_a_checkpoint_that_compresses(roots, tmp_path, kind):
+    data = picture_set(roots, kind)
+    path = make_trainer(tmp_path, kind).run(data, picture_set(roots, kind))
+    codec = load_codec(path)
+    original = codec.signal.read(sorted(roots[kind].iterdir())[0])
+    for coder in ("huffman", "context"):
+        encoded = codec.compress(original, 4, iterations=3, entropy_coder=coder)
+        for realism in (0.0, 1.0):
+            decoded = codec.decompress(encoded, realism)
+            assert decoded.shape == original.shape and decoded.dtype == original.dtype
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.info["steps"] == 6 and checkpoint.info["command"] == "test" and checkpoint.realistic
+    assert [row["stage"] for row in checkpoint.info["validation"]] == STAGES
+    for row in checkpoint.info["validation"]:
+        assert all(row[f"val_bpp_{q}"] > 0 and np.isfinite(row[f"val_psnr_{q}"]) for q in (1, 3, 5, 8))
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [row["stage"] for row in rows if "loss" in row] == STAGES      # the first step of each
+
+
+def test_later_stages_keep_what_files_depend_on(roots, tmp_path):
+    """Between the stages only what they train differs; the adversarial one keeps every old file readable."""
+    data, seen = picture_set(roots), {}
+    trainer = make_trainer(tmp_path)
+    export = trainer.export
+
+    def spy(data):
+        path = export(data)
+        seen[trainer.stage.name] = load_checkpoint(path)
+        return path
+
+    trainer.export = spy
+    trainer.run(data, None)
+    joint, quantized, adversarial = (seen[name] for name in STAGES)
+    for name in joint.model:
+        if name.startswith("encoder.") or name in ("gains.log_gain", "codebook.centers"):
+            assert torch.equal(joint.model[name], quantized.model[name]), name
+    same(quantized.model, adversarial.model)
+    same({k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in quantized.tables.items()},
+         {k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in adversarial.tables.items()})
+    assert joint.realistic is None and adversarial.realistic is not None
+
+
+def test_learning_rate_follows_the_schedule(tmp_path):
+    trainer = make_trainer(tmp_path, stages=["joint"], steps=1000)
+    rates = []
+    for trainer.stage_step in (0, 49, 99, 500, 999):
+        trainer._set_learning_rate(trainer.stage_step / 1000)
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(1e-5, rel=0.01) and rates[2] > 20 * rates[0]
+    assert rates[3] == pytest.approx(0.5 * (1 + SCHEDULE["joint"].final_rate) * 1e-3, rel=0.01)
+    assert rates[4] == pytest.approx(SCHEDULE["joint"].final_rate * 1e-3, rel=0.05)
+
+
+def test_fit_of_centers_is_ascending_and_repeats(roots, tmp_path):
+    trainer, data = make_trainer(tmp_path), picture_set(roots)
+    big = [torch.nn.functional.interpolate(data.batch(8, np.random.default_rng(0)), scale_factor=6)] * 2
+    fits = []
+    for seed in (1, 2):         # enough latents that a sample of them is drawn
+        torch.manual_seed(seed)
+        fit_centers(trainer.model, big)
+        fits.append(trainer.model.codebook.centers.clone())
+    assert torch.equal(*fits)
+    assert (fits[0].diff(dim=1) > 0.15).all()
+    uniform = torch.arange(-31.0, 32)
+    assert (fits[0] - uniform).abs().max() <= 0.4 + 1e-5 and (fits[0] - uniform).abs().max() > 0.02
+
+
+# -- interrupts ----------------------------------------------------------------------------------------
+
+
+class Interrupting(PictureSet):
+    """Raises KeyboardInterrupt at a call of `batch`."""
+
+    at = None
+    calls = 0
+
+    def batch(self, size, rng):
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return super().batch(size, rng)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(roots, tmp_path_factory):
+    """State, checkpoint and number of batches of a run to the end."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageSignal, "crop_shape", (64, 64))
+        patch.setattr(Trainer, "_fitting_batches", lambda self, data, rng=None: [
+            data.batch(4, r) for r in [np.random.default_rng(0)] for _ in range(N_BATCHES)])
+        data = picture_set(roots, cls=Interrupting)
+        path = make_trainer(folder).run(data, None)
+    return saved(folder), load_checkpoint(path), data.calls
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 8, 9, 10, 12, 13])
+def test_resume_is_bit_exact(roots, tmp_path, uninterrupted, at):
+    """Interrupted in a step of any stage, in the fit between them or in the export, and resumed."""
+    state, checkpoint, calls = uninterrupted
+    assert calls == 14      # 4 steps, fit, export, 1 step, export, 1 step, export
+    data = picture_set(roots, cls=Interrupting)
+    data.at = at
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path).run(data, None)
+    torch.manual_seed(99)
+    trainer = make_trainer(tmp_path)
+    trainer.resume()
+    path = trainer.run(picture_set(roots), None)
+    again = load_checkpoint(path)
+    same(state, saved(tmp_path))
+    assert again.fingerprint == checkpoint.fingerprint
+    same(checkpoint.model, again.model)
+    same(checkpoint.realistic, again.realistic)
+
+
+def test_resume_twice_in_a_row(roots, tmp_path, uninterrupted):
+    for at in (2, 2, 3):
+        trainer = make_trainer(tmp_path)
+        if trainer._state_path(0).exists():
+            trainer.resume()
+        data = picture_set(roots, cls=Interrupting)
+        data.at = at
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run(data, None)
+    trainer = make_trainer(tmp_path)
+    trainer.resume()
+    trainer.run(picture_set(roots), None)
+    same(uninterrupted[0], saved(tmp_path))
+
+
+def test_resume_refuses_what_does_not_fit(roots, tmp_path):
+    with pytest.raises(ValueError, match="nothing to resume.*state.pt"):
+        make_trainer(tmp_path).resume()
+    make_trainer(tmp_path, stages=["joint"], steps=1)._save_state()
+    with pytest.raises(ValueError, match="the saved run has the stages joint"):
+        make_trainer(tmp_path).resume()
+
+
+def test_processes_stopped_at_different_steps_resume_from_one_state(roots, tmp_path, monkeypatch):
+    data, trainers = picture_set(roots), {}
+    for rank, steps in ((0, 3), (1, 2)):
+        monkeypatch.setattr("utils.distributed.world", lambda rank=rank: (rank, 2))
+        trainer = make_trainer(tmp_path, stages=["joint"])
+        for _ in range(steps):
+            trainer.generator_step(data.batch(2, trainer.rng), torch.tensor([1, 6]))
+            trainer.step += 1
+        trainer._save_state()
+        trainers[rank] = trainer
+    assert sorted(p.name for p in tmp_path.glob("state*")) == ["state_0.pt", "state_1.pt"]
+    resumed = make_trainer(tmp_path, stages=["joint"])
+    resumed.resume()
+    assert resumed.rank == 1 and resumed.step == 3
+    same(resumed.model.state_dict(), trainers[0].model.state_dict())
+    same(resumed.optimizer.state_dict(), trainers[0].optimizer.state_dict())
+    assert resumed.rng.bit_generator.state != trainers[0].rng.bit_generator.state
+    trainers[1].step = 3
+    trainers[1]._save_state()
+    resumed.resume()
+    assert resumed.rng.bit_generator.state == trainers[1].rng.bit_generator.state
+    (tmp_path / "state_1.pt").unlink()      # a machine's disk is gone
+    resumed.resume()
+    assert resumed.step == 3 and resumed.rng.bit_generator.state != trainers[0].rng.bit_generator.state
+
+
+# -- failures ------------------------------------------------------------------------------------------
+
+
+class Broken(PictureSet):
+    def batch(self, size, rng):
+        return super().batch(size, rng) * float("nan")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_loss_that_is_no_number_stops_the_run(roots, tmp_path, stage):
+    trainer = make_trainer(tmp_path, stages=[stage])
+    before = copy.deepcopy(trainer.model.state_dict())
+    with pytest.raises(FloatingPointError, match=f"step 0 of stage {stage}: loss nan.*--learning_rate") as caught:
+        trainer.run(picture_set(roots, cls=Broken), None)
+    assert "\n" not in str(caught.value)
+    same(before, trainer.model.state_dict())
+
+
+def command(roots, tmp_path, *more) -> list[str]:
+    return ["--signal", "image", "--dataroot", str(roots["image"]), "--valroot", str(roots["image"]), "--runs",
+            str(tmp_path), "--name", "r", "--device", "cpu", "--width", "0.0625", "--batch_size", "1",
+            "--validate_every", "0", "--val_files", "1", *more]
+
+
+def test_the_script_reports_a_failed_step(roots, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "PictureSet", Broken)
+    assert train.main(command(roots, tmp_path, "--steps", "2")) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and "step 0 of stage joint: loss nan" in errors[0]
+
+
+def test_the_script_trains_refuses_to_overwrite_and_resumes(roots, tmp_path, capsys):
+    assert train.main(command(roots, tmp_path, "--steps", "4", "--stages", "joint", "adversarial")) == 0
+    assert "checkpoint.safetensors" in capsys.readouterr().out
+    codec = load_codec(tmp_path / "r" / "checkpoint.safetensors")
+    pixels = codec.signal.read(roots["image"] / "0.png")
+    assert codec.decompress(codec.compress(pixels, 2, "none"), 1.0).shape == pixels.shape
+    assert codec.config.encoder_widths == (8, 8, 16) and "--width 0.0625" in codec.info["command"]
+    assert json.loads((tmp_path / "r" / "options.json").read_text())["steps"] == 4
+    before = (tmp_path / "r" / "state.pt").read_bytes()
+    assert train.main(command(roots, tmp_path, "--steps", "4")) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "holds a run already" in error and "--resume" in error
+    assert (tmp_path / "r" / "state.pt").read_bytes() == before
+    (tmp_path / "r" / "state.pt").rename(tmp_path / "r" / "state_0.pt")      # a run of several processes
+    assert train.main(command(roots, tmp_path, "--steps", "4")) == 1
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def environment():
+    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return {**clean, "OMP_NUM_THREADS": "1"}
+
+
+def test_sigterm_saves_the_state(roots, tmp_path):
+    process = subprocess.Popen([sys.executable, ROOT / "train.py", *command(roots, tmp_path, "--steps", "1000000")],
+                               cwd=ROOT, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        deadline = time.monotonic() + 90
+        while not (tmp_path / "r" / "history.jsonl").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    assert saved(tmp_path / "r")["step"] >= 1
+    assert not [path for path in (tmp_path / "r").iterdir() if ".tmp" in path.name]
+
+
+# -- two processes --------------------------------------------------------------------------------------
+
+TWO = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+import test_training as t
+from utils import distributed
+distributed.start(torch.device("cpu"))
+t.ImageSignal.crop_shape = (64, 64)
+import numpy as np
+t.Trainer._fitting_batches = lambda self, data: [data.batch(4, r) for r in [np.random.default_rng(0)] for _ in range(2)]
+data = t.picture_set({{"image": Path({data!r})}})
+t.make_trainer({folder!r}, steps=6).run(data, data if distributed.world()[0] == 0 else None)
+distributed.stop()
+"""
+
+
+def test_two_processes_hold_the_same_weights(roots, tmp_path, uninterrupted):
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(root=str(ROOT), tests=str(ROOT / "tests"), data=str(roots["image"]),
+                                 folder=str(tmp_path / "run")))
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           script], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / "run" / f"state_{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["step"] == second["step"] == 6
+    same(first["modules"], second["modules"])
+    same(first["optimizer"], second["optimizer"])
+    assert first["rng"] != second["rng"]        # each process sees crops of its own
+    alone = uninterrupted[0]["modules"]["model"]["encoder.out.weight"]
+    assert not torch.equal(first["modules"]["model"]["encoder.out.weight"], alone)
+    assert load_codec(tmp_path / "run" / "checkpoint.safetensors").config == tiny_config("image")

@@ -1,0 +1,55 @@
+"""The model card beside a checkpoint: what it was trained on, how long, how it came along.
+
+    python -m utils.model_card checkpoints/image.safetensors
+"""
+
+import sys
+from pathlib import Path
+
+from .checkpoint import Checkpoint, load_checkpoint
+from .files import replacing
+
+
+def model_card(checkpoint: Checkpoint, name: str) -> str:
+    """Markdown, from the checkpoint's own metadata alone."""
+    info, config = checkpoint.info, checkpoint.config
+    parameters = sum(t.numel() for t in checkpoint.model.values()) + sum(
+        a.size for a in checkpoint.tables.get("context", {}).values())
+    lines = [
+        f"# {name}", "",
+        f"Encoder, generator, codebook and entropy tables for {config.signal}, trained by this repository's `train.py`.", "",
+        "| | |", "|---|---|",
+        f"| command | `{info.get('command', 'unknown')}` |",
+        f"| data | {info.get('files', '?')} files: {info.get('data', 'see the command')} |",
+        f"| training | {info.get('minutes', '?')} minutes, {info.get('steps', '?')} steps, on {info.get('device', '?')} |",
+        f"| parameters | {parameters / 1e6:.1f} million"
+        + (", and a second (realistic) generator" if checkpoint.realistic else "") + " |",
+        f"| qualities | 1 to 8: lmbda {config.lmbda_low:g} to {config.lmbda_high:g} |",
+        f"| default entropy coder | {checkpoint.default_coder} |",
+        f"| fingerprint | `{checkpoint.fingerprint.hex()}` |", ""]
+    rows = info.get("validation", [])
+    if rows:
+        qualities = sorted(int(key.rsplit("_", 1)[1]) for key in rows[0] if key.startswith("val_bpp_"))
+        lines += ["Validation: estimated bits per picture sample / PSNR (dB) of the picture, true quantization, "
+                  "no search, whole pictures.", "",
+                  "| minutes | stage | steps | " + " | ".join(f"quality {q}" for q in qualities) + " |",
+                  "|---" * (3 + len(qualities)) + "|"]
+        keep = max(1, len(rows) // 12)
+        for row in rows[:-1:keep] + rows[-1:]:
+            cells = " | ".join(f"{row[f'val_bpp_{q}']:.3f} / {row[f'val_psnr_{q}']:.2f}" for q in qualities)
+            lines.append(f"| {row['minutes']:.0f} | {row['stage']} | {row['step']} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_model_card(path: Path) -> Path:
+    """Write the card of a checkpoint file beside it; -> its path."""
+    card = path.with_suffix(".md")
+    text = model_card(load_checkpoint(path), path.stem)
+    with replacing(card) as temporary:
+        temporary.write_text(text)
+    return card
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(write_model_card(Path(argument)))
