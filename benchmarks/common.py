@@ -155,7 +155,7 @@ def own_codecs(options) -> list[Codec]:
             codec.compress(signal, float(setting), method, iterations, coder, options.seed))
 
     return [Codec(f"{OURS}-{iterations}",
-                  f"BPGAN, {iterations} iterations" if iterations else "BPGAN, no search",
+                  f"BPGAN, {iterations} iteration{'s' * (iterations != 1)}" if iterations else "BPGAN, no search",
                   settings, version, encoder(iterations), lambda data, _: codec.decompress(data), ours=True)
             for iterations in sorted(set(options.iterations))]
 
@@ -402,7 +402,7 @@ def plot(path: Path, benchmark: Benchmark, measure: Measure, curves: dict[str, C
                          zorder=3),
             "others": dict(color=colormaps["tab10" if index < 10 else "Dark2"](index % 10), linewidth=1.1,
                            marker=_MARKERS[index % len(_MARKERS)], markersize=3.5, zorder=2),
-            "published": dict(color=colormaps["Dark2"](index % 8), linewidth=1, linestyle=(0, (5, 3)),
+            "published": dict(color=colormaps["Dark2"](index % 8), linewidth=1, linestyle=(0, (5, 3) if index < 8 else (1, 2)),
                               marker="" if len(rates) > 2 else "x", markersize=5, alpha=0.85, zorder=1)}[group]
         axes.plot(rates, qualities, label=curves[name].label, **style)
 

@@ -38,7 +38,7 @@ def rows_of(path):
 
 def run_images(picture, checkpoint, output, *more):
     return images.main(["--input", str(picture), "--output", str(output), "--checkpoint", str(checkpoint),
-                        "--device", "cpu", "--quality", "2", "5", "--iterations", "0", "2", *more])
+                        "--device", "cpu", "--quality", "5", "--iterations", "0", "1", *more])
 
 
 def test_images_are_measured_resumed_and_reported(picture, texture_image, tiny_checkpoints, tmp_path, monkeypatch,
@@ -46,11 +46,11 @@ def test_images_are_measured_resumed_and_reported(picture, texture_image, tiny_c
     output = tmp_path / "out"
     assert run_images(picture, tiny_checkpoints["image"], output, "--codecs", "bpgan", "jpeg", "webp") == 0
     rows = {(row["codec"], row["setting"]): row for row in rows_of(output / "points.csv")}
-    assert len(rows) == 2 * 2 + 9 + 9
+    assert len(rows) == 2 + 9 + 9
 
-    row = rows["bpgan-2", "5"]
+    row = rows["bpgan-1", "5"]
     codec = load_codec(tiny_checkpoints["image"])
-    data = codec.compress(texture_image, 5, "admm", 2)
+    data = codec.compress(texture_image, 5, "admm", 1)
     assert int(row["bytes"]) == int(row["file_bytes"]) == len(data)
     assert float(row["bpp"]) == pytest.approx(8 * len(data) / (203 * 251), rel=1e-5)
     assert float(row["psnr_db"]) == pytest.approx(psnr(texture_image, codec.decompress(data)), rel=1e-5)
@@ -82,7 +82,7 @@ def test_images_are_measured_resumed_and_reported(picture, texture_image, tiny_c
     # Another checkpoint's points are other points.
     calls.clear()
     assert run_images(picture, tiny_checkpoints["image_other"], output, *arguments) == 0
-    assert len(calls) == 4
+    assert len(calls) == 2
 
 
 def test_plots_are_drawn(picture, tiny_checkpoints, tmp_path):

@@ -327,3 +327,18 @@ def test_weighted_sum_wants_the_same_names():
     for terms in ({"a": 1.0}, {"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 1.0, "c": 1.0}):
         with pytest.raises(KeyError, match="differ"):
             losses.weighted_sum(terms, weights)
+
+
+def test_perceptual_distance_is_zero_for_equals_and_grows():
+    from torch import nn
+
+    from models.perceptual import LAYERS, PerceptualDistance, perceptual_distance
+
+    torch.manual_seed(0)
+    layers = nn.Sequential(*[nn.Conv2d(3, 3, 3, padding=1) if i % 2 else nn.ReLU() for i in range(LAYERS[-1] + 5)])
+    distance = PerceptualDistance(layers)
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    noise = torch.randn_like(x)
+    values = [float(distance(x, x + scale * noise)) for scale in (0.0, 0.05, 0.2)]
+    assert values[0] == 0 and 0 < values[1] < values[2]
+    assert perceptual_distance(1) is None       # not a picture in color

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from models import ModelConfig
 from .files import replacing
@@ -57,7 +57,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
                 "signal": checkpoint.signal_settings, "default_coder": checkpoint.default_coder,
                 "info": checkpoint.info}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()})
+        temporary.write_bytes(save(tensors, {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -22,6 +22,7 @@ def model_card(checkpoint: Checkpoint, name: str) -> str:
         f"| command | `{info.get('command', 'unknown')}` |",
         f"| data | {info.get('files', '?')} files: {info.get('data', 'see the command')} |",
         f"| training | {info.get('minutes', '?')} minutes, {info.get('steps', '?')} steps, on {info.get('device', '?')} |",
+        *([f"| perceptual loss | {info['perceptual_loss']} |"] if "perceptual_loss" in info else []),
         f"| parameters | {parameters / 1e6:.1f} million"
         + (", and a second (realistic) generator" if checkpoint.realistic else "") + " |",
         f"| qualities | 1 to 8: lmbda {config.lmbda_low:g} to {config.lmbda_high:g} |",

@@ -28,6 +28,7 @@ from data.dataset import PictureSet
 from models import QUALITIES, ModelConfig, build_generator, build_model
 from models import losses
 from models.discriminator import Discriminator
+from models.perceptual import perceptual_distance
 from models.quantizer import straight_through_round
 from . import distributed
 from .checkpoint import Checkpoint, load_strictly, save_checkpoint
@@ -109,7 +110,7 @@ class Trainer:
         self.stage_index, self.stage_step, self.step = 0, 0, 0
         self.stage_seconds = self.seconds = 0.0
         self.history: list[dict] = []
-        self._discriminator_optimizer = None
+        self._discriminator_optimizer = self._perceptual = None
         self._start_stage()
         self.forward = torch.compile(self.model) if compile_step else self.model
 
@@ -135,6 +136,10 @@ class Trainer:
                 self.discriminator = Discriminator(self.config.in_channels).to(self.device)
             self._discriminator_optimizer = torch.optim.AdamW(
                 self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.95))
+            self._perceptual = perceptual_distance(self.config.in_channels)
+            if self._perceptual:
+                self._perceptual.to(self.device)
+            self.description["perceptual_loss"] = "VGG16" if self._perceptual else "feature matching alone"
             trained = list(self.realistic.parameters())
         self.trained = trained
         self.optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=(0.9, 0.98),
@@ -211,6 +216,7 @@ class Trainer:
         distortion = (self.lmbdas[quality] / self.lmbdas[0]).sqrt() * 255 ** 2 * self.lmbdas[0] * mse
         terms = {"distortion": distortion.mean(),
                  "feature_matching": losses.feature_matching(real_features, fake_features),
+                 "perceptual": self._perceptual(x, x_hat) if self._perceptual else torch.zeros_like(d_loss),
                  "adversarial": losses.generator_hinge(fake_logits)}
         g_loss = losses.weighted_sum(terms, losses.ADVERSARIAL_WEIGHTS)
         self._update(self.optimizer, self.trained, g_loss)

@@ -1,0 +1,45 @@
+"""Perceptual loss: distance of VGG16 features (Johnson et al. 2016), where its weights can be had."""
+
+import logging
+from urllib.error import URLError
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+LAYERS = (3, 8, 15, 22)     # relu1_2, relu2_2, relu3_3, relu4_3
+
+
+class PerceptualDistance(nn.Module):
+    """x, x_hat (B, 3, H, W) in [-1, 1] -> mean L1 distance of features, each relative to its size."""
+
+    def __init__(self, features: nn.Sequential):
+        super().__init__()
+        self.features = features[:LAYERS[-1] + 1].eval().requires_grad_(False)
+        # ImageNet's mean and deviation, for values in [-1, 1]
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 2 - 1)
+        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 2)
+
+    def forward(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+        real, fake, total = (x - self.mean) / self.deviation, (x_hat - self.mean) / self.deviation, 0.0
+        for i, layer in enumerate(self.features):
+            real, fake = layer(real), layer(fake)
+            if i in LAYERS:
+                total = total + F.l1_loss(fake.float(), real.float()) / real.float().abs().mean().clamp_min(1e-3)
+        return total / len(LAYERS)
+
+
+def perceptual_distance(channels: int) -> PerceptualDistance | None:
+    """VGG16 with torchvision's ImageNet weights (from its cache or downloaded); None, and a line in
+    the log, for pictures that are not RGB or where the weights cannot be had."""
+    if channels != 3:
+        return None
+    try:
+        from torchvision.models import VGG16_Weights, vgg16
+
+        return PerceptualDistance(vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features)
+    except (ImportError, URLError, OSError, RuntimeError) as error:
+        log.warning("VGG16's weights cannot be had (%s): feature matching alone is the perceptual loss", error)
+        return None
