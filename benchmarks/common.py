@@ -402,8 +402,9 @@ def plot(path: Path, benchmark: Benchmark, measure: Measure, curves: dict[str, C
                          zorder=3),
             "others": dict(color=colormaps["tab10" if index < 10 else "Dark2"](index % 10), linewidth=1.1,
                            marker=_MARKERS[index % len(_MARKERS)], markersize=3.5, zorder=2),
-            "published": dict(color=colormaps["Dark2"](index % 8), linewidth=1, linestyle=(0, (5, 3) if index < 8 else (1, 2)),
-                              marker="" if len(rates) > 2 else "x", markersize=5, alpha=0.85, zorder=1)}[group]
+            "published": dict(color=colormaps["Dark2"](index % 8), linewidth=1,
+                              linestyle=(0, (5, 3) if index < 8 else (1, 2)), marker="" if len(rates) > 2 else "x",
+                              markersize=5, alpha=0.85, zorder=1)}[group]
         axes.plot(rates, qualities, label=curves[name].label, **style)
 
     low, high = (pick(rate for rates, _ in measured for rate in rates) for pick in (min, max))

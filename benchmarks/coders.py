@@ -1,0 +1,84 @@
+"""The two entropy coders on the same symbols: attained bytes, bounds, and times.
+
+    python -m benchmarks.coders --input kodak --quality 2 4 6
+
+Bytes are whole files without search. `first order` is the entropy of the picture's own symbols per
+channel, with no cost for its tables; `estimate` the float entropy model's bits of the same symbols.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from models.config import QUALITIES
+from options.base_options import Parser, in_range
+
+COLUMNS = ("context", "huffman", "first order", "estimate", "context ms", "huffman ms")
+
+
+def first_order_bytes(symbols) -> float:
+    """Entropy of each channel's histogram, in bytes."""
+    import numpy as np
+
+    bits = 0.0
+    for channel in symbols:
+        _, counts = np.unique(channel, return_counts=True)
+        bits -= float((counts * np.log2(counts / counts.sum())).sum())
+    return bits / 8
+
+
+def measure(codec, signal, quality: float) -> dict[str, float]:
+    """One signal at one quality -> its row."""
+    import torch
+
+    row, symbols = {}, None
+    for name, coder in codec.coders.items():
+        data = codec.compress(signal, quality, "none", entropy_coder=name)
+        header, symbols = codec.read_symbols(data)
+        payload = codec.unpack(data)[1]
+        started = time.perf_counter()
+        coder.encode(symbols, header.quality)
+        coder.decode(payload, symbols.shape, header.quality)
+        row[name] = len(data)
+        row[f"{name} ms"] = 500 * (time.perf_counter() - started)     # mean of encode and decode
+    row["first order"] = first_order_bytes(symbols)
+    grid = torch.from_numpy(symbols).float()[None].to(codec.device)
+    with torch.no_grad():
+        row["estimate"] = float(codec.model.rate(grid, grid, codec.quality_tensor(header.quality))) / 8
+    return row
+
+
+def run(options) -> int:
+    from data import kind_of
+    from tqdm import tqdm
+    from utils.batch import Checkpoints, find_inputs
+    from utils.codec import load_codec
+    from utils.report import pick_device
+
+    device = pick_device(options.device)
+    items = find_inputs(options.input, lambda path: kind_of(path) is not None)
+    codecs = Checkpoints(options.checkpoint, lambda path: load_codec(path, device))
+    print("| signal | quality | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (2 + len(COLUMNS)))
+    for kind in sorted({kind_of(item.path) for item in items}):
+        codec = codecs.of(kind)
+        signals = [codec.signal.read(item.path) for item in items if kind_of(item.path) == kind]
+        measure(codec, signals[0], options.quality[0])      # what is compiled is compiled before the clock runs
+        for quality in options.quality:
+            rows = [measure(codec, signal, quality) for signal in tqdm(signals, leave=False)]
+            means = [sum(row[column] for row in rows) / len(rows) for column in COLUMNS]
+            print(f"| {kind} | {quality:g} | " + " | ".join(f"{mean:.1f}" if " ms" in column else f"{mean:.0f}"
+                                                            for mean, column in zip(means, COLUMNS)) + " |")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser("Bytes and times of the entropy coders on the same symbols.")
+    add = parser.add_argument
+    add("--input", type=Path, nargs="+", required=True, metavar="FILE|DIR", help="images or recordings")
+    add("--checkpoint", type=Path, nargs="+", default=None, metavar="FILE", help="(else those in checkpoints/)")
+    add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=[2.0, 4.0, 6.0], help="one or several")
+    return parser.run(argv, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
