@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from pathlib import Path
+
 
 import numpy as np
 import pytest
@@ -77,7 +79,12 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     made = tiny_checkpoint("image")
     save_checkpoint(path, made)
     before = path.read_bytes()
-    monkeypatch.setattr("utils.checkpoint.save_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    def half(path, data):
+        with open(path, "wb") as file:
+            file.write(data[:len(data) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, made)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
