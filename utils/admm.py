@@ -28,8 +28,8 @@ class SearchConfig:
 
     method: str = "admm"
     iterations: int = 100
-    learning_rate: tuple[float, float] = (0.06, 0.02)   # Adam's, start and end, against a step of 1
-    temperature: tuple[float, float] = (1.0, 0.1)     # of the relaxed rounding, start and end
+    learning_rate: tuple[float, float] = (0.03, 0.03)   # Adam's, start and end, against a step of 1
+    temperature: tuple[float, float] = (0.5, 0.15)    # of the relaxed rounding, start and end
     cooling_from: float = 0.2           # fraction of the iterations from which it falls
     penalty: tuple[float, float] = (0.3, 30.0)        # mu, geometric, start and end
     coupling_from: float = 0.67         # fraction from which q, mu and eta enter
