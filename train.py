@@ -5,8 +5,6 @@ import shlex
 import sys
 from pathlib import Path
 
-import torch
-
 from data import build_signal
 from data.corpora import default_dataroot, is_timit, list_files, timit_files
 from data.dataset import PictureSet

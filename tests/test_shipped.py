@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import KINDS, signal_class
+from data import KINDS
 from utils.batch import CHECKPOINTS
 from utils.codec import load_codec
 from utils.decoder import load_decoder

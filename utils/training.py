@@ -29,7 +29,6 @@ from models import QUALITIES, ModelConfig, build_generator, build_model
 from models import losses
 from models.discriminator import Discriminator
 from models.perceptual import perceptual_distance
-from models.quantizer import straight_through_round
 from . import distributed
 from .checkpoint import Checkpoint, load_strictly, save_checkpoint
 from .files import replacing
