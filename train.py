@@ -16,7 +16,7 @@ from utils.checkpoint import load_checkpoint
 from utils.report import pick_device
 from utils.training import Trainer
 
-# What differs between kinds of signal in size and range, found by trials on the validation sets.
+# What differs between kinds of signal in size and range: first choices, not yet tuned.
 CONFIGS = {
     "image": dict(in_channels=3, latent_channels=128),
     "speech": dict(in_channels=1, latent_channels=96, latent_rows=8,
