@@ -13,6 +13,7 @@ from options.base_options import save_options
 from options.train_options import train_parser
 from utils import distributed
 from utils.checkpoint import load_checkpoint
+from utils.files import remove_leftovers
 from utils.report import pick_device
 from utils.training import Trainer
 
@@ -31,6 +32,14 @@ def model_config(options) -> ModelConfig:
     changes = {name: getattr(options, name) for name in ("lmbda_low", "lmbda_high") if getattr(options, name)}
     for name in ("encoder_widths", "generator_widths"):
         changes[name] = tuple(max(8, round(n * options.width / 8) * 8) for n in getattr(config, name))
+    return dataclasses.replace(config, **changes)
+
+
+def starting_config(config: ModelConfig, options) -> ModelConfig:
+    """The checkpoint's configuration; of it only the range of rates can still be changed."""
+    if options.width != 1.0:
+        raise ValueError("--width does not go with --init: the checkpoint's widths are kept")
+    changes = {name: getattr(options, name) for name in ("lmbda_low", "lmbda_high") if getattr(options, name)}
     return dataclasses.replace(config, **changes)
 
 
@@ -53,7 +62,7 @@ def run(options) -> int:
     device = distributed.start(pick_device(options.device))
     rank, _ = distributed.world()
     start = load_checkpoint(options.init) if options.init else None
-    config = start.config if start else model_config(options)
+    config = starting_config(start.config, options) if start else model_config(options)
     signal = build_signal(config.signal, start.signal_settings if start else {})
     train_roots = options.dataroot or [default_dataroot(signal.name, "train")]
     val_roots = options.valroot or [default_dataroot(signal.name, "val")]
@@ -63,12 +72,14 @@ def run(options) -> int:
     if any(folder.glob("state*.pt")) and not options.resume:
         raise ValueError(f"{folder} holds a run already: go on with --resume, or choose another --name")
     save_options(options, folder / "options.json")
+    if rank == 0:
+        remove_leftovers([folder])
 
     data = PictureSet(signal, files, device, progress=rank == 0)
     validation = PictureSet(signal, val_files, device, progress=False) if rank == 0 else None
     trainer = Trainer(
         config, signal, folder, options.stages, batch_size=options.batch_size,
-        learning_rate=options.learning_rate, minutes=options.minutes, steps=options.steps,
+        learning_rate=options.learning_rate, optimizer=options.optimizer, minutes=options.minutes, steps=options.steps,
         validate_every=options.validate_every, device=device, seed=options.seed,
         compile_step=options.compile,
         description={"command": shlex.join(["python", "train.py", *options.argv]),

@@ -38,7 +38,7 @@ def measure(codec, signal, quality: float) -> dict[str, float]:
         payload = codec.unpack(data)[1]
         started = time.perf_counter()
         coder.encode(symbols, header.quality)
-        coder.decode(payload, symbols.shape, header.quality)
+        coder.decode(payload, symbols.shape, header.quality, bool(header.repeats))
         row[name] = len(data)
         row[f"{name} ms"] = 500 * (time.perf_counter() - started)     # mean of encode and decode
     row["first order"] = first_order_bytes(symbols)

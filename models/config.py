@@ -27,8 +27,8 @@ class ModelConfig:
     context_groups: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 32, 40)   # channels decoded together
     context_hidden: int = 32      # hidden units per group and layer
     max_symbol: int = 31          # codebook: 2 * max_symbol + 1 centers, larger symbols escape
-    lmbda_low: float = 0.0009
-    lmbda_high: float = 0.05
+    lmbda_low: float = 0.0004
+    lmbda_high: float = 0.09
 
     def __post_init__(self):
         for field in dataclasses.fields(self):        # JSON brings lists where we want tuples

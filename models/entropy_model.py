@@ -15,7 +15,7 @@ from .config import QUALITIES
 from .quality import at_quality
 
 KERNEL = 5
-FEATURE_LIMIT = 15.0            # the context sees symbols clamped to this range
+FEATURE_LIMIT = 63.0            # the context sees symbols clamped to this range
 MIN_LOG_SCALE, MAX_LOG_SCALE = -3.0, 4.0
 MIN_PROBABILITY = 2.0 ** -16    # what a fixed-point table can give at the least
 

@@ -27,8 +27,9 @@ def train_parser() -> Parser:
     add("--resume", action="store_true", help="go on from the run's last saved state")
     add("--init", type=Path, default=None, help="start from the weights of this checkpoint")
     add("--batch_size", type=in_range(int, 1, 4096), default=8, help="crops a step and process")
-    add("--learning_rate", type=in_range(float, 0.0, 1.0), default=1e-3,
+    add("--learning_rate", type=in_range(float, 0.0, 1.0), default=2e-3,
         help="peak of the first stage; the later ones use fixed fractions of it")
+    add("--optimizer", choices=("soap", "adamw"), default="soap", help="soap learns more a minute")
     add("--width", type=in_range(float, 0.0625, 8.0), default=1.0,
         help="scales the number of channels of encoder and generator")
     add("--lmbda_low", type=in_range(float, 1e-6, 10.0), default=None, help="rate weight of quality 1")

@@ -266,7 +266,7 @@ def test_context_sees_magnitudes_up_to_its_limit():
     torch.manual_seed(0)
     model = ContextModel((2, 2), hidden=4).requires_grad_(False)
     randomize_context(model)
-    outputs = [torch.cat(_raw(model, torch.full((1, 4, 3, 3), v)), 1) for v in (14.0, 15.0, 16.0, 3000.0)]
+    outputs = [torch.cat(_raw(model, torch.full((1, 4, 3, 3), v)), 1) for v in (62.0, 63.0, 64.0, 3000.0)]
     assert not torch.allclose(outputs[0], outputs[1])
     assert torch.equal(outputs[1], outputs[2]) and torch.equal(outputs[1], outputs[3])
 

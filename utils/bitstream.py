@@ -4,7 +4,8 @@
     0       magic        2 bytes    B6 47         this is a .bpgan file
     2       version      bits 7..4  1             of this layout
     2       kind         bits 3..0  0..7          kind of signal
-    3       coder        u8         0..4          entropy coder (0 huffman, 1 context)
+    3       repeats      bits 7..4  0..1          1: the payload begins with a map of repeats
+    3       coder        bits 3..0  0..4          entropy coder (0 huffman, 1 context)
     4       quality      u8         0..224        above quality 1, in steps of 1/32
     5       fingerprint  4 bytes    any           of the checkpoint (weights and tables)
     9       level        u8         0..255        level of the kind's own scale, such as loudness
@@ -68,7 +69,8 @@ class Field:
 FIELDS = (
     Field("version", "high", VERSION, VERSION, "layout version"),
     Field("kind", "low", 0, 7, "kind of signal"),
-    Field("coder", "u8", 0, 4, "entropy coder", CODERS),
+    Field("repeats", "high", 0, 1, "the payload begins with a map of repeats"),
+    Field("coder", "low", 0, 4, "entropy coder", CODERS),
     Field("quality", "u8", 0, 224, "above quality 1, in steps of 1/32"),
     Field("fingerprint", "bytes", 4, 4, "checkpoint the file was made with"),
     Field("level", "u8", 0, 255, "level of the kind's own scale"),
@@ -88,6 +90,7 @@ class FileHeader:
     size_a: int
     size_b: int
     level: int = 0
+    repeats: int = 0
     version: int = VERSION
 
 

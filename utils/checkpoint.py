@@ -1,8 +1,8 @@
 """Checkpoints: one safetensors file with weights, centers and code tables, and JSON metadata.
 
-Tensors:  model.*      encoder, generator, gains, codebook (float weights as float16); the entropy
-                       model's weights are in its coder's tables
+Tensors:  model.*      encoder, generator, gains, codebook (float weights as float16)
           realistic.*  the generator of the adversarial stage, where there is one
+          tables.network.*  the entropy model's weights, as the integers that the coders use
           tables.CODER.*  integer tables of each entropy coder
 Metadata: format (version), config (ModelConfig), signal (picture settings), default_coder, info
 (how it was trained). Nothing in it is executable; tensors are matched strictly by name and shape.
@@ -22,7 +22,10 @@ from safetensors.torch import save
 from models import ModelConfig
 from .files import replacing
 
-FORMAT = 1
+FORMAT = 2
+FLOATS = (torch.float16, torch.float32)
+INTEGERS = (torch.uint8, torch.uint16, torch.int8, torch.int16, torch.int32, torch.int64)
+MAX_SIZE, MAX_DEPTH = 4096, 64      # of a config's numbers: far above what is ever built
 KEPT_IN_FLOAT32 = ("gains.", "codebook.")    # exponents and centers decide symbols
 
 
@@ -34,7 +37,7 @@ class Checkpoint:
     signal_settings: dict
     model: dict[str, torch.Tensor]
     realistic: dict[str, torch.Tensor] | None
-    tables: dict[str, dict[str, np.ndarray]]     # coder name -> integer arrays
+    tables: dict[str, dict[str, np.ndarray]]     # 'network' or a coder's name -> integer arrays
     default_coder: str = "huffman"
     info: dict = field(default_factory=dict)
     fingerprint: bytes = b""                     # set when loaded
@@ -84,23 +87,47 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"checkpoint {path} has another model's settings: "
                              f"{sorted(set(metadata['config']) ^ known)} differ")
         config = ModelConfig(**metadata["config"])
-        settings, default_coder, info = metadata["signal"], metadata["default_coder"], metadata["info"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        settings, default_coder, info = metadata["signal"], str(metadata["default_coder"]), metadata["info"]
+        for name in ("signal", "info"):
+            if not isinstance(metadata[name], dict):
+                raise TypeError(f"{name} {metadata[name]!r:.40}")
+    except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"checkpoint {path} is not one of BPGAN's: no usable {error}") from None
+    _check_config(config, path)
     model, realistic, tables = {}, {}, {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
+        if tensor.dtype not in (FLOATS if group != "tables" else INTEGERS):
+            raise ValueError(f"checkpoint {path}: tensor {name!r} has the type {tensor.dtype}".replace("torch.", ""))
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"checkpoint {path}: tensor {name!r} holds numbers that are not finite")
         if group == "tables":
             coder, _, array = rest.partition(".")
             tables.setdefault(coder, {})[array] = tensor.numpy()
         elif group in ("model", "realistic"):
-            (model if group == "model" else realistic)[rest] = tensor.float() if tensor.is_floating_point() else tensor
+            (model if group == "model" else realistic)[rest] = tensor.float()
         else:
             raise ValueError(f"checkpoint {path} holds an unknown tensor {name!r}")
     if default_coder not in tables:
         raise ValueError(f"checkpoint {path} has no tables of its default coder {default_coder!r}")
     return Checkpoint(config, settings, model, realistic or None, tables, default_coder, info,
                       fingerprint(tensors, metadata))
+
+
+def _check_config(config: ModelConfig, path: Path) -> None:
+    """Raise ValueError for numbers of which nobody would build a model: before any memory is taken."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "signal":
+            continue
+        listed = field.type not in (int, float)
+        numbers = value if isinstance(value, tuple) and listed else (value,)
+        limit = MAX_DEPTH if field.name.endswith("depths") else MAX_SIZE
+        whole = not field.name.startswith("lmbda")
+        low = 0 if field.name == "latent_rows" or field.name.endswith("depths") else 1 if whole else 1e-9
+        fits = all(type(n) in ((int,) if whole else (int, float)) and low <= n <= limit for n in numbers)
+        if not fits or listed and field.name != "context_groups" and len(numbers) != 3:
+            raise ValueError(f"checkpoint {path}: {field.name} {value} in its config is not possible")
 
 
 def fingerprint(tensors: dict[str, torch.Tensor], metadata: dict) -> bytes:

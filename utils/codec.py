@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from models import QUALITIES, QUALITY_STEPS, STRIDE
-from models.entropy_model import logistic_bits
 from models.losses import squared_error
 from . import bitstream
 from .admm import Problem, SearchConfig, optimize_latent, preset
@@ -202,22 +201,13 @@ class Codec(Decoder):
             with self._autocast():
                 return model.rate(index, index, quality)
 
-        def to_numpy(symbols: torch.Tensor) -> np.ndarray:
-            return symbols.clamp(-32767, 32767).to(torch.int16).cpu().numpy()
-
-        def true_rate(symbols: torch.Tensor) -> torch.Tensor:
-            if coder.estimated_well:
-                return rate(symbols)
-            return torch.tensor([coder.cost_bits(grid, step) for grid in to_numpy(symbols)], device=symbols.device)
-
         def costs(context: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-            if not coder.estimated_well:
-                grids, chosen = to_numpy(context), to_numpy(candidates)
-                bits = [coder.candidate_costs(grid, chosen[:, i], step) for i, grid in enumerate(grids)]
-                return torch.from_numpy(np.stack(bits, axis=1)).to(context.device)
             with self._autocast():
                 mean, log_scale = model.context(context, quality)
-            return logistic_bits(candidates, mean, log_scale)
+            return coder.bits(candidates, mean, log_scale)
+
+        def true_rate(symbols: torch.Tensor) -> torch.Tensor:
+            return costs(symbols, symbols).flatten(1).sum(1)
 
         return Problem(distortion, rate, true_rate, costs, start, movable)
 
@@ -229,13 +219,13 @@ class Codec(Decoder):
         if not np.array_equal(plain, symbols):
             costs = []
             for candidate in (plain, symbols):
-                payloads[id(candidate)] = payload = coder.encode(candidate, step)
-                costs.append(8 * len(payload) + self._distortion_bits(picture, candidate, step))
+                payloads[id(candidate)] = coder.encode(candidate, step)
+                costs.append(8 * len(payloads[id(candidate)][0]) + self._distortion_bits(picture, candidate, step))
             if costs[0] <= costs[1]:
                 best = plain
             saved = 1 - min(costs) / costs[0]
-        payload = payloads.get(id(best)) or coder.encode(best, step)
-        header = bitstream.FileHeader(kind=self.signal.code, coder=coder.code, quality=step,
+        payload, repeats = payloads.get(id(best)) or coder.encode(best, step)
+        header = bitstream.FileHeader(kind=self.signal.code, coder=coder.code, repeats=int(repeats), quality=step,
                                       fingerprint=self.fingerprint, size_a=size[0], size_b=size[1], level=level)
         return bitstream.pack(header, payload, self.default_sizes), saved
 

@@ -1,5 +1,6 @@
 """The receiver: a checkpoint and the bytes of a file give the signal, and nothing else is needed."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ from data import Signal, build_signal
 from models import STRIDE, QUALITY_STEPS, build_generator, build_model
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
-from .coders import CODERS, CORRUPT, ContextCoder, load_context
+from .coders import load_coders, load_weights, network_of
+from .context_network import CorruptPayload
 from .tiling import latent_shape, windows
 
 # A blank picture of any size costs a few bytes, so a size cannot be refused for its payload alone.
-# Up to this many picture samples are decoded whatever the payload, more as the payload grows.
-BLANK_SAMPLES = 1 << 26
-SAMPLES_PER_BYTE = 1 << 12
+# Up to this many picture samples are decoded whatever the payload (for images half a gigabyte of
+# memory), more as the payload grows.
+BLANK_SAMPLES = 1 << 25
+SAMPLES_PER_BYTE = 1 << 14
 
 
 class Decoder:
@@ -37,31 +40,56 @@ class Decoder:
         self.default_sizes = {}
         if self.signal.usual_size_b is not None:
             self.default_sizes[self.signal.code] = self.signal.usual_size_b
-        self.coders = {name: CODERS[name](arrays) for name, arrays in checkpoint.tables.items() if name in CODERS}
+        self.coders = load_coders(checkpoint)
+        self._check_sizes(checkpoint)
         self.default_coder = checkpoint.default_coder
 
         self.model = build_model(self.config, self.with_encoder)
-        state = {name: tensor for name, tensor in checkpoint.model.items()
-                 if self.with_encoder or not name.startswith("encoder.")}
-        context = self.coders.get(ContextCoder.name)
-        if context is None:
-            raise ValueError("the checkpoint has no tables of the context coder")
-        state.update({f"context.{k}": v for k, v in self.model.context.state_dict().items()})
-        load_strictly(self.model, state, "the checkpoint's model")
-        load_context(self.model.context, context.tables)
+        load_weights(self.model, checkpoint)
         self.model.requires_grad_(False).eval().to(self.device, memory_format=torch.channels_last)
         self._realistic_state = checkpoint.realistic
         self._faithful_state = {k: v.clone() for k, v in self.model.generator.state_dict().items()}
         self._generators = {0.0: self.model.generator}
-        if self._realistic_state is not None:
+        if self.has_realistic:
             self._generators[1.0] = self._build_generator(self._realistic_state)
+
+    def _check_sizes(self, checkpoint: Checkpoint) -> None:
+        """Raise ValueError where the config is not this kind's, or claims weights that the file does not hold."""
+        if self.config.in_channels != self.signal.channels:
+            raise ValueError(f"the checkpoint has {self.config.in_channels} channels, "
+                             f"{self.signal.name} has {self.signal.channels}")
+        if self.config.latent_rows:
+            rows, _ = self.signal.picture_shape((1, self.signal.usual_size_b or 1))
+            if latent_shape(rows, 1)[0] != self.config.latent_rows:
+                raise ValueError(f"the checkpoint has {self.config.latent_rows} latent rows, "
+                                 f"its {self.signal.name} pictures have {latent_shape(rows, 1)[0]}")
+        network, groups = network_of(checkpoint), self.config.context_groups
+        if tuple(network.groups) != groups or len(network.second) != len(groups) * self.config.context_hidden:
+            raise ValueError("the checkpoint's integer network has another size than its config claims")
+        # Built without memory first: the sizes are the file's word, the tensors are in the file.
+        with torch.device("meta"):
+            parts = [build_generator(self.config)]
+            if self.with_encoder:
+                from models.encoder import Encoder
+
+                parts.append(Encoder(self.config.in_channels, self.config.latent_channels, self.config.encoder_widths,
+                                     self.config.encoder_depths, self.config.latent_rows))
+        claimed = sum(weight.numel() for part in parts for weight in part.parameters())
+        held = sum(tensor.numel() for tensor in checkpoint.model.values())
+        if claimed > 8 * held:      # what is nearly right is named by its tensor, when it is loaded
+            raise ValueError(f"the checkpoint's config claims {claimed} weights, its file holds {held}")
+
+    @property
+    def has_realistic(self) -> bool:
+        """Whether a realism above 0 can be asked for."""
+        return self._realistic_state is not None
 
     def generator(self, realism: float) -> torch.nn.Module:
         """The generator at a realism of 0 (faithful) to 1 (realistic); weights in between are mixed."""
         if not 0 <= realism <= 1:
             raise ValueError(f"realism {realism} is outside 0 to 1")
         if realism not in self._generators:
-            if self._realistic_state is None:
+            if not self.has_realistic:
                 raise ValueError("this checkpoint has no realistic generator: use --realism 0")
             mixed = {name: torch.lerp(weight.cpu(), self._realistic_state[name], realism)
                      for name, weight in self._faithful_state.items()}
@@ -86,7 +114,9 @@ class Decoder:
             raise bitstream.BitstreamError(f"damaged header: {error}") from None
         if rows < 1 or columns < 1:
             raise bitstream.BitstreamError(f"damaged header: a picture of {rows}x{columns}")
-        bitstream.check_size(rows * columns, len(payload), blank=BLANK_SAMPLES, per_byte=SAMPLES_PER_BYTE)
+        # as the network sees it: a picture one row high is padded to sixteen
+        padded = STRIDE ** 2 * math.prod(latent_shape(rows, columns))
+        bitstream.check_size(padded, len(payload), blank=BLANK_SAMPLES, per_byte=SAMPLES_PER_BYTE)
         return header, payload
 
     def read_symbols(self, data: bytes) -> tuple[bitstream.FileHeader, np.ndarray]:
@@ -98,8 +128,8 @@ class Decoder:
         rows, columns = self.signal.picture_shape((header.size_a, header.size_b))
         shape = (self.config.latent_channels, *latent_shape(rows, columns))
         try:
-            return header, coder.decode(payload, shape, header.quality)
-        except CORRUPT as error:
+            return header, coder.decode(payload, shape, header.quality, bool(header.repeats))
+        except CorruptPayload as error:
             raise bitstream.BitstreamError(f"damaged file: {error}") from None
 
     def decompress(self, data: bytes, realism: float = 0.0) -> np.ndarray:

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 
 from models import BPGAN, QUALITIES, QUALITY_STEPS
+from .coders import CODERS, NETWORK, network_tables, usual_symbols
+from .context_network import contexts
 
 # High-rate theory: at the optimum a unit of squared error, in quantization steps, is worth 6/ln 2 bits.
 BITS_PER_SQUARED_STEP = 6 / np.log(2)
@@ -55,20 +57,27 @@ def fit_centers(model: BPGAN, batches: list[torch.Tensor]) -> None:
 
 @torch.no_grad()
 def fit_coders(model: BPGAN, batches: list[torch.Tensor]) -> tuple[dict[str, dict[str, np.ndarray]], str]:
-    """Integer tables of every entropy coder, from truly quantized latents, and the better coder's name.
+    """Integer tables of the network and of every entropy coder, and the better coder's name.
 
-    The last sixth of the batches is left out of the fit and decides which coder needs fewer bits.
+    From truly quantized latents; the last sixth of the batches is left out of the fit and decides
+    which coder needs fewer bits.
     """
-    from .coders import CODERS
-
     held_out = max(1, len(batches) // 6)
 
     def grids(some):
         return [(symbols, quality) for latent, quality in latents(model, some)
                 for symbols in model.codebook.quantize(latent).cpu().numpy()]
 
-    fit = grids(batches[:-held_out] or batches)
-    tables = {name: coder.fit(model, fit) for name, coder in CODERS.items()}
-    bits = {name: sum(coder(tables[name]).cost_bits(symbols, (quality - 1) * QUALITY_STEPS)
-                      for symbols, quality in grids(batches[-held_out:])) for name, coder in CODERS.items()}
-    return tables, min(bits, key=bits.get)
+    def coded(some):
+        return [contexts(symbols, np.zeros(symbols.shape[1:], np.uint8), (quality - 1) * QUALITY_STEPS, network)
+                for symbols, quality in some]
+
+    fit, test = grids(batches[:-held_out] or batches), grids(batches[-held_out:])
+    network = network_tables(model.context, usual_symbols(fit, model.config.latent_channels, QUALITIES))
+    residuals = coded(fit)
+    tables = {name: coder.fit(residuals) for name, coder in CODERS.items()}
+    bits = {}
+    for name, coder in CODERS.items():
+        loaded = coder.load(network, tables[name])
+        bits[name] = sum(loaded.cost_bits(symbols, (quality - 1) * QUALITY_STEPS) for symbols, quality in test)
+    return {NETWORK: network.to_arrays(), **tables}, min(bits, key=bits.get)

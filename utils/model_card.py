@@ -14,7 +14,7 @@ def model_card(checkpoint: Checkpoint, name: str) -> str:
     """Markdown, from the checkpoint's own metadata alone."""
     info, config = checkpoint.info, checkpoint.config
     parameters = sum(t.numel() for t in checkpoint.model.values()) + sum(
-        a.size for a in checkpoint.tables.get("context", {}).values())
+        a.size for a in checkpoint.tables.get("network", {}).values())
     lines = [
         f"# {name}", "",
         f"Encoder, generator, codebook and entropy tables for {config.signal}, trained by this repository's `train.py`.", "",

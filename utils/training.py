@@ -29,11 +29,14 @@ from models import QUALITIES, ModelConfig, build_generator, build_model
 from models import losses
 from models.discriminator import Discriminator
 from models.perceptual import perceptual_distance
+from models.quality import resample
 from . import distributed
 from .checkpoint import Checkpoint, load_strictly, save_checkpoint
+from .coders import load_weights
 from .files import replacing
 from .fitting import fit_centers, fit_coders
 from .model_card import write_model_card
+from .soap import SOAP
 from .tiling import pad_to_stride
 
 log = logging.getLogger(__name__)
@@ -89,12 +92,13 @@ class Trainer:
     """Holds what a run needs; `run()` trains to the end and returns the final checkpoint's path."""
 
     def __init__(self, config: ModelConfig, kind: Signal, folder: Path, stages: list[str], *,
-                 batch_size: int, learning_rate: float, minutes: float | None, steps: int | None,
+                 batch_size: int, learning_rate: float, optimizer: str,
+                 minutes: float | None, steps: int | None,
                  validate_every: float, device: torch.device, seed: int, compile_step: bool,
                  description: dict):
         self.config, self.kind, self.folder = config, kind, Path(folder)
         self.stages = [SCHEDULE[name] for name in stages]
-        self.batch_size, self.learning_rate = batch_size, learning_rate
+        self.batch_size, self.learning_rate, self.optimizer_name = batch_size, learning_rate, optimizer
         self.minutes, self.steps, self.validate_every = minutes, steps, validate_every
         self.device, self.description, self.seed = device, description, seed
         self.rank, self.world_size = distributed.world()
@@ -141,8 +145,16 @@ class Trainer:
             self.description["perceptual_loss"] = "VGG16" if self._perceptual else "feature matching alone"
             trained = list(self.realistic.parameters())
         self.trained = trained
-        self.optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=(0.9, 0.98),
-                                           weight_decay=0.01)
+        self.optimizer = self._new_optimizer()
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        if self.optimizer_name == "adamw" or self.stage.name == "adversarial":
+            return torch.optim.AdamW(self.trained, lr=self.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        # A rotation would mix the groups of channels that the entropy model's masks keep apart.
+        masked = {id(p) for p in self.model.context.parameters()}
+        groups = [{"params": [p for p in self.trained if (id(p) in masked) == inside], "rotate": not inside}
+                  for inside in (False, True)]
+        return SOAP(groups, lr=self.learning_rate)
 
     def _new_realistic(self):
         generator = build_generator(self.config).to(self.device, memory_format=torch.channels_last)
@@ -156,13 +168,14 @@ class Trainer:
         self.model.load_state_dict(self.average.state_dict())
 
     def adopt(self, checkpoint: Checkpoint) -> None:
-        """Start from the weights of a checkpoint of the same config."""
+        """Start from the weights of a checkpoint of the same sizes; its qualities may span other rates."""
         for module in (self.model, self.average):
-            load_strictly(module, checkpoint.model, "the checkpoint's model")
+            load_weights(module, checkpoint)
+            _move_qualities(module, checkpoint.config, self.config)
         if self.realistic is not None:      # the first stage is the adversarial one
+            state = checkpoint.realistic or {k: v for k, v in self.model.generator.state_dict().items()}
             for module in (self.realistic, self.realistic_average):
-                load_strictly(module, checkpoint.realistic or self.model.generator.state_dict(),
-                              "the checkpoint's realistic generator")
+                load_strictly(module, state, "the checkpoint's realistic generator")
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -448,3 +461,15 @@ class Trainer:
             torch.set_rng_state(state["torch_rng"].cpu())
         else:
             self.rng = np.random.default_rng([self.seed, self.rank, self.step])
+
+
+@torch.no_grad()
+def _move_qualities(model: torch.nn.Module, old: ModelConfig, new: ModelConfig) -> None:
+    """Rows of all tables by quality, taken where the old model had the new one's rate weights."""
+    if (old.lmbda_low, old.lmbda_high) == (new.lmbda_low, new.lmbda_high):
+        return
+    places = torch.tensor([(QUALITIES - 1) * math.log(new.lmbda(q) / old.lmbda_low)
+                           / math.log(old.lmbda_high / old.lmbda_low) for q in range(1, QUALITIES + 1)])
+    for parameter in model.parameters():
+        if parameter.dim() == 2 and len(parameter) == QUALITIES:
+            parameter.copy_(resample(parameter, places.to(parameter.device)))

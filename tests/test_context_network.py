@@ -1,0 +1,186 @@
+"""The integer network: fixed point, its agreement with the float one, and checks of its tables."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import randomize_context, tiny_model
+from models.entropy_model import ContextModel
+from utils import context_network
+from utils.coders import load_weights, network_tables
+from utils.checkpoint import Checkpoint
+from utils.context_network import ACTIVATION_MAX, ContextTables, Walk, contexts, freeze, thaw
+
+
+def make_network(groups=(4, 4, 8), hidden=8, rows=0, seed=0, usual=None) -> ContextTables:
+    """Tables of a seeded random network; its usual symbols are random too, which must not matter."""
+    torch.manual_seed(seed)
+    model = ContextModel(groups, hidden, rows)
+    randomize_context(model)
+    if usual is None:
+        usual = np.random.default_rng(seed).integers(-3, 4, (8, sum(groups))).astype(np.int16)
+    return network_tables(model, usual)
+
+
+def grid(shape, seed=0, spread=1.5) -> np.ndarray:
+    """Mostly small symbols, as latents are."""
+    return np.rint(np.random.default_rng(seed).laplace(0, spread, shape)).astype(np.int16)
+
+
+def nothing_repeats(symbols):
+    return np.zeros(symbols.shape[1:], np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return make_network()
+
+
+def plain_contexts(symbols, step, t: ContextTables):
+    """The same integers by plain numpy, place by place from the definition."""
+    channels, height, width = symbols.shape
+    group_of = np.repeat(np.arange(len(t.groups)), t.groups)
+    units = t.second.shape[0]
+    unit_group = np.arange(units) // (units // len(t.groups))
+    limited = np.clip(symbols.astype(np.int64), -63, 63)
+    features = np.pad(np.concatenate([limited, abs(limited)]), ((0, 0), (2, 2), (2, 2)))
+    last_bias = context_network._between(t.last_bias, step).astype(np.int64)
+    residuals, rows = [], []
+
+    def shift(values, bits):
+        return np.clip((values + ((1 << bits) >> 1)) >> bits, 0, ACTIVATION_MAX)
+
+    for group in range(len(t.groups)):
+        seen = unit_group <= group
+        for i in range(height):
+            for j in range(width):
+                patch = features[:, i:i + 5, j:j + 5].reshape(2 * channels, 25)
+                sums = context_network._between(t.first_bias, step) + np.einsum(
+                    "ck,cku->u", patch, t.first.astype(np.int64))
+                if len(t.row_bias):
+                    sums = sums + t.row_bias[i]
+                h1 = shift(sums, t.shifts[0] - 8) * seen
+                h2 = shift(t.second.astype(np.int64) @ h1 + t.second_bias, t.shifts[1]) * seen
+                out = t.last.astype(np.int64) @ h2 + last_bias
+                out = (out + ((1 << t.shifts[2]) >> 1)) >> t.shifts[2]
+                for c in np.flatnonzero(group_of == group):
+                    sixteenths = (out[c] + 8) >> 4
+                    center = (sixteenths + 8) >> 4
+                    scale = np.clip((out[channels + c] + 3 * 256 + 16) >> 5, 0, 56)
+                    residuals.append(symbols[c, i, j] - center)
+                    rows.append(scale * 16 + sixteenths - 16 * center + 8)
+    return np.array(residuals), np.array(rows)
+
+
+@pytest.mark.parametrize("rows, step", [(0, 0), (0, 117), (8, 224)])
+def test_contexts_are_what_the_definition_says(rows, step):
+    network = make_network(rows=rows, seed=rows)
+    symbols = grid((16, 6, 7), seed=step, spread=3)
+    symbols[3, 2, 2], symbols[9, 4, 1] = 32767, -32768
+    residuals, found = contexts(symbols, nothing_repeats(symbols), step, network)
+    expected, expected_rows = plain_contexts(symbols, step, network)
+    assert np.array_equal(residuals, expected) and np.array_equal(found, expected_rows)
+
+
+def test_usual_symbols_change_nothing(network):
+    symbols = grid((16, 7, 9), spread=4)
+    first = contexts(symbols, nothing_repeats(symbols), 45, network)
+    for usual in (0, 7, -90):
+        other = dataclasses.replace(network, usual=np.full_like(network.usual, usual))
+        for a, b in zip(first, contexts(symbols, nothing_repeats(symbols), 45, other)):
+            assert np.array_equal(a, b)
+
+
+def test_masked_places_have_no_influence(network):
+    """A symbol changes no context before it in the coding order."""
+    symbols = grid((16, 4, 5))
+    residuals, rows = contexts(symbols, nothing_repeats(symbols), 9, network)
+    changed = symbols.copy()
+    changed[5, 2, 3] += 4                                   # second group, place 13
+    place = 4 * 20 + 13 * 4 + 1
+    others, other_rows = contexts(changed, nothing_repeats(symbols), 9, network)
+    assert np.array_equal(rows[:place + 1], other_rows[:place + 1]) and np.array_equal(residuals[:place], others[:place])
+    assert others[place] == residuals[place] + 4
+    assert not np.array_equal(rows[place + 1:], other_rows[place + 1:])
+
+
+def test_strided_and_wider_input_is_taken_as_it_is_meant(network):
+    symbols = grid((16, 6, 8))
+    expected = contexts(symbols, nothing_repeats(symbols), 40, network)
+    for same in (np.asfortranarray(symbols), symbols.astype(np.int32), np.repeat(symbols, 2, axis=2)[..., ::2]):
+        for a, b in zip(contexts(same, nothing_repeats(symbols), 40, network), expected):
+            assert np.array_equal(a, b)
+
+
+def test_what_does_not_fit_is_refused(network):
+    with pytest.raises(ValueError, match="15 channels, the tables 16"):
+        Walk((15, 2, 2), 0, network)
+    with pytest.raises(ValueError, match="9 rows, the tables 8"):
+        Walk((16, 9, 2), 0, make_network(rows=8))
+    with pytest.raises(ValueError, match="quality step 225"):
+        Walk((16, 2, 2), 225, network)
+
+
+def test_interpolated_qualities_lie_between(network):
+    """At a trained quality the row itself, between two the mean weighted by the distance."""
+    for table in (network.first_bias, network.last_bias):
+        for row in range(8):
+            assert np.array_equal(context_network._between(table, 32 * row), table[row])
+        for part in (1, 16, 31):
+            mixed = (table[2].astype(np.float64) * (32 - part) + table[3].astype(np.float64) * part) / 32
+            assert np.abs(context_network._between(table, 32 * 2 + part) - mixed).max() <= 0.5
+
+
+def test_freeze_of_thaw_changes_nothing():
+    for network in (make_network(), make_network(rows=8, seed=1), make_network((1, 2), 3, seed=2)):
+        again = freeze(tuple(network.groups), **thaw(network))
+        for name, array in network.to_arrays().items():
+            assert np.array_equal(array, again.to_arrays()[name]), name
+
+
+def test_a_model_loaded_from_tables_gives_the_same_tables_and_outputs():
+    model, other = tiny_model("speech"), tiny_model("speech", seed=9)
+    network = network_tables(model.context, np.zeros((8, 16), np.int16))
+    load_weights(other, Checkpoint(model.config, {}, model.state_dict(), None, {"network": network.to_arrays()}))
+    for name, array in network_tables(other.context, np.zeros((8, 16), np.int16)).to_arrays().items():
+        assert np.array_equal(array, network.to_arrays()[name]), name
+    symbols = torch.from_numpy(grid((1, 16, 8, 5)).astype(np.float32))
+    for a, b in zip(model.context(symbols, torch.tensor([3.0])), other.context(symbols, torch.tensor([3.0]))):
+        torch.testing.assert_close(a, b, atol=0.02, rtol=0)
+
+
+def test_large_weights_take_fewer_fraction_bits_or_are_refused(network):
+    values = thaw(network)
+    large = freeze((4, 4, 8), **{**values, "first": values["first"] * 100})
+    assert large.shifts[0] < network.shifts[0]
+    with pytest.raises(ValueError, match="too large"):
+        freeze((4, 4, 8), **{**values, "second": values["second"] * 1e9})
+
+
+@pytest.mark.parametrize("name, change, message", [
+    ("shifts", lambda a: a.__setitem__(0, 7), "shifts"),
+    ("shifts", lambda a: a.__setitem__(1, -1), "shifts"),
+    ("second", lambda a: a.fill(32767), "overflow"),
+    ("first_bias", lambda a: a.fill(2 ** 31 - 1), "overflow"),
+    ("groups", lambda a: a.__setitem__(0, 0), "groups"),
+])
+def test_tables_are_checked(network, name, change, message):
+    array = getattr(network, name).copy()
+    change(array)
+    with pytest.raises(ValueError, match=f"context tables.*{message}"):
+        ContextTables.from_arrays({**network.to_arrays(), name: array})
+
+
+def test_tables_of_other_shapes_types_or_names_are_refused(network):
+    arrays = network.to_arrays()
+    for name, array in arrays.items():
+        for wrong in (np.concatenate([array, array], axis=-1), array.astype(np.int64)):
+            if name == "groups" and wrong.dtype == array.dtype:
+                continue        # more groups would be a smaller network's: the layers tell
+            with pytest.raises(ValueError, match="context tables"):
+                ContextTables.from_arrays({**arrays, name: wrong})
+    for wrong in ({k: v for k, v in arrays.items() if k != "usual"}, {**arrays, "extra": arrays["usual"]}):
+        with pytest.raises(ValueError, match="missing or unknown"):
+            ContextTables.from_arrays(wrong)
