@@ -11,32 +11,43 @@ def run(options) -> int:
 
     from data import kind_of
     from utils import distributed
-    from utils.batch import (Checkpoints, Interrupted, code_file, find_inputs, means_table, run_batch,
-                             sample_files, write_metrics)
+    from utils.batch import (Checkpoints, Interrupted, code_file, find_inputs, prepare_output, run_batch,
+                             sample_files, write_results)
     from utils.codec import load_codec
+    from utils.journal import Journal
+    from utils.page import Run, write_report
     from utils.report import pick_device
 
     device = distributed.start(pick_device(options.device))
     torch.manual_seed(options.seed)
 
     def encode(codec, signal):
-        arguments = (options.search, options.iterations, options.entropy_coder, options.seed)
-        target = {"bpp": options.target_bpp, "kbps": options.target_kbps}[codec.signal.rate_unit]
+        arguments = (options.search, options.iterations, options.entropy_coder, options.seed, options.objective)
+        target = getattr(options, f"target_{codec.signal.rate_unit}", None)
         if target is not None:
             return codec.encode_to_rate(signal, target, *arguments)
+        if options.target_psnr is not None and "psnr_db" in codec.signal.metric_names:
+            return codec.encode_to_score(signal, "psnr_db", options.target_psnr, *arguments)
         return codec.encode(signal, options.quality, *arguments)
 
-    items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None)
+    items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
     codecs = Checkpoints(options.checkpoint, lambda path: load_codec(path, device))
+    prepare_output(options.output, items)
+    names = ("quality", "target_bpp", "target_kbps", "target_psnr", "search", "objective", "iterations",
+             "entropy_coder", "seed")
+    settings = {"device": device.type, **{name: getattr(options, name) for name in names}}
+    journal = Journal(options.output, settings, options.overwrite)
     try:
-        rows, failures = run_batch(items, lambda item: code_file(item, options.output, codecs, encode), "compressing")
+        rows, failures = run_batch(
+            items, lambda item: code_file(item, options.output, codecs, encode, journal), "compressing")
     except Interrupted as stop:
         rows, failures = stop.rows, None
-    if rows:
-        write_metrics(rows, options.output / "metrics.csv")
-        save_options(options, options.output / "options.json")
-        print(means_table(rows), end="")
-        print(f"{options.output / 'metrics.csv'}: {len(rows)} files")
+    if distributed.world()[0] == 0:
+        if rows:
+            save_options(options, options.output / "options.json")
+        write_results(rows, len(items), options.output)
+        if options.report and rows and failures is not None:
+            write_report(options.output / "report.html", items, codecs, [Run(options.output, rows)])
     if failures is None:
         print("interrupted; what is listed above is whole", file=sys.stderr)
         return 130
@@ -44,8 +55,9 @@ def run(options) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = compress_parser()
-    return parser.run(argv, run)
+    from utils.pipes import piped, suffix_by_content
+
+    return compress_parser().run(argv, piped(run, suffix_by_content, "*.bpgan"))
 
 
 if __name__ == "__main__":

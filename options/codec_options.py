@@ -4,6 +4,7 @@ from pathlib import Path
 
 from models.config import QUALITIES
 from utils.admm import METHODS
+from utils.objectives import OBJECTIVES
 from .base_options import Parser, in_range
 
 CODER_NAMES = ("huffman", "context")
@@ -15,6 +16,16 @@ def _add_files(parser: Parser, output: str, what: str) -> None:
     add("--output", type=Path, default=Path(output), metavar="DIR", help="where results go")
     add("--checkpoint", type=Path, nargs="+", default=None, metavar="FILE",
         help="trained weights, one file a kind of signal (else those in checkpoints/)")
+
+
+def _add_overwrite(parser: Parser) -> None:
+    parser.add_argument("--overwrite", action="store_true",
+                        help="do again what an earlier run with the same settings finished in --output")
+
+
+def _add_report(parser: Parser) -> None:
+    parser.add_argument("--report", action="store_true",
+                        help="also write report.html: originals and decoded files to look at and listen to")
 
 
 def _add_coder(parser: Parser) -> None:
@@ -32,9 +43,16 @@ def compress_parser() -> Parser:
                       help="bits per pixel that no image's file exceeds")
     rate.add_argument("--target_kbps", type=in_range(float, 1e-3, 256.0), default=None,
                       help="kilobits per second that no recording's file exceeds")
+    rate.add_argument("--target_psnr", type=in_range(float, 1.0, 100.0), default=None,
+                      help="dB that every decoded image reaches, at the lowest quality that does")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="mse",
+                        help="the distortion that the search weighs against bits; ms_ssim: images only; "
+                             "perceptual: features of the discriminator and of VGG16, where there are any")
     parser.add_argument("--search", choices=METHODS, default="admm", help="how latents are searched")
     parser.add_argument("--iterations", type=in_range(int, 0, 100000), default=100, help="of the search")
     _add_coder(parser)
+    _add_overwrite(parser)
+    _add_report(parser)
     return parser
 
 
@@ -45,6 +63,8 @@ def evaluate_parser() -> Parser:
                         help="one or several; each gets a folder of its own")
     _add_coder(parser)
     _add_realism(parser)
+    _add_overwrite(parser)
+    _add_report(parser)
     return parser
 
 

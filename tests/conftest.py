@@ -85,6 +85,7 @@ def tiny_checkpoint(signal: str, seed: int = 0, with_realistic: bool = True, **c
     import torch
 
     from data import build_signal
+    from models.discriminator import Discriminator
     from utils.checkpoint import Checkpoint
     from utils.fitting import fit_coders
 
@@ -95,7 +96,8 @@ def tiny_checkpoint(signal: str, seed: int = 0, with_realistic: bool = True, **c
     tables, _ = fit_coders(model, [x])
     realistic = {name: weight + 0.05 * torch.randn_like(weight)
                  for name, weight in model.generator.state_dict().items()} if with_realistic else None
-    return Checkpoint(model.config, build_signal(signal).settings, model.state_dict(), realistic, tables,
+    discriminator = Discriminator(model.config.in_channels, scales=3).state_dict() if with_realistic else None
+    return Checkpoint(model.config, build_signal(signal).settings, model.state_dict(), realistic, discriminator, tables,
                       "context", {"made by": "tests"})
 
 

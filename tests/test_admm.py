@@ -37,7 +37,7 @@ def toy_problem(seed=0, movable=None, weight=30.0) -> Problem:
     def true_rate(q):       # a little more than the estimate: what is judged must be this
         return rate(q) + 0.25 * (q != 0).flatten(1).sum(1)
 
-    return Problem(distortion, rate, true_rate, costs, start, movable)
+    return Problem(distortion, rate, true_rate, costs, start, start.round(), movable)
 
 
 def objective(problem: Problem, symbols: torch.Tensor) -> torch.Tensor:
@@ -190,7 +190,7 @@ def test_through_the_tiny_model(codec, method, coder, ramp_image):
     picture, _ = codec.signal.to_picture(ramp_image)
     step = 100
     plain = codec._analyze(picture, step)
-    problem = codec._problem(codec._window(picture, next(iter(_windows(plain)))), plain[None], step, None,
+    problem = codec._problem(codec._window(picture, next(iter(_windows(plain)))), plain[None], plain[None].round(), step, None,
                              picture.shape[1:], codec.coders[coder])
     result = optimize_latent(problem, preset(method, 20))
     with torch.no_grad():

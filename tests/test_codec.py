@@ -75,7 +75,8 @@ def test_the_search_s_symbols_are_those_of_the_file(codecs, search):
 
     def judged(data) -> float:
         header, symbols = codec.read_symbols(data)
-        return 8 * len(data) + codec._distortion_bits(codec.signal.to_picture(pixels)[0], symbols, header.quality)
+        picture_, _ = codec.signal.to_picture(pixels)
+        return 8 * len(data) + codec._distortion_bits(picture_, [symbols], header.quality, codec._distortions("mse"))[0]
 
     assert judged(encoded.data) <= judged(plain.data)
     if search in ("admm", "sga", "ste"):
@@ -353,3 +354,75 @@ def test_realism_needs_a_realistic_generator(codecs):
     for realism in (-0.1, 1.1):
         with pytest.raises(ValueError, match="outside 0 to 1"):
             codecs["image"].decompress(codecs["image"].compress(picture(4, 4), 3, "none"), realism)
+
+
+def test_psnr_targets_are_reached_at_the_lowest_quality(codecs):
+    codec, pixels = codecs["image"], picture(64, 80)
+    scores = [codec.signal.score(pixels, codec.decompress(codec.compress(pixels, q, "none")))["psnr_db"] for q in (2, 7)]
+    target = sum(scores) / 2
+    encoded = codec.encode_to_score(pixels, "psnr_db", target, "none")
+    assert codec.signal.score(pixels, codec.decompress(encoded.data))["psnr_db"] >= target
+    if encoded.quality > 1:
+        below = codec.encode(pixels, encoded.quality - 1 / 32, "none")
+        assert codec.signal.score(pixels, codec.decompress(below.data))["psnr_db"] < target
+    searched = codec.encode_to_score(pixels, "psnr_db", target, "admm", iterations=4)
+    assert codec.signal.score(pixels, codec.decompress(searched.data))["psnr_db"] >= target
+    with pytest.raises(ValueError, match="psnr_db 99 is above what the highest quality gives"):
+        codec.encode_to_score(pixels, "psnr_db", 99.0, "none")
+    with pytest.raises(ValueError, match="pesq is not a metric of image: these are psnr_db, ms_ssim"):
+        codec.encode_to_score(pixels, "pesq", 3.0, "none")
+
+
+# -- objectives ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective, metric", [("mse", "psnr_db"), ("ms_ssim", "ms_ssim")])
+def test_each_objective_is_best_at_its_own_metric(codecs, texture_image, objective, metric):
+    """At equal cost the search for a metric wins in it: scores plus bits at the same weight."""
+    codec = codecs["image"]
+    settings = dict(quality=8, search="admm", iterations=30)
+    both = {name: codec.encode(texture_image, objective=name, **settings) for name in ("mse", "ms_ssim")}
+
+    def cost(encoded) -> float:
+        header, symbols = codec.read_symbols(encoded.data)
+        picture_, _ = codec.signal.to_picture(texture_image)
+        return 8 * len(encoded.data) + codec._distortion_bits(
+            picture_, [symbols], header.quality, codec._distortions(objective))[0]
+
+    other = {"mse": "ms_ssim", "ms_ssim": "mse"}[objective]
+    assert cost(both[objective]) < cost(both[other])
+
+
+def test_the_perceptual_objective_lowers_the_features_distance(codecs, texture_image):
+    from utils.objectives import discriminator_distance
+
+    codec = codecs["image"]
+    distance = discriminator_distance(codec.discriminator)
+    x = torch.from_numpy(codec.signal.to_picture(texture_image)[0])[None]
+
+    def features(objective) -> float:
+        header, symbols = codec.read_symbols(codec.compress(texture_image, 8, "admm", 30, objective=objective))
+        x_hat = torch.from_numpy(codec.generate(symbols, header.quality)[:, :203, :251]).clamp(-1, 1)[None]
+        return float(distance(x, x_hat))
+
+    codec._vgg = None           # whether its weights are there or not
+    assert features("perceptual") < features("mse")
+
+
+def test_objectives_that_do_not_fit_are_refused(codecs, voiced_clip):
+    with pytest.raises(ValueError, match="'psnr' is not one of mse, ms_ssim, perceptual"):
+        codecs["image"].compress(picture(20, 20), objective="psnr")
+    with pytest.raises(ValueError, match="ms_ssim is for images, this is speech"):
+        codecs["speech"].compress(voiced_clip, objective="ms_ssim")
+    without = codecs["image_faithful"]
+    without._vgg = None
+    with pytest.raises(ValueError, match="needs a checkpoint with a discriminator"):
+        without.compress(picture(20, 20), objective="perceptual")
+
+
+@pytest.mark.parametrize("objective", ["mse", "ms_ssim", "perceptual"])
+@pytest.mark.parametrize("size", [(1, 1), (9, 40), (40, 170)])
+def test_objectives_take_pictures_of_any_size(codecs, objective, size):
+    codec = codecs["image"]
+    codec._vgg = None
+    assert codec.decompress(codec.compress(picture(*size), 4, "admm", 3, objective=objective)).shape == (*size, 3)

@@ -143,7 +143,7 @@ def test_freeze_of_thaw_changes_nothing():
 def test_a_model_loaded_from_tables_gives_the_same_tables_and_outputs():
     model, other = tiny_model("speech"), tiny_model("speech", seed=9)
     network = network_tables(model.context, np.zeros((8, 16), np.int16))
-    load_weights(other, Checkpoint(model.config, {}, model.state_dict(), None, {"network": network.to_arrays()}))
+    load_weights(other, Checkpoint(model.config, {}, model.state_dict(), None, None, {"network": network.to_arrays()}))
     for name, array in network_tables(other.context, np.zeros((8, 16), np.int16)).to_arrays().items():
         assert np.array_equal(array, network.to_arrays()[name]), name
     symbols = torch.from_numpy(grid((1, 16, 8, 5)).astype(np.float32))

@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 import torch
 
 METHODS = ("admm", "paper", "sga", "ste", "iht", "round", "none")
+# The search is done when z and its copy agree (root mean square, in steps) and the copy stands still
+# (fraction of places that changed): the primal and the dual residual of ADMM.
+PRIMAL_TOLERANCE, DUAL_TOLERANCE = 0.01, 1e-5
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class SearchConfig:
     dual_step: float = 0.3
     rate_weight: float = 1.0            # 0: the paper's method, which does not see the rate
     judge_every: int = 10               # iterations between looks at quantized candidates
+    objective: str = "mse"              # the distortion F, one of utils/objectives.py
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -59,11 +63,11 @@ PRESETS = {
 }
 
 
-def preset(method: str, iterations: int | None = None) -> SearchConfig:
+def preset(method: str, iterations: int | None = None, objective: str = "mse") -> SearchConfig:
     """The configuration of a method; `iterations` replaces its default."""
     if method not in METHODS:
         raise ValueError(f"search method {method!r} is not one of {', '.join(METHODS)}")
-    values = {"method": method, **PRESETS[method]}
+    values = {"method": method, "objective": objective, **PRESETS[method]}
     if iterations is not None and method != "none":
         values["iterations"] = iterations
     return SearchConfig(**values)
@@ -87,7 +91,8 @@ class Problem:
     rate        index -> estimated bits (B,), with itself as context
     true_rate   symbols -> bits (B,) of what would be written
     costs       (q, candidates (N, B, C, h, w)) -> bits of each candidate in the context q
-    start       the encoder's latent on the symbols' axis
+    start       the latent from which to search, on the symbols' axis
+    fallback    symbols that the result is never worse than: encode-and-round
     movable     bool (B, 1, h, w) or None: places that may change
     """
 
@@ -96,6 +101,7 @@ class Problem:
     true_rate: Callable[[torch.Tensor], torch.Tensor]
     costs: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     start: torch.Tensor
+    fallback: torch.Tensor
     movable: torch.Tensor | None = None
 
 
@@ -115,7 +121,7 @@ class _Best:
 
     def __init__(self, problem: Problem):
         self.problem = problem
-        self.symbols = problem.start.round()
+        self.symbols = problem.fallback
         self.start_cost = self.cost = self._cost(self.symbols)
         self.history: list[dict] = [{"iteration": 0, "cost": self.cost.tolist()}]
 
@@ -153,18 +159,23 @@ def _iterate(problem: Problem, config: SearchConfig, best: _Best, generator: tor
         loss.backward()
         optimizer.step()
         with torch.no_grad():
+            done = False
             if coupled:
-                q = _project(problem, z + eta, q, mu, config.rate_weight)
+                before, q = q, _project(problem, z + eta, q, mu, config.rate_weight)
                 eta += config.dual_step * (z - q)
+                primal, dual = (z - q).square().mean().sqrt(), (q != before).float().mean()
+                done = bool(primal < PRIMAL_TOLERANCE and dual < DUAL_TOLERANCE)
             elif config.method == "iht":
                 q = _project(problem, z, z.round(), 1.0, config.rate_weight)
                 z.copy_(q)
-            last = t + 1 == config.iterations
+            last = done or t + 1 == config.iterations
             if last or (config.method != "round" and (t + 1) % config.judge_every == 0):
                 for candidate in [z.round()] + ([q] if coupled else []):
                     if problem.movable is not None:
                         candidate = torch.where(problem.movable, candidate, fixed)
                     best.judge(candidate, t + 1)
+            if done:
+                break
 
 
 def _geometric(ends: tuple[float, float], progress: float) -> float:

@@ -1,27 +1,32 @@
 """Many files in, many files out: what the scripts that code signals have in common."""
 
 import csv
+import errno
 import logging
 import math
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from data import KINDS, kind_of, signal_class
 from . import distributed
 from .bitstream import BitstreamError, read_file, kind_of_file, write_file
-from .files import replacing
+from .files import remove_leftovers, replacing
+from .journal import Journal
 from .report import fail
 
 log = logging.getLogger(__name__)
 
 SUFFIX = ".bpgan"
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)     # no other file of the batch would fare better
 
 
 @dataclass(frozen=True)
@@ -32,19 +37,24 @@ class Item:
     stem: Path
 
 
-def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool]) -> list[Item]:
+def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool], results: Path | None = None) -> list[Item]:
     """Files named, and files below folders named for which `belongs` holds, sorted in each folder.
 
     Folder structure is kept. Files of one stem (a.png beside a.jpg) keep their suffix in the
-    results' names; what still collides is numbered. Raises ValueError for an input that does not
-    exist, or if there is nothing to do.
+    results' names; what still collides is numbered. `results` is a folder to which files that
+    belong will be written: below an input folder it is left out. Raises ValueError for an input
+    that does not exist, for an input folder that is `results`, or if there is nothing to do.
     """
+    results = results.resolve() if results else None
     found: list[tuple[Path, Path]] = []
     for source in inputs:
         if source.is_dir():
+            if source.resolve() == results:
+                raise ValueError(f"--output {source} is an input folder: decoded files would mix with the originals")
             found += [(path, path.relative_to(source)) for path in sorted(source.rglob("*"))
                       if path.is_file() and belongs(path)
-                      and not any(part.startswith(".") for part in path.relative_to(source).parts)]
+                      and not any(part.startswith(".") for part in path.relative_to(source).parts)
+                      and not (results and results in path.resolve().parents)]
         elif source.exists():
             found.append((source, Path(source.name)))
         else:
@@ -62,6 +72,20 @@ def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool]) -> list[Ite
         taken.add(stem)
         items.append(Item(path, stem))
     return items
+
+
+def prepare_output(output: Path, items: list[Item]) -> None:
+    """Make the folder, see that it can be written to, and clear what a killed run left half-written.
+
+    Raises OSError in the first place rather than after the first file's search.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=output):
+        pass
+    if distributed.world()[0] == 0:
+        remove_leftovers(output / item.stem.parent for item in items)
+        remove_leftovers([output])
+    distributed.barrier()
 
 
 def sample_files() -> list[Path]:
@@ -101,27 +125,40 @@ class Checkpoints:
 def run_batch(items: Iterable[Item], work: Callable[[Item], dict | None], description: str) -> tuple[list[dict], int]:
     """Do this process's share of the items; -> (rows of all processes on the first one, failures).
 
-    A file that fails is named on standard error and the others go on. KeyboardInterrupt ends the
-    batch; the rows so far are returned by `Interrupted`.
+    Rows are in the items' order. A file that fails is named on standard error and the others go
+    on; where the disk is full they would all fail, so the batch ends and what is left of it counts
+    as failed. KeyboardInterrupt ends the batch; the rows so far are returned by `Interrupted`.
     """
     rows, failures = [], 0
-    mine = distributed.share(list(items))
+    mine = distributed.share(list(enumerate(items)))
     rank, _ = distributed.world()
     try:
-        for item in tqdm(mine, desc=description, disable=rank != 0 or len(mine) < 2, file=sys.stderr):
+        for done, (number, item) in enumerate(tqdm(mine, desc=description, disable=rank != 0 or len(mine) < 2,
+                                                   file=sys.stderr)):
             try:
                 row = work(item)
                 if row:
-                    rows.append(row)
-            except (ValueError, OSError, MemoryError) as error:
-                failures += 1
+                    rows.append((number, row))
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+                    raise
+                hopeless = isinstance(error, OSError) and error.errno in HOPELESS
+                failures += len(mine) - done if hopeless else 1
                 text = str(error)
                 with tqdm.external_write_mode(sys.stderr):      # a line of its own, not the bar's
                     fail(error, "" if str(item.path) in text else f"{item.path}: ")
+                if hopeless:
+                    break
     except KeyboardInterrupt:
-        raise Interrupted(rows) from None
+        raise Interrupted([row for _, row in rows]) from None
     gathered = distributed.gather((rows, failures))
-    return [row for part, _ in gathered for row in part], sum(count for _, count in gathered)
+    in_order = sorted((pair for part, _ in gathered for pair in part), key=lambda pair: pair[0])
+    return [row for _, row in in_order], sum(count for _, count in gathered)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """PyTorch has a class of its own for this on a GPU, and only a text on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class Interrupted(Exception):
@@ -132,30 +169,42 @@ class Interrupted(Exception):
         self.rows = rows
 
 
-def code_file(item: Item, output: Path, codecs: Checkpoints, encode: Callable, realism: float = 0.0) -> dict:
-    """Encode one signal, write it, decode the file from disk, write and measure that; -> its row."""
+def code_file(item: Item, output: Path, codecs: Checkpoints, encode: Callable, journal: Journal,
+              realism: float = 0.0) -> dict:
+    """Encode one signal, write it, decode the file from disk, write and measure that; -> its row.
+
+    What the journal holds of an earlier run is not done again; its row says "reused".
+    """
     kind = kind_of(item.path)
     if kind is None:
         known = ", ".join(sorted(suffix for name in KINDS for suffix in signal_class(name).suffixes))
         raise ValueError(f"{item.path}: suffix {item.path.suffix or '(none)'} is not one of {known}")
     codec = codecs.of(kind)
     signal = codec.signal
+    key = journal.key(item.path, item.stem, codec.fingerprint)
+    finished = journal.find(key)
+    if finished:
+        return {**finished, "file": item.path.as_posix(), "reused": True}
+    targets = [output / item.stem.parent / (item.stem.name + suffix) for suffix in (SUFFIX, signal.output_suffix)]
+    for target in targets:
+        if target.exists() and target.samefile(item.path):
+            raise ValueError(f"{item.path}: its results would overwrite it, choose another --output")
     original = signal.read(item.path)
     encoded = encode(codec, original)
-    target = output / item.stem.parent / (item.stem.name + SUFFIX)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_file(target, encoded.data)
+    write_file(targets[0], encoded.data)
 
-    data = read_file(target)
+    data = read_file(targets[0])
     started = time.perf_counter()
     decoded = codec.decompress(data, realism)
     decode_seconds = time.perf_counter() - started
-    signal.write(output / item.stem.parent / (item.stem.name + signal.output_suffix), decoded)
-    return {"file": item.path.as_posix(), "signal": kind, "bytes": len(data),
-            signal.rate_unit: signal.rate(len(data), signal.size(original)),
-            **signal.score(original, decoded),
-            "encode_seconds": encoded.seconds, "decode_seconds": decode_seconds, "search": encoded.search,
-            "iterations": encoded.iterations, "entropy_coder": encoded.coder, "quality": encoded.quality}
+    signal.write(targets[1], decoded)
+    row = {"file": item.path.as_posix(), "signal": kind, "bytes": len(data),
+           signal.rate_unit: signal.rate(len(data), signal.size(original)),
+           **signal.score(original, decoded),
+           "encode_seconds": encoded.seconds, "decode_seconds": decode_seconds, "search": encoded.search,
+           "iterations": encoded.iterations, "entropy_coder": encoded.coder, "quality": encoded.quality}
+    journal.add(key, row, targets)
+    return row
 
 
 def columns_of(rows: list[dict]) -> list[str]:
@@ -173,6 +222,19 @@ def write_metrics(rows: list[dict], path: Path) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def write_results(rows: list[dict], n_items: int, output: Path) -> None:
+    """metrics.csv, the table with the means, and how many of how many files it holds.
+
+    `rows` may be fewer than `n_items`; "reused" in them is left out of the tables.
+    """
+    reused = sum(row.pop("reused", False) for row in rows)
+    if rows:
+        write_metrics(rows, output / "metrics.csv")
+        print(means_table(rows), end="")
+    print(f"{output / 'metrics.csv'}: {len(rows)} of {n_items} files"
+          + (f", {reused} of them by an earlier run" if reused else ""))
 
 
 def means_table(rows: list[dict]) -> str:

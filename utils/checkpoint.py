@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file with weights, centers and code tables, and JSON metadata.
 
 Tensors:  model.*      encoder, generator, gains, codebook (float weights as float16)
-          realistic.*  the generator of the adversarial stage, where there is one
+          realistic.*, discriminator.*  of the adversarial stage, where there was one
           tables.network.*  the entropy model's weights, as the integers that the coders use
           tables.CODER.*  integer tables of each entropy coder
 Metadata: format (version), config (ModelConfig), signal (picture settings), default_coder, info
@@ -26,6 +26,7 @@ FORMAT = 2
 FLOATS = (torch.float16, torch.float32)
 INTEGERS = (torch.uint8, torch.uint16, torch.int8, torch.int16, torch.int32, torch.int64)
 MAX_SIZE, MAX_DEPTH = 4096, 64      # of a config's numbers: far above what is ever built
+OF_THE_SENSES = ("realistic", "discriminator")    # how a file looks, not what it means
 KEPT_IN_FLOAT32 = ("gains.", "codebook.")    # exponents and centers decide symbols
 
 
@@ -37,6 +38,7 @@ class Checkpoint:
     signal_settings: dict
     model: dict[str, torch.Tensor]
     realistic: dict[str, torch.Tensor] | None
+    discriminator: dict[str, torch.Tensor] | None
     tables: dict[str, dict[str, np.ndarray]]     # 'network' or a coder's name -> integer arrays
     default_coder: str = "huffman"
     info: dict = field(default_factory=dict)
@@ -46,7 +48,7 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; an existing one is replaced whole."""
     tensors = {}
-    groups = {"model": checkpoint.model, "realistic": checkpoint.realistic or {}}
+    groups = {"model": checkpoint.model, **{name: getattr(checkpoint, name) or {} for name in OF_THE_SENSES}}
     for prefix, state in groups.items():
         for name, tensor in state.items():
             if name.startswith("context."):
@@ -94,7 +96,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"checkpoint {path} is not one of BPGAN's: no usable {error}") from None
     _check_config(config, path)
-    model, realistic, tables = {}, {}, {}
+    groups, tables = {"model": {}, **{name: {} for name in OF_THE_SENSES}}, {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
         if tensor.dtype not in (FLOATS if group != "tables" else INTEGERS):
@@ -104,14 +106,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if group == "tables":
             coder, _, array = rest.partition(".")
             tables.setdefault(coder, {})[array] = tensor.numpy()
-        elif group in ("model", "realistic"):
-            (model if group == "model" else realistic)[rest] = tensor.float()
+        elif group in groups:
+            groups[group][rest] = tensor.float()
         else:
             raise ValueError(f"checkpoint {path} holds an unknown tensor {name!r}")
     if default_coder not in tables:
         raise ValueError(f"checkpoint {path} has no tables of its default coder {default_coder!r}")
-    return Checkpoint(config, settings, model, realistic or None, tables, default_coder, info,
-                      fingerprint(tensors, metadata))
+    return Checkpoint(config, settings, groups["model"], groups["realistic"] or None,
+                      groups["discriminator"] or None, tables, default_coder, info, fingerprint(tensors, metadata))
 
 
 def _check_config(config: ModelConfig, path: Path) -> None:
@@ -133,10 +135,11 @@ def _check_config(config: ModelConfig, path: Path) -> None:
 def fingerprint(tensors: dict[str, torch.Tensor], metadata: dict) -> bytes:
     """4 bytes over everything a file's meaning depends on: weights, tables, model and picture settings.
 
-    The realistic generator is another reading of the same files: adding it later leaves them valid.
+    The realistic generator is another reading of the same files, and the discriminator only steers
+    the search: adding them later leaves files valid.
     """
     digest = hashlib.sha256(json.dumps([metadata["config"], metadata["signal"]], sort_keys=True).encode())
-    for name in sorted(name for name in tensors if not name.startswith("realistic.")):
+    for name in sorted(name for name in tensors if name.partition(".")[0] not in OF_THE_SENSES):
         digest.update(name.encode())
         digest.update(tensors[name].numpy().tobytes())
     return digest.digest()[:4]

@@ -5,7 +5,9 @@
     pixels = codec.decompress(data)
 """
 
+import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,17 +15,20 @@ import numpy as np
 import torch
 
 from models import QUALITIES, QUALITY_STEPS, STRIDE
+from models.discriminator import Discriminator
 from models.losses import squared_error
+from models.perceptual import perceptual_distance
+from models.quality import at_quality
 from . import bitstream
 from .admm import Problem, SearchConfig, optimize_latent, preset
-from .checkpoint import load_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, load_strictly
 from .coders import Coder
 from .decoder import Decoder
+from .objectives import OBJECTIVES, Distortion, FeatureDistance, discriminator_distance, ms_ssim_distance
 from .tiling import Window, latent_shape, pad_to_stride, windows
 
 TARGET_TOLERANCE = 0.03     # a target rate is met from below within this fraction
 MAX_TARGET_TRIALS = 12
-SEARCH_SAVES = 0.12         # of the bits, typically: where the first trial of a target starts
 
 
 @dataclass
@@ -45,79 +50,148 @@ class Codec(Decoder):
 
     with_encoder = True
 
+    def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu"):
+        """Raises ValueError where the checkpoint's parts do not fit together."""
+        super().__init__(checkpoint, device)
+        self.discriminator = None
+        if checkpoint.discriminator is not None:
+            self.discriminator = Discriminator(self.config.in_channels)
+            load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
+            self.discriminator.requires_grad_(False).eval().to(self.device)
+        self._vgg = False        # not looked for yet; None: cannot be had
+
     def compress(self, signal: np.ndarray, quality: float = 3, search: str | SearchConfig = "admm",
-                 iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0) -> bytes:
+                 iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0,
+                 objective: str = "mse") -> bytes:
         """Signal, as `Signal.read` returns it -> the bytes of a file. See `encode`."""
-        return self.encode(signal, quality, search, iterations, entropy_coder, seed).data
+        return self.encode(signal, quality, search, iterations, entropy_coder, seed, objective).data
 
     def encode(self, signal: np.ndarray, quality: float = 3, search: str | SearchConfig = "admm",
-               iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0) -> Encoded:
+               iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0,
+               objective: str = "mse") -> Encoded:
         """Like `compress`, with what is known of the result.
 
-        quality in 1..8, to 1/32; search a method's name or a SearchConfig; entropy_coder None takes
-        the checkpoint's default. Raises ValueError for an argument out of range.
+        quality in 1..8, to 1/32; search a method's name or a SearchConfig (which then names iterations
+        and objective); entropy_coder None takes the checkpoint's default; objective one of "mse",
+        "ms_ssim", "perceptual". Raises ValueError for an argument out of range.
         """
-        started = time.perf_counter()
-        config = search if isinstance(search, SearchConfig) else preset(search, iterations)
-        coder = self._coder(entropy_coder)
-        step = quality_step(quality)
-        picture, level = self.signal.to_picture(signal)
-        plain = self._analyze(picture, step)
-        symbols, history = self._search(picture, plain, step, config, seed, coder)
-        size = self.signal.size(signal)
-        data, saved = self._write(picture, plain.round().to(torch.int16).numpy(), symbols, step, coder, size, level)
-        return Encoded(data, 1 + step / QUALITY_STEPS, coder.name, config.method, config.iterations,
-                       time.perf_counter() - started, saved, history)
+        return self._encode(signal, quality_step(quality), _search_config(search, iterations, objective),
+                            self._coder(entropy_coder), seed, None)
 
     def encode_to_rate(self, signal: np.ndarray, target: float, search: str | SearchConfig = "admm",
-                       iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0) -> Encoded:
+                       iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0,
+                       objective: str = "mse") -> Encoded:
         """The best quality whose whole file stays at or under `target` (in the kind's rate unit).
 
-        Bisection over the quality's steps of 1/32, first without search, then with it. Raises
-        ValueError that names the nearest reachable rate if the target is out of reach.
+        Within 3 % of it, or ValueError that names the nearest reachable rate.
         """
-        started = time.perf_counter()
-        size = self.signal.size(signal)
-        config = search if isinstance(search, SearchConfig) else preset(search, iterations)
-        tried: dict[int, Encoded] = {}
+        size, unit = self.signal.size(signal), self.signal.rate_unit
 
-        def rate_at(step: int) -> float:
-            if step not in tried:
-                tried[step] = self.encode(signal, 1 + step / QUALITY_STEPS, config, None, entropy_coder, seed)
-            return self.signal.rate(len(tried[step].data), size)
+        def rate(encoded: Encoded) -> float:
+            return self.signal.rate(len(encoded.data), size)
 
-        last = (QUALITIES - 1) * QUALITY_STEPS
-        low, high = 0, last
-        guess = self._step_without_search(signal, target / (1 - SEARCH_SAVES if config.iterations else 1), entropy_coder)
-        width = 4
-        for _ in range(MAX_TARGET_TRIALS):
-            rate = rate_at(guess)
-            if rate <= target:
-                low = guess
-                if rate >= target * (1 - TARGET_TOLERANCE) or guess == last:
-                    break
-            else:
-                high = guess
-                if guess == 0:
-                    break
-            if high - low <= 1 and low in tried:
-                break
-            # widen from the first guess until the target lies between, then halve
-            guess = min(last, low + width) if low in tried and high not in tried else (
-                max(0, high - width) if low not in tried else (low + high) // 2)
-            width *= 2
-        reached = {step: rate_at(step) for step in tried}
-        under = [step for step, rate in reached.items() if rate <= target]
-        unit = self.signal.rate_unit
+        tried = self._bisect(signal, lambda encoded: rate(encoded) <= target,
+                             lambda encoded: rate(encoded) >= target * (1 - TARGET_TOLERANCE),
+                             _search_config(search, iterations, objective), self._coder(entropy_coder), seed)
+        under = [encoded for encoded in tried if rate(encoded) <= target]
         if not under:
             raise ValueError(f"{target:g} {unit} is below what this signal can be coded in; "
-                             f"the nearest reachable rate is {min(reached.values()):.4f} {unit}")
-        best = max(under, key=lambda step: reached[step])
-        if best == last and reached[best] < target * (1 - TARGET_TOLERANCE):
+                             f"the nearest reachable rate is {min(map(rate, tried)):.4f} {unit}")
+        best = max(under, key=rate)
+        if best.quality == QUALITIES and rate(best) < target * (1 - TARGET_TOLERANCE):
             raise ValueError(f"{target:g} {unit} is above the highest quality; "
-                             f"the nearest reachable rate is {reached[best]:.4f} {unit}")
-        tried[best].seconds = time.perf_counter() - started
-        return tried[best]
+                             f"the nearest reachable rate is {rate(best):.4f} {unit}")
+        return best
+
+    def encode_to_score(self, signal: np.ndarray, metric: str, target: float, search: str | SearchConfig = "admm",
+                        iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0,
+                        objective: str = "mse") -> Encoded:
+        """The lowest quality whose decoded signal reaches `target` in a metric of the kind, such as psnr_db.
+
+        Raises ValueError that names the highest score if none does.
+        """
+        if metric not in self.signal.metric_names:
+            raise ValueError(f"{metric} is not a metric of {self.signal.name}: "
+                             f"these are {', '.join(self.signal.metric_names)}")
+        scores: dict[float, float] = {}
+
+        def score(encoded: Encoded) -> float:
+            if encoded.quality not in scores:
+                scores[encoded.quality] = self.signal.score(signal, self.decompress(encoded.data))[metric]
+            return scores[encoded.quality]
+
+        tried = self._bisect(signal, lambda encoded: score(encoded) < target,
+                             lambda encoded: False, _search_config(search, iterations, objective),
+                             self._coder(entropy_coder), seed)
+        reached = [encoded for encoded in tried if score(encoded) >= target]
+        if not reached:
+            raise ValueError(f"{metric} {target:g} is above what the highest quality gives, {max(map(score, tried)):.3f}")
+        return min(reached, key=lambda encoded: len(encoded.data))
+
+    def _bisect(self, signal: np.ndarray, below: Callable[[Encoded], bool], enough: Callable[[Encoded], bool],
+                config: SearchConfig, coder: Coder, seed: int) -> list[Encoded]:
+        """Encodings around the quality at which `below` turns from true to false, the last ones next to it.
+
+        First without search, which is cheap, then with it, every trial from the latent of the one
+        before and with half of the iterations; stops where `below` and `enough` hold.
+        """
+        started = time.perf_counter()
+        last = (QUALITIES - 1) * QUALITY_STEPS
+
+        def bisect(low: int, high: int, is_below: Callable[[int], bool]) -> int:
+            """The highest step in low..high for which it holds; low if none does."""
+            while high > low:
+                middle = (low + high + 1) // 2
+                low, high = (middle, high) if is_below(middle) else (low, middle - 1)
+            return low
+
+        none = preset("none", objective=config.objective)
+        guess = bisect(0, last, lambda step: below(self._encode(signal, step, none, coder, seed, None)))
+        if not config.iterations:
+            steps = {guess, min(guess + 1, last)}
+            return [self._encode(signal, step, none, coder, seed, None) for step in sorted(steps)]
+        tried: dict[int, Encoded] = {}
+        warm = dataclasses.replace(config, iterations=max(1, config.iterations // 2))
+
+        def trial(step: int) -> Encoded:
+            if step not in tried:
+                nearest = min(tried, key=lambda other: abs(other - step), default=None)
+                tried[step] = self._encode(signal, step, warm if tried else config, coder, seed,
+                                           tried[nearest] if tried else None)
+            return tried[step]
+
+        # widen from the guess until the turn lies between, then halve
+        low, high, width, step = -1, last + 1, 4, guess
+        while high - low > 1 and len(tried) < MAX_TARGET_TRIALS:
+            if below(trial(step)):
+                low = step
+                if enough(trial(step)):
+                    break
+                step = (low + high) // 2 if high <= last else min(low + width, last)
+            else:
+                high = step
+                step = (low + high) // 2 if low >= 0 else max(high - width, 0)
+            width *= 2
+        for encoded in tried.values():
+            encoded.seconds = time.perf_counter() - started
+        return list(tried.values())
+
+    def _encode(self, signal: np.ndarray, step: int, config: SearchConfig, coder: Coder, seed: int,
+                warm: Encoded | None) -> Encoded:
+        """One encoding at a quality step; `warm` is an earlier one to start the search from."""
+        started = time.perf_counter()
+        if config.objective == "ms_ssim" and self.signal.name != "image":
+            raise ValueError(f"the objective ms_ssim is for images, this is {self.signal.name}: use mse")
+        picture, level = self.signal.to_picture(signal)
+        plain = self._analyze(picture, step)
+        distortions = self._distortions(config.objective)
+        start = plain if warm is None else self._moved(warm, step)
+        symbols, history = self._search(picture, plain, start, step, config, seed, coder, distortions)
+        size = self.signal.size(signal)
+        data, saved = self._write(picture, plain.round().to(torch.int16).numpy(), symbols, step, coder, size,
+                                  level, distortions)
+        return Encoded(data, 1 + step / QUALITY_STEPS, coder.name, config.method, config.iterations,
+                       time.perf_counter() - started, saved, history)
 
     # -- the steps ---------------------------------------------------------------------------------
 
@@ -127,17 +201,31 @@ class Codec(Decoder):
             raise ValueError(f"entropy coder {name!r} has no tables in this checkpoint, only {', '.join(self.coders)}")
         return self.coders[name]
 
-    def _step_without_search(self, signal: np.ndarray, target: float, entropy_coder: str | None) -> int:
-        """The highest step whose encode-and-round file stays under the target; 0 if none does."""
-        coder, size = self._coder(entropy_coder), self.signal.size(signal)
-        picture, _ = self.signal.to_picture(signal)
-        low, high = 0, (QUALITIES - 1) * QUALITY_STEPS + 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            symbols = self._analyze(picture, middle).round().to(torch.int16).numpy()
-            n_bytes = coder.cost_bits(symbols, middle) / 8 + bitstream.MAX_OVERHEAD
-            low, high = (middle, high) if self.signal.rate(n_bytes, size) <= target else (low, middle)
-        return low
+    def _distortions(self, objective: str) -> Callable[[], Distortion]:
+        """A function that makes the objective for one window: some objects serve one search only."""
+        if objective == "mse":
+            return lambda: squared_error
+        if objective == "ms_ssim":
+            return lambda: ms_ssim_distance
+        distances = []
+        if self.discriminator is not None:
+            distances.append(discriminator_distance(self.discriminator))
+        if self._vgg is False:
+            self._vgg = perceptual_distance(self.config.in_channels)
+        if self._vgg is not None:
+            distances.append(lambda x, x_hat: self._vgg(x, x_hat)[None])
+        if not distances:
+            raise ValueError("the objective perceptual needs a checkpoint with a discriminator, or VGG16's weights")
+        return lambda: FeatureDistance(distances)
+
+    @torch.no_grad()
+    def _moved(self, encoded: Encoded, step: int) -> torch.Tensor:
+        """The latent of an encoding at another quality -> on the symbols' axis of this one."""
+        header, symbols = self.read_symbols(encoded.data)
+        model, old, new = self.model, self.quality_tensor(header.quality), self.quality_tensor(step)
+        y = model.codebook.dequantize(torch.from_numpy(symbols.astype(np.int32))[None].to(self.device))
+        ratio = (at_quality(model.gains.log_gain, new) - at_quality(model.gains.log_gain, old)).exp()
+        return model.codebook.to_index(y * ratio[:, :, None, None])[0].clamp(-32767, 32767).cpu()
 
     @torch.no_grad()
     def _analyze(self, picture: np.ndarray, step: int) -> torch.Tensor:
@@ -162,30 +250,34 @@ class Codec(Decoder):
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def _search(self, picture: np.ndarray, plain: torch.Tensor, step: int, config: SearchConfig,
-                seed: int, coder: Coder) -> tuple[np.ndarray, list[dict]]:
+    def _search(self, picture: np.ndarray, plain: torch.Tensor, start: torch.Tensor, step: int,
+                config: SearchConfig, seed: int, coder: Coder,
+                distortions: Callable[[], Distortion]) -> tuple[np.ndarray, list[dict]]:
         """Search window by window; the margin of each holds what is decided so far."""
         symbols = plain.round()
         history = []
         if config.iterations:
             for window in windows(*plain.shape[1:], self.config.generator_reach):
-                start = symbols[(slice(None), *window.outer())][None].clone()
+                outer, own = (slice(None), *window.outer()), (slice(None), *window.core())
                 core = (slice(None), slice(None), *window.core_in_outer())
+                first, fallback = symbols[outer][None].clone(), symbols[outer][None].clone()
                 movable = None
-                if start.shape[2:] != plain.shape[1:]:
-                    movable = torch.zeros(1, 1, *start.shape[2:], dtype=torch.bool)
+                if first.shape[2:] != plain.shape[1:]:
+                    movable = torch.zeros(1, 1, *first.shape[2:], dtype=torch.bool)
                     movable[core] = True
                     movable = movable.to(self.device)
-                start[core] = plain[(slice(None), *window.core())]
-                problem = self._problem(self._window(picture, window), start.to(self.device), step, movable,
-                                        picture[(slice(None), *window.outer(STRIDE))].shape[1:], coder)
+                first[core], fallback[core] = start[own], plain[own].round()
+                problem = self._problem(self._window(picture, window), first.to(self.device),
+                                        fallback.to(self.device), step, movable,
+                                        picture[(slice(None), *window.outer(STRIDE))].shape[1:], coder, distortions())
                 result = optimize_latent(problem, config, seed)
-                symbols[(slice(None), *window.core())] = result.symbols[core][0].float().cpu()
+                symbols[own] = result.symbols[core][0].float().cpu()
                 history.extend(result.history)
         return symbols.to(torch.int16).numpy(), history
 
-    def _problem(self, x: torch.Tensor, start: torch.Tensor, step: int, movable: torch.Tensor | None,
-                 valid: tuple[int, int], coder: Coder) -> Problem:
+    def _problem(self, x: torch.Tensor, start: torch.Tensor, fallback: torch.Tensor, step: int,
+                 movable: torch.Tensor | None, valid: tuple[int, int], coder: Coder,
+                 distance: Distortion = squared_error) -> Problem:
         """The search's functions for one window; `valid` rows and columns of x are the signal's own."""
         model, quality = self.model, self.quality_tensor(step)
         rows, columns = valid
@@ -195,7 +287,7 @@ class Codec(Decoder):
         def distortion(index: torch.Tensor) -> torch.Tensor:
             with self._autocast():
                 x_hat = model.generate(model.codebook.from_index(index), quality)
-            return weight * squared_error(target, x_hat[..., :rows, :columns].clamp(-1, 1))
+            return weight * distance(target, x_hat[..., :rows, :columns].clamp(-1, 1))
 
         def rate(index: torch.Tensor) -> torch.Tensor:
             with self._autocast():
@@ -209,31 +301,48 @@ class Codec(Decoder):
         def true_rate(symbols: torch.Tensor) -> torch.Tensor:
             return costs(symbols, symbols).flatten(1).sum(1)
 
-        return Problem(distortion, rate, true_rate, costs, start, movable)
+        return Problem(distortion, rate, true_rate, costs, start, fallback, movable)
 
     def _write(self, picture: np.ndarray, plain: np.ndarray, symbols: np.ndarray, step: int, coder: Coder,
-               size: tuple[int, int], level: int) -> tuple[bytes, float]:
+               size: tuple[int, int], level: int, distortions: Callable[[], Distortion]) -> tuple[bytes, float]:
         """The file of the better of two symbol grids, judged by true bits and the receiver's picture."""
-        payloads = {}
-        best, saved = symbols, 0.0
+        coded = [coder.encode(plain, step)]
+        best, saved = 0, 0.0
         if not np.array_equal(plain, symbols):
-            costs = []
-            for candidate in (plain, symbols):
-                payloads[id(candidate)] = coder.encode(candidate, step)
-                costs.append(8 * len(payloads[id(candidate)][0]) + self._distortion_bits(picture, candidate, step))
-            if costs[0] <= costs[1]:
-                best = plain
-            saved = 1 - min(costs) / costs[0]
-        payload, repeats = payloads.get(id(best)) or coder.encode(best, step)
+            coded.append(coder.encode(symbols, step))
+            distortion = self._distortion_bits(picture, [plain, symbols], step, distortions)
+            costs = [8 * len(payload) + bits for (payload, _), bits in zip(coded, distortion)]
+            best = int(costs[1] < costs[0])
+            saved = 1 - costs[best] / costs[0]
+        payload, repeats = coded[best]
         header = bitstream.FileHeader(kind=self.signal.code, coder=coder.code, repeats=int(repeats), quality=step,
                                       fingerprint=self.fingerprint, size_a=size[0], size_b=size[1], level=level)
         return bitstream.pack(header, payload, self.default_sizes), saved
 
-    def _distortion_bits(self, picture: np.ndarray, symbols: np.ndarray, step: int) -> float:
+    @torch.no_grad()
+    def _distortion_bits(self, picture: np.ndarray, candidates: list[np.ndarray], step: int,
+                         distortions: Callable[[], Distortion]) -> list[float]:
+        """The objective of each candidate in bits, window by window like the search's."""
         rows, columns = picture.shape[1:]
-        x_hat = np.clip(self.generate(symbols, step)[:, :rows, :columns], -1, 1)
-        mse = float(np.mean(np.square(x_hat - picture), dtype=np.float64)) / 4
-        return self.config.lmbda(1 + step / QUALITY_STEPS) * 255 ** 2 * mse * rows * columns
+        parts = [window.core(STRIDE) for window in windows(*candidates[0].shape[1:], self.config.generator_reach)]
+        distances = [distortions() for _ in parts]
+        weight = self.config.lmbda(1 + step / QUALITY_STEPS) * 255 ** 2
+        total = []
+        for symbols in candidates:
+            x_hat = np.clip(self.generate(symbols, step)[:, :rows, :columns], -1, 1)
+            bits = 0.0
+            for part, distance in zip(parts, distances):
+                x, y = (torch.from_numpy(np.ascontiguousarray(p[(slice(None), *part)]))[None].to(self.device)
+                        for p in (picture, x_hat))
+                bits += weight * float(distance(x, y)) * x.shape[-2] * x.shape[-1]
+            total.append(bits)
+        return total
+
+
+def _search_config(search: str | SearchConfig, iterations: int | None, objective: str) -> SearchConfig:
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective {objective!r} is not one of {', '.join(OBJECTIVES)}")
+    return search if isinstance(search, SearchConfig) else preset(search, iterations, objective)
 
 
 def quality_step(quality: float) -> int:

@@ -403,6 +403,7 @@ class Trainer:
                 config=self.config, signal_settings=self.kind.settings,
                 model=self.average.state_dict(),
                 realistic=self.realistic_average.state_dict() if self.realistic_average else None,
+                discriminator=self.discriminator.state_dict() if self.discriminator else None,
                 tables=tables, default_coder=default_coder, info=info))
             write_model_card(path)
         distributed.barrier()

@@ -1,0 +1,70 @@
+"""What the search minimizes beside the bits: distortions of a decoded picture, as plain functions.
+
+Each takes pictures x, x_hat (B, C, H, W) in [-1, 1] and gives (B,), in the unit of the squared error
+of full-range 1: the codec weights all of them by lmbda * 255^2 and the number of samples. The
+squared error of speech pictures is that of the log-mel magnitudes.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from models.discriminator import Discriminator
+from models.losses import squared_error
+
+OBJECTIVES = ("mse", "ms_ssim", "perceptual")
+Distortion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+# 1 - MS-SSIM that weighs as much as a squared error of 1: the ratio of the rate weights that
+# CompressAI's models are trained with for the two (8.73 to 0.0067 in the middle of the range).
+MS_SSIM_WEIGHT = 8.73 / 0.0067 / 255 ** 2
+MIN_SSIM_SIDE, MIN_MS_SSIM_SIDE = 11, 161       # pixels; below, the window or the scales do not fit
+# Features change with the square root of the squared error: for equal slopes they count twice.
+FEATURE_SHARE = 2 / 3
+
+
+def ms_ssim_distance(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+    """1 - MS-SSIM; below 161 pixels 1 - SSIM, below 11 the squared error."""
+    from pytorch_msssim import ms_ssim, ssim
+
+    side = min(x.shape[-2:])
+    if side < MIN_SSIM_SIDE:
+        return squared_error(x, x_hat)
+    score = ms_ssim if side >= MIN_MS_SSIM_SIDE else ssim
+    similarity = score((x_hat.float() + 1) / 2, (x.float() + 1) / 2, data_range=1.0, size_average=False)
+    return MS_SSIM_WEIGHT * (1 - similarity)
+
+
+class FeatureDistance(nn.Module):
+    """Squared error and distance of features, each relative to what it is where the search starts.
+
+    `distances` are functions of x, x_hat -> (B,). The first call fixes the start, so an object
+    serves one search.
+    """
+
+    def __init__(self, distances: list[Distortion]):
+        super().__init__()
+        self.distances = distances
+        self._start: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def forward(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+        error = squared_error(x, x_hat)
+        features = sum(distance(x, x_hat) for distance in self.distances)
+        if self._start is None:
+            self._start = error.detach().clamp_min(1e-8), features.detach().clamp_min(1e-8)
+        error_start, features_start = self._start
+        return (1 - FEATURE_SHARE) * error + FEATURE_SHARE * 2 * error_start * features / features_start
+
+
+def discriminator_distance(discriminator: Discriminator) -> Distortion:
+    """Feature matching: mean L1 distance of the discriminator's features, each relative to its size."""
+    def distance(x, x_hat):
+        if min(x.shape[-2:]) < 32:           # its coarsest scale does not fit
+            return squared_error(x, x_hat)
+        with torch.no_grad():
+            _, real = discriminator(x)
+        _, fake = discriminator(x_hat)
+        return sum((f.float() - r.float()).abs().flatten(1).mean(1) / r.float().abs().flatten(1).mean(1).clamp_min(1e-3)
+                   for r, f in zip(real, fake)) / len(real)
+    return distance

@@ -1,0 +1,212 @@
+"""A page to look and listen: versions of a signal side by side, in one HTML file that needs no network.
+
+    with writing_page(Path("report.html"), "Report", "Decoded from the files.") as page:
+        page.add("photo.jpg", [Version("original", ...), Version("quality 3", ...)])
+
+Pictures are embedded as lossless WebP and sounds as FLAC, 16 bit, so what is seen and heard is what
+was decoded; each is in the file once. A picture of 768x512 takes some 0.5 MB, five seconds of speech
+with their spectrogram 0.4 MB a version.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import numpy as np
+
+from data.base import Preview, Signal
+from .files import replacing
+
+if TYPE_CHECKING:
+    from .batch import Checkpoints, Item
+
+MAX_VERSIONS = 72       # of all files on a report's page together: some 40 MB
+MAX_FILES = 24          # of a report's page
+
+# How measures are headed and rounded; one that is not here goes by its name, to 3 digits.
+_MEASURES = {
+    "bytes": ("bytes", ",.0f"), "bpp": ("bpp", ".3f"), "kbps": ("kbps", ".2f"),
+    "psnr_db": ("PSNR (dB)", ".2f"), "ms_ssim": ("MS-SSIM", ".4f"),
+    "pesq_wb": ("PESQ wideband", ".2f"), "stoi": ("STOI", ".3f"), "estoi": ("ESTOI", ".3f"),
+    "log_spectral_distance": ("log-spectral distance (dB)", ".2f")}
+
+# Whatever a name or a note should contain, the page can load nothing.
+_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One of the versions of a signal that are compared."""
+
+    label: str
+    preview: Preview
+    measures: dict[str, float] = field(default_factory=dict)    # name -> value; nan is shown as a dash
+
+
+class Page:
+    """An open page; see `writing_page`."""
+
+    def __init__(self, file: TextIO):
+        self._file = file
+        self._entries = 0
+
+    def add(self, name: str, versions: Sequence[Version], left: int = 0, right: int = 1) -> None:
+        """A signal by its name (any text) and its versions, of which two are shown at first, by index.
+
+        All versions' pictures have one shape. Raises ValueError otherwise, or for no version.
+        """
+        if not versions:
+            raise ValueError(f"{name}: a page needs at least one version")
+        shapes = {version.preview.pixels.shape for version in versions}
+        if len(shapes) != 1:
+            raise ValueError(f"{name}: versions differ in shape: {', '.join(map(str, sorted(shapes)))}")
+        last = len(versions) - 1
+        shown = {"left": min(left, last), "right": min(right, last)}
+        self._entries += 1
+        (rows, columns, _), = shapes
+        write = self._file.write
+        note = versions[0].preview.note
+        write(f'<section class="entry"><h2>{escape(name)}</h2>\n')
+        if note:
+            write(f'<p class="note">{escape(note)}</p>\n')
+        write(f'<div class="compare" style="--columns:{columns};--rows:{rows}">\n')
+        for i, version in enumerate(versions):
+            sides = " ".join(side for side, index in shown.items() if index == i)
+            write(f'<img class="{sides}" alt="{escape(version.label)}" width="{columns}" height="{rows}" loading="lazy" '
+                  f'decoding="async" draggable="false" src="{_data_uri("image/webp", _webp(version.preview.pixels))}">\n')
+        for side, index in shown.items():
+            write(f'<span class="tag {side}">{escape(versions[index].label)}</span>\n')
+        write('<div class="handle" role="slider" tabindex="0" aria-label="How much of the left version is seen" '
+              'aria-valuemin="0" aria-valuemax="100" aria-valuenow="50"></div>\n</div>\n')
+        self._write_table(versions, shown)
+        write("</section>\n")
+
+    def _write_table(self, versions: Sequence[Version], shown: dict[str, int]) -> None:
+        """A row a version: on which side it is seen, its measures, its sound."""
+        columns = list(dict.fromkeys(name for version in versions for name in version.measures))
+        write = self._file.write
+        heads = {name: escape(_MEASURES.get(name, (name, ""))[0]) for name in columns}
+        write('<div class="scroll"><table><thead><tr><th>left</th><th>right</th><th class="label">version</th>'
+              + "".join(f"<th>{head}</th>" for head in heads.values()) + "</tr></thead>\n")
+        for i, version in enumerate(versions):
+            label = escape(version.label)
+            write("<tbody><tr>")
+            for side, index in shown.items():
+                write(f'<td data-head="{side}"><input type="radio" name="{side}-{self._entries}" value="{i}" data-side="{side}" '
+                      f'aria-label="{label} on the {side}"{" checked" * (index == i)}></td>')
+            write(f'<td class="label">{label}</td>'
+                  + "".join(f'<td data-head="{head}">{_number(name, version.measures.get(name, math.nan))}</td>'
+                            for name, head in heads.items())
+                  + "</tr>\n")
+            if version.preview.sound is not None:
+                sound = _data_uri("audio/flac", _flac(version.preview.sound, version.preview.sample_rate))
+                write(f'<tr><td colspan="{len(columns) + 3}"><audio controls preload="metadata" '
+                      f'aria-label="{label}" src="{sound}"></audio></td></tr>\n')
+            write("</tbody>\n")
+        write("</table></div>\n")
+
+
+@contextmanager
+def writing_page(path: Path, title: str, introduction: str = "") -> Iterator[Page]:
+    """An open page, to which signals are added one by one; none stays in memory.
+
+    The file appears under its name when the block ends well. Raises OSError if it cannot be written.
+    """
+    folder = Path(__file__).parent
+    # A file's name may hold bytes that are no text: they are written as numbers.
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", errors="xmlcharrefreplace") as file:
+        file.write(
+            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">\n'
+            f"<title>{escape(title)}</title>\n<style>\n{(folder / 'page.css').read_text()}</style></head>\n"
+            f"<body><main>\n<h1>{escape(title)}</h1>\n")
+        if introduction:
+            file.write(f"<p>{escape(introduction)}</p>\n")
+        file.write("<p class=\"help\">Drag over a picture, or use the arrow keys, to see more of one version or the "
+                   "other; the table chooses the two.</p>\n")
+        yield Page(file)
+        file.write(f"</main>\n<script>\n{(folder / 'page.js').read_text()}</script></body></html>\n")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of decoded files and their rows of metrics.csv."""
+
+    folder: Path
+    rows: list[dict]
+    realism: float = 0.0
+
+
+def write_report(path: Path, items: Sequence["Item"], codecs: "Checkpoints", runs: Sequence[Run]) -> None:
+    """A page of the first files that were coded: originals against what was decoded.
+
+    Files are read again one by one, so a folder of any size takes the memory of one file. Raises
+    ValueError or OSError for a file that cannot be read any more.
+    """
+    rows = [{row["file"]: row for row in run.rows} for run in runs]
+    coded = [item for item in items if any(item.path.as_posix() in by_file for by_file in rows)]
+    shown = coded[:max(1, min(MAX_FILES, MAX_VERSIONS // (len(runs) + 1)))]
+    said = f"{len(shown)} file{'s' * (len(shown) != 1)}, decoded from what was written."
+    if len(shown) < len(coded):
+        said = f"The first {len(shown)} of {len(coded)} files, decoded from what was written; all are in metrics.csv."
+    with writing_page(path, "BPGAN: original and decoded", said) as page:
+        for item in shown:
+            mine = [(run, by_file[item.path.as_posix()]) for run, by_file in zip(runs, rows)
+                    if item.path.as_posix() in by_file]
+            signal = codecs.of(mine[0][1]["signal"]).signal
+            original = signal.read(item.path)
+            versions = [original_version(signal, original, item.path.stat().st_size)]
+            for run, row in mine:
+                decoded = signal.read(run.folder / item.stem.parent / (item.stem.name + signal.output_suffix))
+                measures = {name: row[name] for name in ("bytes", signal.rate_unit, *signal.metric_names)}
+                versions.append(Version(_setting(row, run.realism), signal.preview(decoded, original), measures))
+            page.add(item.stem.as_posix(), versions)
+    print(f"{path}: {said}")
+
+
+def _setting(row: dict, realism: float) -> str:
+    """A row's settings in words."""
+    iterations = int(row["iterations"])
+    return (f"quality {float(row['quality']):g}" + (f", {row['search']}, {iterations} iterations" if iterations else "")
+            + (f", realism {realism:g}" if realism else ""))
+
+
+def original_version(signal: Signal, original: np.ndarray, n_bytes: int) -> Version:
+    """What the others are compared with: its rate is that of the file as it was given."""
+    return Version("original", signal.preview(original, original),
+                   {"bytes": n_bytes, signal.rate_unit: signal.rate(n_bytes, signal.size(original))})
+
+
+def _number(name: str, value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else format(value, _MEASURES.get(name, ("", ".3g"))[1])
+
+
+def _data_uri(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _webp(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", lossless=True, quality=50, method=4)
+    return file.getvalue()
+
+
+def _flac(sound: np.ndarray, sample_rate: int) -> bytes:
+    import soundfile
+
+    file = io.BytesIO()
+    samples = np.clip(np.rint(sound * 32768.0), -32768, 32767).astype(np.int16)
+    soundfile.write(file, samples, sample_rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
