@@ -9,6 +9,7 @@ files at one setting; a setting that lacks some files is left out of them, and n
 Seconds are wall-clock time of one file in one process, including the start of an external program.
 """
 
+import bisect
 import csv
 import json
 import logging
@@ -16,7 +17,7 @@ import math
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,9 +29,11 @@ from data.corpora import default_dataroot
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from options.codec_options import CODER_NAMES
+from utils.admm import METHODS, SearchConfig, preset
 from utils.batch import CHECKPOINTS, Item, find_inputs
 from utils.files import replacing
 from utils.metrics import bd_rate
+from utils.objectives import OBJECTIVES
 from utils.report import fail, pick_device
 
 log = logging.getLogger(__name__)
@@ -69,6 +72,7 @@ class Codec:
     # (original, decoded) -> decoded, in place and of the original's length
     finish: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda original, decoded: decoded
     ours: bool = False
+    scale: tuple[str, ...] = ()     # all settings it can be brought to a size with, if more than `settings`
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
         help="trained weights of this codec")
     add("--iterations", type=in_range(int, 0, 100000), nargs="+", default=[0, 25, 100],
         help="of this codec's search, a curve each; 0: no search")
+    add("--search", choices=METHODS, nargs="+", default=["admm"], help="methods of this codec's search")
+    add("--objective", choices=OBJECTIVES, nargs="+", default=["mse"], help="of this codec's search, a curve each")
     add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=list(range(1, QUALITIES + 1)),
         help="of this codec")
     add("--codecs", nargs="+", choices=tuple(benchmark.codecs), default=list(benchmark.codecs),
@@ -149,15 +155,39 @@ def own_codecs(options) -> list[Codec]:
     sample = codec.signal.read(codec.signal.samples()[0])
     codec.decompress(codec.compress(sample, iterations=min(1, max(options.iterations)), entropy_coder=coder))
 
-    def encoder(iterations: int):
-        method = "admm" if iterations else "none"
-        return lambda signal, setting: Coded(
-            codec.compress(signal, float(setting), method, iterations, coder, options.seed))
+    def of(search: SearchConfig) -> Codec:
+        words = [word for word, usual in ((search.method, "admm"), (search.objective, "mse")) if word != usual]
+        name = "-".join([OURS, *words, str(search.iterations)]) if search.iterations else f"{OURS}-0"
+        text = f"{search.iterations} iteration{'s' * (search.iterations != 1)}" if search.iterations else "no search"
+        label = ", ".join(["BPGAN", *(words if search.iterations else []), text])
+        # points of another version's search settings are not this one's
+        own = f"{version} search {zlib.crc32(repr(search).encode()):08x}" if search.iterations else version
+        return Codec(name, label, settings, own,
+                     lambda signal, setting: Coded(codec.compress(signal, float(setting), search, None, coder, options.seed)),
+                     lambda data, _: codec.decompress(data), ours=True)
 
-    return [Codec(f"{OURS}-{iterations}",
-                  f"BPGAN, {iterations} iteration{'s' * (iterations != 1)}" if iterations else "BPGAN, no search",
-                  settings, version, encoder(iterations), lambda data, _: codec.decompress(data), ours=True)
-            for iterations in sorted(set(options.iterations))]
+    searches = [preset("none")] if 0 in options.iterations else []
+    searches += [preset(method, iterations, objective) for objective in options.objective for method in options.search
+                 for iterations in sorted(set(options.iterations)) if iterations and method != "none"]
+    return [of(search) for search in searches]
+
+
+# -- other codecs at a given size ------------------------------------------------------------------
+
+def at_size(codec: Codec, signal: np.ndarray, n_bytes: int) -> tuple[str, Coded]:
+    """-> (setting, what it gives) of the smallest that counts at least `n_bytes`, else the largest there is.
+
+    By bisection: where a codec's sizes do not rise with its settings all along, it may not be the very smallest.
+    """
+    settings = codec.scale or codec.settings
+    coded = {}
+
+    def is_enough(index: int) -> bool:
+        coded[index] = codec.encode(signal, settings[index])
+        return coded[index].counted >= n_bytes
+
+    index = bisect.bisect_left(range(len(settings) - 1), True, key=is_enough)
+    return settings[index], coded.get(index) or codec.encode(signal, settings[index])
 
 
 # -- points on disk --------------------------------------------------------------------------------
@@ -236,10 +266,10 @@ def find_sources(benchmark: Benchmark, options) -> tuple[list[Source], int]:
     return sources, failures
 
 
-def find_codecs(benchmark: Benchmark, options) -> tuple[list[Codec], int]:
+def find_codecs(benchmark: Benchmark, names: Iterable[str], options) -> tuple[list[Codec], int]:
     """-> (codecs that can run here, number of those that fail). Missing programs are named, no failure."""
     codecs, failures = [], 0
-    for name in options.codecs:
+    for name in names:
         try:
             codecs += benchmark.codecs[name](options)
         except Missing as missing:
@@ -265,7 +295,8 @@ def measure(signal: Signal, codec: Codec, setting: str, source: Source) -> dict:
             "encode_seconds": encoded_at - started, "decode_seconds": decoded_at - encoded_at}
 
 
-def measure_all(signal: Signal, codecs: list[Codec], sources: list[Source], points: Points) -> int:
+def measure_all(codecs: list[Codec], sources: list[Source], points: Points,
+                measure_one: Callable[[Codec, str, Source], dict]) -> int:
     """Every point that is not there yet, setting by setting; -> number of failures."""
     todo = [(codec, setting, source) for codec in codecs for setting in codec.settings for source in sources
             if points.get(source.key(codec, setting)) is None]
@@ -273,7 +304,7 @@ def measure_all(signal: Signal, codecs: list[Codec], sources: list[Source], poin
     for codec, setting, source in (bar := tqdm(todo, unit="point", file=sys.stderr, disable=not todo)):
         bar.set_description(f"{codec.name} {setting}", refresh=False)
         try:
-            points.add(measure(signal, codec, setting, source))
+            points.add(measure_one(codec, setting, source))
         except Exception as error:          # another codec's library may raise anything
             failures += 1
             fail(error, f"{codec.name} at {setting}, {source.item.path}: ")
@@ -331,7 +362,7 @@ def curve_values(curve: Curve, measure: Measure, rate_unit: str) -> tuple[list[f
     return [rate for rate, _ in pairs], [quality for _, quality in pairs]
 
 
-def _compare(anchor: tuple[list, list], other: tuple[list, list]) -> float | None:
+def compare(anchor: tuple[list, list], other: tuple[list, list]) -> float | None:
     """BD-rate; None where the curves share too little, or one has too few points or none of a measure."""
     if min(len(anchor[0]), len(other[0])) < 2:
         return None
@@ -355,7 +386,7 @@ def bd_table(benchmark: Benchmark, curves: dict[str, Curve]) -> str:
         rates = [point[unit] for point in curve.points]
         cells = [curve.label, f"{min(rates):.3g} to {max(rates):.3g}"]
         for reference, measure in columns:
-            change = _compare(curve_values(curves[reference], measure, unit), curve_values(curve, measure, unit))
+            change = compare(curve_values(curves[reference], measure, unit), curve_values(curve, measure, unit))
             cells.append("" if change is None else "0" if name == reference else f"{change:+.1f} %")
         rows.append(cells)
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
@@ -450,11 +481,11 @@ def report(benchmark: Benchmark, codecs: list[Codec], sources: list[Source], poi
 def run(benchmark: Benchmark, options) -> int:
     """-> exit code: 1 if a file or a codec failed, 130 if interrupted; what is measured is kept."""
     sources, unreadable = find_sources(benchmark, options)
-    codecs, broken = find_codecs(benchmark, options)
+    codecs, broken = find_codecs(benchmark, options.codecs, options)
     points = Points(options.output / "points.csv", benchmark.columns)
     interrupted, failures = False, 0
     try:
-        failures = measure_all(benchmark.signal, codecs, sources, points)
+        failures = measure_all(codecs, sources, points, lambda *point: measure(benchmark.signal, *point))
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; the points so far are kept, the same command goes on from them", file=sys.stderr)

@@ -38,7 +38,9 @@ class SearchConfig:
     coupling_from: float = 0.67         # fraction from which q, mu and eta enter
     dual_step: float = 0.3
     rate_weight: float = 1.0            # 0: the paper's method, which does not see the rate
-    judge_every: int = 10               # iterations between looks at quantized candidates
+    project_every: int = 2              # iterations between q-steps: each costs a pass through the entropy model
+    judge_every: int = 10               # iterations between looks at quantized candidates,
+    judge_from: float = 0.5             # from this fraction on: before, the relaxation is too soft to win
     objective: str = "mse"              # the distortion F, one of utils/objectives.py
 
     def __post_init__(self):
@@ -56,8 +58,8 @@ PRESETS = {
     # Liu, Cao, Kim 2020: full dual, nearest centers, no rate, constant mu
     "paper": dict(temperature=(0.0, 0.0), penalty=(3.0, 3.0), coupling_from=0.0, dual_step=1.0, rate_weight=0.0),
     "sga": dict(coupling_from=1.0),         # Yang, Bamler, Mandt 2020
-    "ste": dict(learning_rate=(0.005, 0.005)),
-    "iht": dict(learning_rate=(0.02, 0.02)),        # iterative hard thresholding: a step, then the projection
+    "ste": dict(learning_rate=(0.005, 0.005), judge_from=0.0),
+    "iht": dict(learning_rate=(0.02, 0.02), judge_from=0.0),        # iterative hard thresholding: a step, then the projection
     "round": dict(),                        # back-propagation without rounding, rounded at the end
     "none": dict(iterations=0),
 }
@@ -160,7 +162,7 @@ def _iterate(problem: Problem, config: SearchConfig, best: _Best, generator: tor
         optimizer.step()
         with torch.no_grad():
             done = False
-            if coupled:
+            if coupled and (t % config.project_every == 0 or t + 1 == config.iterations):
                 before, q = q, _project(problem, z + eta, q, mu, config.rate_weight)
                 eta += config.dual_step * (z - q)
                 primal, dual = (z - q).square().mean().sqrt(), (q != before).float().mean()
@@ -169,7 +171,8 @@ def _iterate(problem: Problem, config: SearchConfig, best: _Best, generator: tor
                 q = _project(problem, z, z.round(), 1.0, config.rate_weight)
                 z.copy_(q)
             last = done or t + 1 == config.iterations
-            if last or (config.method != "round" and (t + 1) % config.judge_every == 0):
+            if last or (config.method != "round" and progress >= config.judge_from
+                                                     and (t + 1) % config.judge_every == 0):
                 for candidate in [z.round()] + ([q] if coupled else []):
                     if problem.movable is not None:
                         candidate = torch.where(problem.movable, candidate, fixed)
