@@ -9,33 +9,43 @@ from options.codec_options import evaluate_parser
 def run(options) -> int:
     from data import kind_of
     from utils import distributed
-    from utils.batch import (Checkpoints, Interrupted, code_file, find_inputs, means_table, run_batch,
-                             sample_files, write_metrics)
+    from utils.batch import (Checkpoints, Interrupted, code_file, find_inputs, prepare_output, run_batch,
+                             sample_files, write_results)
     from utils.codec import load_codec
+    from utils.journal import Journal, settings_of
+    from utils.page import Run, write_report
     from utils.report import pick_device
 
     device = distributed.start(pick_device(options.device))
-    items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None)
+    items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
     codecs = Checkpoints(options.checkpoint, lambda path: load_codec(path, device))
-    total_failures = 0
+    total_failures, runs = 0, []
     for quality in options.quality:
         output = options.output / f"quality_{quality:g}" if len(options.quality) > 1 else options.output
+        prepare_output(output, items)
+        journal = Journal(output, settings_of(options, device=device.type, quality=quality), options.overwrite)
 
         def encode(codec, signal):
             return codec.encode(signal, quality, "none", entropy_coder=options.entropy_coder)
 
+        def work(item):
+            return code_file(item, output, codecs, encode, journal, options.realism)
+
         try:
-            rows, failures = run_batch(
-                items, lambda item: code_file(item, output, codecs, encode, options.realism), f"quality {quality:g}")
+            rows, failures = run_batch(items, work, f"quality {quality:g}")
         except Interrupted as stop:
             rows, failures = stop.rows, None
-        if rows:
-            write_metrics(rows, output / "metrics.csv")
-            save_options(options, options.output / "options.json")
-            print(means_table(rows), end="")
+        if distributed.world()[0] == 0:
+            if rows:
+                save_options(options, options.output / "options.json")
+            write_results(rows, len(items), output)
+            if rows:
+                runs.append(Run(output, rows, options.realism))
         if failures is None:
             return 130
         total_failures += failures
+    if options.report and runs:
+        write_report(options.output / "report.html", items, codecs, runs)
     return 1 if total_failures else 0
 
 

@@ -16,6 +16,7 @@ AVIF, HEIC and JPEG XL may use all cores. Curves are means over the pictures; MS
 import io
 import math
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from PIL import Image, features
 from .common import OURS, Benchmark, Codec, Coded, Measure, Missing, benchmark_parser, own_codecs, run
 
 
-def _codec(name: str, label: str, version: str, file_format: str, settings: tuple, arguments) -> list[Codec]:
+def _codec(name: str, label: str, version: str, file_format: str, settings: tuple, arguments,
+           scale: Iterable[float]) -> list[Codec]:
     """A format of Pillow's or of a plug-in; `arguments(number)` are those of Image.save."""
     def encode(pixels: np.ndarray, setting: str) -> Coded:
         file = io.BytesIO()
@@ -36,7 +38,8 @@ def _codec(name: str, label: str, version: str, file_format: str, settings: tupl
         with Image.open(io.BytesIO(data), formats=[file_format]) as image:
             return np.asarray(image.convert("RGB"))
 
-    return [Codec(name, label, tuple(f"{setting:g}" for setting in settings), version, encode, decode)]
+    return [Codec(name, label, tuple(f"{setting:g}" for setting in settings), version, encode, decode,
+                  scale=tuple(f"{setting:g}" for setting in scale))]
 
 
 def _pillow(feature: str) -> str:
@@ -59,24 +62,24 @@ def _plug_in(module: str, package: str) -> str:
 
 def jpeg(_) -> list[Codec]:
     return _codec("jpeg", "JPEG (4:2:0)", _pillow("jpg"), "JPEG", (5, 8, 12, 17, 24, 34, 48, 62, 74),
-                  lambda quality: dict(quality=int(quality), optimize=True, subsampling="4:2:0"))
+                  lambda quality: dict(quality=int(quality), optimize=True, subsampling="4:2:0"), range(1, 96))
 
 
 def jpeg2000(_) -> list[Codec]:
     return _codec("jpeg2000", "JPEG 2000", _pillow("jpg_2000"), "JPEG2000",
                   (0.05, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6, 0.85, 1.2),
                   lambda bpp: dict(no_jp2=True, irreversible=True, mct=1, quality_mode="rates",
-                                   quality_layers=[24 / bpp]))
+                                   quality_layers=[24 / bpp]), np.geomspace(0.02, 6, 400))
 
 
 def webp(_) -> list[Codec]:
     return _codec("webp", "WebP (4:2:0)", _pillow("webp"), "WEBP", (1, 5, 10, 20, 35, 50, 65, 80, 87),
-                  lambda quality: dict(quality=int(quality), method=6))
+                  lambda quality: dict(quality=int(quality), method=6), range(101))
 
 
 def _avif(name: str, label: str, settings: tuple, **tune) -> list[Codec]:
     return _codec(name, label, _pillow("avif"), "AVIF", settings,
-                  lambda quality: dict(quality=int(quality), speed=4, subsampling="4:4:4", **tune))
+                  lambda quality: dict(quality=int(quality), speed=4, subsampling="4:4:4", **tune), range(100))
 
 
 def avif(_) -> list[Codec]:
@@ -92,13 +95,13 @@ def heic(_) -> list[Codec]:
     version = _plug_in("pillow_heif", "pillow-heif")
     import_module("pillow_heif").register_heif_opener()
     return _codec("heic", "HEIC (4:2:0)", version, "HEIF", (4, 9, 14, 19, 25, 31, 37, 43, 50),
-                  lambda quality: dict(quality=int(quality), chroma=420, enc_params={"preset": "slow"}))
+                  lambda quality: dict(quality=int(quality), chroma=420, enc_params={"preset": "slow"}), range(100))
 
 
 def jpeg_xl(_) -> list[Codec]:
     version = _plug_in("pillow_jxl", "pillow-jxl-plugin")
     return _codec("jpeg-xl", "JPEG XL", version, "JXL", (20, 24, 30, 38, 47, 57, 66, 76, 84),
-                  lambda quality: dict(quality=int(quality)))
+                  lambda quality: dict(quality=int(quality)), range(20, 100))
 
 
 def _decibels(ms_ssim: float) -> float:

@@ -3,7 +3,6 @@
     python -m benchmarks.same_bytes --input kodim15.png --crop 150 60 320 320 --quality 1 --output docs/same_bytes.png
 """
 
-import io
 import sys
 from pathlib import Path
 
@@ -11,22 +10,11 @@ from models.config import QUALITIES
 from options.base_options import Parser, in_range
 
 
-def jpeg_of_size(pixels, n_bytes: int) -> bytes:
-    """The smallest JPEG (Pillow, optimized tables) of at least `n_bytes`, or the smallest there is."""
-    from PIL import Image
-
-    for quality in range(1, 96):
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, "JPEG", quality=quality, optimize=True)
-        if stream.tell() >= n_bytes:
-            break
-    return stream.getvalue()
-
-
 def run(options) -> int:
-    import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
+    from benchmarks import images
+    from benchmarks.common import at_size
     from utils.codec import load_codec
     from utils.files import replacing
     from utils.metrics import psnr
@@ -35,15 +23,16 @@ def run(options) -> int:
     codec = load_codec(options.checkpoint, pick_device(options.device))
     original = codec.signal.read(options.input)
     data = codec.encode(original, options.quality, "admm", options.iterations).data
-    jpeg = jpeg_of_size(original, len(data))
     decoded = codec.decompress(data)
-    rival = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+    (jpeg,) = images.jpeg(options)
+    setting, coded = at_size(jpeg, original, len(data))
+    rival = jpeg.decode(coded.data, setting)
 
     left, top, width, height = options.crop
     if left + width > original.shape[1] or top + height > original.shape[0]:
         raise ValueError(f"--crop {options.crop} leaves the picture of {original.shape[1]}x{original.shape[0]}")
     panels = [("original", original), (f"BPGAN: {len(data)} bytes, {psnr(original, decoded):.1f} dB", decoded),
-              (f"JPEG: {len(jpeg)} bytes, {psnr(original, rival):.1f} dB", rival)]
+              (f"JPEG: {len(coded.data)} bytes, {psnr(original, rival):.1f} dB", rival)]
     gap, caption = 8, 24
     sheet = Image.new("RGB", (3 * width + 2 * gap, height + caption), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)

@@ -72,12 +72,12 @@ def _resample(clip: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
     return soxr.resample(clip, rate_in, rate_out)
 
 
-def _raw(clip: np.ndarray) -> bytes:
+def to_raw(clip: np.ndarray) -> bytes:
     """float (n,) in [-1, 1] -> 16-bit samples."""
     return np.clip(np.rint(clip * 32768), -32768, 32767).astype("<i2").tobytes()
 
 
-def _from_raw(data: bytes, rate: int) -> np.ndarray:
+def from_raw(data: bytes, rate: int) -> np.ndarray:
     """16-bit samples at a rate -> float32 (n,) at 16 kHz."""
     return _resample(np.frombuffer(data, "<i2").astype(np.float32) / 32768, rate, RATE)
 
@@ -90,7 +90,7 @@ def _wav(clip: np.ndarray, rate: int) -> bytes:
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setparams((1, 2, rate, 0, "NONE", ""))
-        writer.writeframes(_raw(_resample(clip, RATE, rate)))
+        writer.writeframes(to_raw(_resample(clip, RATE, rate)))
     return file.getvalue()
 
 
@@ -155,10 +155,11 @@ def _opus(name: str, label: str, frame_ms: int) -> list[Codec]:
         return Coded(data, sum(ogg_packets(data)[2:]))
 
     def decode(data: bytes, _) -> np.ndarray:
-        return _from_raw(_convert(data, ".opus", ".raw", "opusdec", "--quiet", "--rate", str(RATE), "IN", "OUT"), RATE)
+        return from_raw(_convert(data, ".opus", ".raw", "opusdec", "--quiet", "--rate", str(RATE), "IN", "OUT"), RATE)
 
     version = _output("opusenc", "--version").splitlines()[0]
-    return [Codec(name, label, ("6", "7", "8", "10", "12", "16", "20", "24"), version, encode, decode, align)]
+    return [Codec(name, label, ("6", "7", "8", "10", "12", "16", "20", "24"), version, encode, decode, align,
+                  scale=tuple(map(str, range(6, 65))))]
 
 
 def opus(_) -> list[Codec]:
@@ -178,10 +179,11 @@ def _speex(name: str, label: str, rate: int, *options: str) -> list[Codec]:
         return Coded(data, sum(ogg_packets(data)[2:]))
 
     def decode(data: bytes, _) -> np.ndarray:
-        return _from_raw(_convert(data, ".spx", ".raw", "speexdec", "IN", "OUT"), rate)
+        return from_raw(_convert(data, ".spx", ".raw", "speexdec", "IN", "OUT"), rate)
 
     version = _output("speexenc", "--version").splitlines()[0]
-    return [Codec(name, label, ("0", "1", "2", "4", "6", "8"), version, encode, decode, align)]
+    return [Codec(name, label, ("0", "1", "2", "4", "6", "8"), version, encode, decode, align,
+                  scale=tuple(map(str, range(11))))]
 
 
 def speex(_) -> list[Codec]:
@@ -198,10 +200,10 @@ def codec2(_) -> list[Codec]:
     def encode(clip: np.ndarray, mode: str) -> Coded:
         clip = _resample(clip, RATE, NARROW)
         clip = np.pad(clip, (0, -clip.size % CODEC2_FRAME))       # it drops an incomplete frame
-        return Coded(_convert(_raw(clip), ".raw", ".bin", "c2enc", mode, "IN", "OUT"))
+        return Coded(_convert(to_raw(clip), ".raw", ".bin", "c2enc", mode, "IN", "OUT"))
 
     def decode(data: bytes, mode: str) -> np.ndarray:
-        clip = _from_raw(_convert(data, ".bin", ".raw", "c2dec", mode, "IN", "OUT"), NARROW)
+        clip = from_raw(_convert(data, ".bin", ".raw", "c2dec", mode, "IN", "OUT"), NARROW)
         return clip[CODEC2_DELAY_700C if mode == "700C" else CODEC2_DELAY:]
 
     modes = ("700C", "1200", "1300", "1600", "2400", "3200")
@@ -221,7 +223,7 @@ def _amr(name: str, label: str, encoder: str, decoder: str, rate: int, rates: tu
         return Coded(data, amr_payload(data))
 
     def decode(data: bytes, _) -> np.ndarray:
-        return _from_raw(_convert(data, ".amr", ".raw", *ffmpeg, "-c:a", decoder, "-i", "IN",
+        return from_raw(_convert(data, ".amr", ".raw", *ffmpeg, "-c:a", decoder, "-i", "IN",
                                   "-f", "s16le", "OUT"), rate)
 
     version = _output("ffmpeg", "-version").splitlines()[0].split(" Copyright")[0]

@@ -6,9 +6,20 @@ A new kind of signal is one module that subclasses it and one line in `data/__in
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a page shows, and plays, of a signal."""
+
+    pixels: np.ndarray                  # uint8 (rows, columns, 3), RGB
+    sound: np.ndarray | None = None     # float (n,) in [-1, 1]
+    sample_rate: int = 0                # Hz, of the sound
+    note: str = ""                      # what part of the signal it is, where it is not all; scales
 
 
 class Signal(ABC):
@@ -67,6 +78,14 @@ class Signal(ABC):
     @abstractmethod
     def samples(self) -> list[Path]:
         """Real samples that need no download, used when no --input is given."""
+
+    def preview(self, signal: np.ndarray, reference: np.ndarray) -> Preview:
+        """What a page shows of a signal; `reference` is the original, which fixes part and scale.
+
+        A kind that has nothing better shows the first channel of its picture in gray.
+        """
+        gray = np.rint((self.to_picture(signal)[0][0] + 1) * 127.5).astype(np.uint8)
+        return Preview(np.repeat(gray[:, :, None], 3, axis=2))
 
     # What training needs to know of a kind.
     crop_shape: tuple[int, int]                    # rows and columns of a training crop

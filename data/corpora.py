@@ -129,7 +129,7 @@ def default_dataroot(signal_name: str, split: str) -> Path:
         raise ValueError(f"no default folder for {signal_name} {split}; there are: {known}")
     base = os.environ.get(DATAROOT_VARIABLE)
     if not base:
-        raise ValueError(f"no --dataroot given and {DATAROOT_VARIABLE} is not set; "
+        raise ValueError(f"no folder given (--dataroot, --input) and {DATAROOT_VARIABLE} is not set; "
                          f"name the folder of {signal_name} files for {split} with either")
     folder = Path(base) / _DATAROOTS[signal_name, split]
     if not folder.is_dir():

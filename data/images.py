@@ -14,16 +14,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from data.base import Signal
+from data.base import Preview, Signal
+from utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
 # The largest picture that is read: 600 MB as RGB. A file of a few bytes can claim far more.
 MAX_PIXELS = 200_000_000
 
+# Rows and columns that a page shows. Cut, not reduced: reduced, every codec looks flawless.
+_SHOWN = 768
+
 # Pillow warns above its own limit and raises above twice that; `read` holds the limit itself.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+_STRIP = 256        # rows at once, where a picture becomes pixels
 
 # The formats that the suffixes stand for, and no others: Pillow also knows some that would start
 # an interpreter (EPS) or that only other programs can draw.
@@ -105,13 +111,11 @@ class ImageSignal(Signal):
         Raises ValueError for another dtype or shape.
         """
         _check_pixels(signal)
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            Image.fromarray(signal).save(temporary, format="PNG")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        # Through memory: what goes wrong on the disk is then the system's own error.
+        stream = BytesIO()
+        Image.fromarray(signal).save(stream, format="PNG")
+        with replacing(path) as temporary:
+            temporary.write_bytes(stream.getbuffer())
 
     def size(self, signal: np.ndarray) -> tuple[int, int]:
         """(height, width) in pixels."""
@@ -119,13 +123,19 @@ class ImageSignal(Signal):
         return height, width
 
     def picture_shape(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The picture has the rows and columns of the image: `size` itself."""
+        """The picture has the rows and columns of the image: `size` itself.
+
+        Raises ValueError above `MAX_PIXELS`, for which no sender has a file.
+        """
         height, width = size
+        if height * width > MAX_PIXELS:
+            raise ValueError(f"{width}x{height} pixels; images of up to {MAX_PIXELS // 10**6} megapixels are coded")
         return height, width
 
     def to_picture(self, signal: np.ndarray) -> tuple[np.ndarray, int]:
         """uint8 (H, W, 3) -> (float32 (3, H, W) in [-1, 1], level 0, which images do not use)."""
         _check_pixels(signal)
+        self.picture_shape(self.size(signal))
         picture = np.ascontiguousarray(signal.transpose(2, 0, 1), dtype=np.float32)
         picture /= 127.5
         picture -= 1
@@ -141,14 +151,16 @@ class ImageSignal(Signal):
         if (picture.ndim != 3 or picture.shape[0] != self.channels
                 or picture.shape[1] < height or picture.shape[2] < width):
             raise ValueError(f"picture {picture.shape} does not hold an image of {size}")
-        scaled = picture[:, :height, :width].astype(np.float32)
-        if np.isnan(scaled).any():
-            raise ValueError("picture holds NaN, so no pixels can be made of it")
-        np.clip(scaled, -1, 1, out=scaled)
-        scaled += 1
-        scaled *= 127.5
-        np.rint(scaled, out=scaled)
-        return np.ascontiguousarray(scaled.transpose(1, 2, 0), dtype=np.uint8)
+        pixels = np.empty((height, width, self.channels), np.uint8)
+        for top in range(0, height, _STRIP):        # temporaries of a strip, not of the whole
+            scaled = picture[:, top:min(top + _STRIP, height), :width].astype(np.float32)
+            if np.isnan(scaled).any():
+                raise ValueError("picture holds NaN, so no pixels can be made of it")
+            np.clip(scaled, -1, 1, out=scaled)
+            scaled += 1
+            scaled *= 127.5
+            pixels[top:top + _STRIP] = np.rint(scaled, out=scaled).transpose(1, 2, 0)
+        return pixels
 
     def rate(self, n_bytes: int, size: tuple[int, int]) -> float:
         """Bits per original pixel of a file of `n_bytes`."""
@@ -160,6 +172,16 @@ class ImageSignal(Signal):
         from utils.metrics import ms_ssim, psnr
 
         return {"psnr_db": psnr(original, decoded), "ms_ssim": ms_ssim(original, decoded)}
+
+    def preview(self, signal: np.ndarray, reference: np.ndarray) -> Preview:
+        """The pixels themselves; of a large picture the middle, at most 768x768 of them."""
+        height, width = signal.shape[:2]
+        rows, columns = min(height, _SHOWN), min(width, _SHOWN)
+        top, left = (height - rows) // 2, (width - columns) // 2
+        note = f"{width}x{height} pixels"
+        if (rows, columns) != (height, width):
+            note = f"the middle {columns}x{rows} of {note}, not reduced; the figures are of the whole"
+        return Preview(signal[top:top + rows, left:left + columns], note=note)
 
     def augment(self, crop, rng):
         """Mirrored left to right, half of the time; in some, a rectangle of one color.

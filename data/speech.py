@@ -8,11 +8,12 @@ Long recordings are transformed and rebuilt in overlapping chunks of 20 s.
 
 import logging
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
-from data.base import Signal
+from data.base import Preview, Signal
 from data.stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
 from utils.files import replacing
 
@@ -25,6 +26,10 @@ FADE_FRAMES = 8         # over which the next chunk takes over
 BELOW_FLOOR_DB = 10.0   # what the floor hides lies under it: 0.01 to 0.03 PESQ over 0 or infinity
 LOUDEST_DB = 7.0        # level 255; a full-scale constant has 6 dB
 LEVEL_STEPS = 2         # per dB
+SHOWN_SECONDS = 20      # of a recording that a page shows and plays
+# Colors of a spectrogram from its floor to its loudest point, evenly spaced: dark to bright.
+SHOWN_COLORS = ((0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21),
+                (250, 193, 39), (252, 255, 164))
 SAMPLE_RATES = (2000, 768000)   # Hz; anything else is a damaged header
 
 
@@ -118,10 +123,12 @@ class SpeechSignal(Signal):
         """Write 16-bit PCM WAV, exactly the samples that `from_picture` returned."""
         import soundfile
 
+        # Through memory: libsndfile does not say that a disk is full.
+        stream = BytesIO()
+        samples = _round_to_16_bit(signal).astype(np.int16)
+        soundfile.write(stream, samples, self._settings.sample_rate, format="WAV", subtype="PCM_16")
         with replacing(path) as temporary:
-            samples = _round_to_16_bit(signal).astype(np.int16)
-            soundfile.write(temporary, samples, self._settings.sample_rate,
-                            format="WAV", subtype="PCM_16")
+            temporary.write_bytes(stream.getbuffer())
 
     def size(self, signal: np.ndarray) -> tuple[int, int]:
         """-> (samples, sample rate in Hz)."""
@@ -228,6 +235,27 @@ class SpeechSignal(Signal):
         from utils import metrics
 
         return {name: getattr(metrics, name)(original, decoded) for name in self.metric_names}
+
+    def preview(self, signal: np.ndarray, reference: np.ndarray) -> Preview:
+        """The spectrogram of the first 20 s, low bands at the bottom, and their sound.
+
+        Two rows of pixels a band, colored over `floor_db` below the reference's level.
+        """
+        settings = self._settings
+        rate = settings.sample_rate
+        n_shown = SHOWN_SECONDS * rate
+        picture, level = self.to_picture(signal[:n_shown])
+        loudest = self.to_picture(reference[:n_shown])[1] or 1
+        brightness = picture[0, ::-1].repeat(2, axis=0) + (_level_db(level) - _level_db(loudest)) * 2 / settings.floor_db
+        if level == 0:
+            brightness[:] = -1
+        scale = np.linspace(-1, 1, len(SHOWN_COLORS))
+        pixels = np.stack([np.interp(brightness, scale, channel) for channel in zip(*SHOWN_COLORS)], axis=-1)
+        seconds = len(signal) / rate
+        note = f"{seconds:.1f} s; {settings.n_mels} mel bands up to {settings.fmax / 1000:g} kHz, {settings.floor_db:g} dB"
+        if len(signal) > n_shown:
+            note = f"the first {SHOWN_SECONDS} s of {note}; the figures are of the whole"
+        return Preview(np.rint(pixels).astype(np.uint8), signal[:n_shown], rate, note)
 
     def samples(self) -> list[Path]:
         """The synthesized sentence that the repository ships."""

@@ -26,14 +26,17 @@ class SpeechSettings:
     griffin_lim_iterations: int = 32    # refinements of the reconstructed phase
 
     def __post_init__(self):
+        for name in ("sample_rate", "n_fft", "hop_length", "n_mels", "griffin_lim_iterations"):
+            if type(getattr(self, name)) is not int or getattr(self, name) > 1 << 20:
+                raise ValueError(f"{name} must be an integer up to {1 << 20}, found {getattr(self, name)!r}")
         if self.hop_length < 1 or self.n_fft % (4 * self.hop_length):
             raise ValueError(f"n_fft must be a multiple of four times hop_length, "
                              f"found {self.n_fft} and {self.hop_length}")
         if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
             raise ValueError("need 0 <= fmin < fmax <= sample_rate / 2, "
                              f"found {self.fmin}, {self.fmax}, {self.sample_rate}")
-        if self.n_mels < 1 or self.floor_db <= 0 or self.griffin_lim_iterations < 0:
-            raise ValueError("n_mels and floor_db must be positive, griffin_lim_iterations not "
+        if self.n_mels < 1 or not 0 < self.floor_db <= 400 or self.griffin_lim_iterations < 0:
+            raise ValueError("n_mels must be positive, floor_db in (0, 400], griffin_lim_iterations not "
                              f"negative, found {self.n_mels}, {self.floor_db}, "
                              f"{self.griffin_lim_iterations}")
 

@@ -3,13 +3,15 @@
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 
+from data import KINDS
 from utils.files import replacing
 
-SIGNAL_NAMES = ("image", "speech")
+SIGNAL_NAMES = tuple(KINDS)
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,11 +37,25 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def run(self, argv: list[str] | None, work) -> int:
-        """Parse, then `work(options)`; -> exit code. A user's mistake is one line, never a traceback."""
+        """Parse, then `work(options)`; -> exit code. A user's mistake is one line, never a traceback.
+
+        Where whoever reads standard output has gone (`| head -1`), that ends the work in silence.
+        """
+        try:
+            try:
+                return self._run(argv, work)
+            finally:
+                sys.stdout.flush()      # a reader that has gone is noticed here, not at the interpreter's end
+        except BrokenPipeError:
+            # What is still buffered must go somewhere when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+
+    def _run(self, argv: list[str] | None, work) -> int:
         options = self.parse(argv)
         options.argv = sys.argv[1:] if argv is None else list(argv)
         if options.dry_run or options.verbose:
-            print(self.table(options))
+            print(self.table(options), file=None if options.dry_run else sys.stderr)
         if options.dry_run:
             return 0
         from utils import distributed
@@ -50,6 +66,8 @@ class Parser(argparse.ArgumentParser):
             signal.signal(number, signal.default_int_handler)
         try:
             return work(options)
+        except BrokenPipeError:
+            raise
         except (ValueError, OSError, FloatingPointError) as error:
             return fail(error)
         except KeyboardInterrupt:

@@ -1,14 +1,17 @@
 """The benchmarks on one small file each: what they write, what they skip, what they say."""
 
 import csv
+import dataclasses
 import io
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import common, images, speech
+from benchmarks import common, images, page, same_bytes, speech, words
 from benchmarks.common import Codec, Curve, Missing, Points
 from data import build_signal
 from utils.codec import load_codec
@@ -134,6 +137,160 @@ def test_image_codecs_return_the_picture(name, texture_image):
     assert sizes == sorted(sizes)
     decoded = codec.decode(codec.encode(texture_image, codec.settings[-1]).data, codec.settings[-1])
     assert psnr(texture_image, decoded) > 25
+
+
+@pytest.mark.parametrize("name", ["jpeg", "jpeg2000", "webp", "avif"])
+def test_codecs_are_brought_to_a_size(name, texture_image):
+    try:
+        (codec,) = images.BENCHMARK.codecs[name](None)
+    except Missing as missing:
+        pytest.skip(str(missing))
+    sizes = [len(codec.encode(texture_image, setting).data) for setting in (codec.scale[0], codec.scale[-1])]
+    for wanted in (2 * sizes[0], 4 * sizes[0]):
+        setting, coded = common.at_size(codec, texture_image, wanted)
+        assert coded.data == codec.encode(texture_image, setting).data
+        below = codec.scale[codec.scale.index(setting) - 1]
+        assert len(codec.encode(texture_image, below).data) < wanted <= len(coded.data)
+    assert common.at_size(codec, texture_image, 1)[0] == codec.scale[0]
+    assert common.at_size(codec, texture_image, 10 * sizes[1])[0] == codec.scale[-1]
+
+
+def test_same_bytes_figure(picture, tiny_checkpoints, tmp_path, capsys):
+    arguments = ["--input", str(picture), "--checkpoint", str(tiny_checkpoints["image"]), "--device", "cpu",
+                 "--iterations", "1", "--output", str(tmp_path / "figure.png")]
+    assert same_bytes.main([*arguments, "--crop", "10", "20", "100", "90"]) == 0
+    with Image.open(tmp_path / "figure.png") as figure:
+        assert figure.size == (3 * 100 + 16, 90 + 24)
+        assert np.array_equal(np.asarray(figure)[24:, :100], np.asarray(Image.open(picture))[20:110, 10:110])
+    assert "JPEG: " in capsys.readouterr().out
+    assert same_bytes.main([*arguments, "--crop", "200", "20", "100", "90"]) == 1
+
+
+# -- the page -------------------------------------------------------------------------------------------
+
+
+def page_of(tiny_checkpoints, picture, recording, output, *more):
+    code = page.main(["--input", str(picture.parent), "--output", str(output), "--device", "cpu", "--iterations", "1",
+                      "--quality", "2", "6", "--checkpoint", str(tiny_checkpoints["image"]),
+                      str(tiny_checkpoints["speech"]), *more])
+    return code, re.findall(r'<img class="[^"]*" alt="([^"]*)"', output.read_text()) if output.exists() else []
+
+
+def test_the_page_has_all_at_the_same_bytes(picture, recording, texture_image, tiny_checkpoints, tmp_path):
+    code, labels = page_of(tiny_checkpoints, picture, recording, tmp_path / "page.html", "--codecs", "jpeg", "webp")
+    assert code == 0
+    codec = load_codec(tiny_checkpoints["image"])
+    (jpeg,), (webp,) = images.jpeg(None), images.webp(None)
+    expected = ["original"]
+    for quality in (2, 6):
+        n_bytes = len(codec.compress(texture_image, quality, "admm", 1))
+        expected += [f"BPGAN, quality {quality}", f"BPGAN, quality {quality}, realistic"]
+        for other in (jpeg, webp):
+            label = f"{other.label} at {common.at_size(other, texture_image, n_bytes)[0]}"
+            expected += [label] * (label not in expected)
+    assert labels == [*expected, "original", "BPGAN, quality 2", "BPGAN, quality 2, realistic", "BPGAN, quality 6",
+                      "BPGAN, quality 6, realistic"]
+    text = (tmp_path / "page.html").read_text()
+    assert f"<td data-head=\"bytes\">{n_bytes:,}</td>" in text and text.count("<audio") == 5
+
+
+def test_a_codec_that_fails_is_left_out_of_the_page(picture, recording, tiny_checkpoints, tmp_path, monkeypatch,
+                                                    capsys):
+    def broken(data, setting):
+        raise RuntimeError("out of ink")
+
+    (jpeg,) = images.jpeg(None)
+    monkeypatch.setitem(images.BENCHMARK.codecs, "jpeg", lambda _: [dataclasses.replace(jpeg, decode=broken)])
+    monkeypatch.setattr(speech.shutil, "which", lambda program: None)
+    (picture.parent / "bad.png").write_bytes(b"no picture")
+    code, labels = page_of(tiny_checkpoints, picture, recording, tmp_path / "page.html", "--codecs", "jpeg", "opus")
+    assert code == 1 and len(labels) == 10 and not any("JPEG" in label for label in labels)
+    said = capsys.readouterr().err
+    assert "jpeg: out of ink" in said and "bad.png" in said and "apt-get install opus-tools" in said
+
+
+# -- words ----------------------------------------------------------------------------------------------
+
+
+def test_word_errors_are_counted_in_normalized_words():
+    assert words.word_errors("IT'S A well-known, fact.", "it's the well known fact of") == (2, 5)
+    assert words.word_errors("yes", "") == (1, 1) and words.word_errors("", "so what") == (2, 0)
+
+
+@pytest.fixture
+def hearing(monkeypatch):
+    """A recognizer that hears `loud` where a clip is louder than its middle; -> what it was given."""
+    heard = []
+
+    def recognize(clip):
+        heard.append(clip)
+        return "loud word" if np.abs(clip).max() > 0.25 else "word"
+
+    monkeypatch.setattr(words, "load_recognizer", lambda: (recognize, "ear 1"))
+    return heard
+
+
+def run_words(recording, checkpoint, output, *more):
+    return words.main(["--input", str(recording), "--output", str(output), "--checkpoint", str(checkpoint), "--device",
+                       "cpu", "--quality", "3", "--codecs", "bpgan", "half", *more])
+
+
+@pytest.fixture
+def half(monkeypatch):
+    """A codec that halves the loudness, at two settings, as speech.BENCHMARK's codec `half`."""
+    def decode(data, _):
+        return speech.from_raw(data, 16000) / 2
+
+    codec = Codec("half", "Half", ("1", "2"), "1", lambda clip, _: common.Coded(speech.to_raw(clip)), decode)
+    monkeypatch.setitem(speech.BENCHMARK.codecs, "half", lambda _: [codec])
+
+
+def test_words_are_measured_and_resumed(recording, tiny_checkpoints, hearing, half, tmp_path, capsys):
+    pytest.importorskip("jiwer")
+    (tmp_path / "index.csv").write_text("file,text\nvoice.wav,Loud words!\n")
+    arguments = (recording, tiny_checkpoints["speech"], tmp_path / "out", "--transcripts", tmp_path / "index.csv",
+                 "--lowest", "1")
+    assert run_words(*map(str, arguments)) == 0
+    rows = {row["codec"]: row for row in rows_of(tmp_path / "out" / "words.csv")}
+    assert list(rows) == ["original, 16 bit", "BPGAN, no search", "Half"] and rows["Half"]["setting"] == "1"
+    found = {name: (float(row["wer"]), float(row["wer_to_original"])) for name, row in rows.items()}
+    assert found["original, 16 bit"] == (50, 0) and found["Half"] == (100, 50)
+    assert float(rows["original, 16 bit"]["kbps"]) == 256
+    data = load_codec(tiny_checkpoints["speech"]).compress(build_signal("speech").read(recording), 3, "none")
+    assert float(rows["BPGAN, no search"]["kbps"]) == pytest.approx(8 * len(data) / 2500, rel=1e-5)
+    assert "| Half | 1 | 256.00 | 100.0 % | 50.0 % |" in capsys.readouterr().out
+    before = len(hearing)
+    assert run_words(*map(str, arguments)) == 0 and len(hearing) == before
+
+
+def test_transcripts_of_timit_and_none(recording, tiny_checkpoints, hearing, half, tmp_path, capsys):
+    pytest.importorskip("jiwer")
+    arguments = (str(recording), str(tiny_checkpoints["speech"]), str(tmp_path / "out"))
+    assert run_words(*arguments) == 1
+    assert "no transcript" in capsys.readouterr().err
+    recording.with_suffix(".TXT").write_text("0 40000 Loud word.\n")
+    assert run_words(*arguments) == 0
+    assert rows_of(tmp_path / "out" / "words.csv")[0]["wer"] == "0"
+    (tmp_path / "other.csv").write_text("name\nx\n")
+    assert run_words(*arguments, "--transcripts", str(tmp_path / "other.csv")) == 1
+    assert "columns file and text" in capsys.readouterr().err
+
+
+def test_a_recognizer_is_needed(recording, tiny_checkpoints, half, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    assert run_words(recording, tiny_checkpoints["speech"], tmp_path / "out") == 1
+    assert "pip install pocketsphinx" in capsys.readouterr().err
+
+
+def test_the_recognizer_hears_a_sentence():
+    pytest.importorskip("pocketsphinx", reason="pip install pocketsphinx")
+    recognize, version = words.load_recognizer()
+    kind = build_signal("speech")
+    clip = kind.read(kind.samples()[0])
+    heard = recognize(clip)
+    assert version.startswith("pocketsphinx ") and len(heard.split()) > 3
+    assert recognize(np.zeros(8000, np.float32)) != heard
+    assert recognize(clip) == heard             # what came between has left no trace
 
 
 def test_shifts_are_undone(voiced_clip):

@@ -4,8 +4,8 @@
         page.add("photo.jpg", [Version("original", ...), Version("quality 3", ...)])
 
 Pictures are embedded as lossless WebP and sounds as FLAC, 16 bit, so what is seen and heard is what
-was decoded; each is in the file once. A picture of 768x512 takes some 0.5 MB, five seconds of speech
-with their spectrogram 0.4 MB a version.
+was decoded; each is in the file once. A version of a picture of 768x512 takes 0.3 to 0.7 MB, one of four
+seconds of speech with their spectrogram 0.3 MB.
 """
 
 import base64
@@ -26,7 +26,7 @@ from .files import replacing
 if TYPE_CHECKING:
     from .batch import Checkpoints, Item
 
-MAX_VERSIONS = 72       # of all files on a report's page together: some 40 MB
+MAX_VERSIONS = 72       # of all files on a report's page together: some 30 MB
 MAX_FILES = 24          # of a report's page
 
 # How measures are headed and rounded; one that is not here goes by its name, to 3 digits.
