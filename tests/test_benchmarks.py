@@ -416,3 +416,68 @@ def test_dry_run_does_nothing(module, tmp_path, capsys):
     assert "iterations" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         module.main(["--codecs", "mp3"])
+
+
+# -- realism and search ----------------------------------------------------------------------------
+
+
+def test_sliced_wasserstein_tells_a_blurred_picture_from_other_patches_of_the_same(texture_image):
+    from scipy.ndimage import gaussian_filter
+
+    from benchmarks.realism import laplacian_pyramid, patches, sliced_wasserstein
+
+    def finest(pixels, seed):
+        return patches(laplacian_pyramid(pixels), np.random.default_rng(seed))[0]
+
+    blurred = gaussian_filter(texture_image, (2, 2, 0))
+    rng = np.random.default_rng(0)
+    same = sliced_wasserstein(finest(texture_image, 1), finest(texture_image, 1), rng)
+    alike = sliced_wasserstein(finest(texture_image, 1), finest(texture_image, 2), rng)
+    unlike = sliced_wasserstein(finest(texture_image, 1), finest(blurred, 1), rng)
+    assert same == 0 and alike < 0.5 * unlike
+
+
+def test_laplacian_pyramid_has_what_the_picture_has(texture_image):
+    from benchmarks.realism import laplacian_pyramid
+
+    bands = laplacian_pyramid(texture_image)
+    assert [band.shape for band in bands] == [(203, 251, 3), (102, 126, 3), (51, 63, 3), (26, 32, 3)]
+    assert abs(bands[-1].mean() - texture_image.mean()) < 8 and all(abs(band.mean()) < 1 for band in bands[:-1])
+
+
+def test_realism_benchmark_prints_both_generators(tiny_checkpoints, tmp_path, capsys, texture_image):
+    from PIL import Image
+
+    from benchmarks import realism
+
+    Image.fromarray(texture_image).save(tmp_path / "a.png")
+    arguments = ["--input", str(tmp_path), "--quality", "3", "--checkpoint"]
+    assert realism.main([*arguments, str(tiny_checkpoints["image"])]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 4 and lines[2].startswith("| 3 | 0 |") and lines[3].startswith("| 3 | 1 |")
+    assert realism.main([*arguments, str(tiny_checkpoints["image_faithful"])]) == 1
+    assert "no realistic generator" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind, crop", [("image", "64"), ("speech", "0.8")])
+def test_search_benchmark_compares_methods_with_none(tiny_checkpoints, tmp_path, capsys, texture_image, voiced_clip,
+                                                     kind, crop):
+    import soundfile
+    from PIL import Image
+
+    from benchmarks import search
+
+    if kind == "image":
+        Image.fromarray(texture_image).save(tmp_path / "a.png")
+    else:
+        soundfile.write(tmp_path / "a.wav", voiced_clip, 16000)
+    arguments = ["--signal", kind, "--crop", crop, "--input", str(tmp_path), "--checkpoint",
+                 str(tiny_checkpoints[kind]), "--search", "admm", "round", "--iterations", "2", "3",
+                 "--quality", "2", "5", "8", "--output", str(tmp_path / "out")]
+    assert search.main(arguments) == 0
+    table = (tmp_path / "out" / "search.md").read_text()
+    assert table.count("\n") == 2 + 2 * 2 and "| round, 3 iterations |" in table and "| 2 iterations |" in table
+    points = (tmp_path / "out" / "points.csv").read_text().splitlines()
+    assert len(points) == 1 + 3 * (1 + 2 * 2)
+    if (tmp_path / "out" / "search.png").exists():
+        assert Image.open(tmp_path / "out" / "search.png").size[0] > 600
