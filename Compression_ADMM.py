@@ -14,7 +14,7 @@ def run(options) -> int:
     from utils.batch import (Checkpoints, Interrupted, code_file, find_inputs, prepare_output, run_batch,
                              sample_files, write_results)
     from utils.codec import load_codec
-    from utils.journal import Journal
+    from utils.journal import Journal, settings_of
     from utils.page import Run, write_report
     from utils.report import pick_device
 
@@ -33,10 +33,7 @@ def run(options) -> int:
     items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
     codecs = Checkpoints(options.checkpoint, lambda path: load_codec(path, device))
     prepare_output(options.output, items)
-    names = ("quality", "target_bpp", "target_kbps", "target_psnr", "search", "objective", "iterations",
-             "entropy_coder", "seed")
-    settings = {"device": device.type, **{name: getattr(options, name) for name in names}}
-    journal = Journal(options.output, settings, options.overwrite)
+    journal = Journal(options.output, settings_of(options, device=device.type), options.overwrite)
     try:
         rows, failures = run_batch(
             items, lambda item: code_file(item, options.output, codecs, encode, journal), "compressing")

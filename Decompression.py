@@ -7,7 +7,7 @@ from options.codec_options import decompress_parser
 
 def run(options) -> int:
     from utils import distributed
-    from utils.batch import SUFFIX, Checkpoints, Interrupted, find_inputs, run_batch
+    from utils.batch import SUFFIX, Checkpoints, Interrupted, find_inputs, prepare_output, run_batch
     from utils.bitstream import read_file
     from utils.decoder import load_decoder
     from utils.report import pick_device
@@ -17,6 +17,7 @@ def run(options) -> int:
         raise ValueError("--input is needed: .bpgan files, or folders of them")
     items = find_inputs(options.input, lambda path: path.suffix.lower() == SUFFIX)
     decoders = Checkpoints(options.checkpoint, lambda path: load_decoder(path, device))
+    prepare_output(options.output, items)
 
     def decode(item) -> dict:
         data = read_file(item.path)
@@ -31,15 +32,17 @@ def run(options) -> int:
         rows, failures = run_batch(items, decode, "decoding")
     except Interrupted as stop:
         rows, failures = stop.rows, None
-    print(f"{len(rows)} of {len(items)} files decoded into {options.output}")
+    if distributed.world()[0] == 0:
+        print(f"{len(rows)} of {len(items)} files decoded into {options.output}")
     if failures is None:
         return 130
     return 1 if failures else 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = decompress_parser()
-    return parser.run(argv, run)
+    from utils.pipes import piped
+
+    return decompress_parser().run(argv, piped(run, lambda path: ".bpgan", "*.*"))
 
 
 if __name__ == "__main__":

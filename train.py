@@ -37,6 +37,8 @@ def model_config(options) -> ModelConfig:
 
 def starting_config(config: ModelConfig, options) -> ModelConfig:
     """The checkpoint's configuration; of it only the range of rates can still be changed."""
+    if config.signal != options.signal:
+        raise ValueError(f"--init: a checkpoint for {config.signal}, --signal says {options.signal}")
     if options.width != 1.0:
         raise ValueError("--width does not go with --init: the checkpoint's widths are kept")
     changes = {name: getattr(options, name) for name in ("lmbda_low", "lmbda_high") if getattr(options, name)}

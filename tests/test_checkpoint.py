@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from conftest import tiny_checkpoint
+from models import ModelConfig
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec import load_codec
 from utils.decoder import load_decoder
@@ -36,9 +39,9 @@ def rewrite(tiny_checkpoints, tmp_path):
     return write
 
 
-def refused(path, match):
+def refused(path, match=None, loads=(load_codec, load_decoder)):
     """Sender and receiver both refuse it, in one line."""
-    for load in (load_codec, load_decoder):
+    for load in loads:
         with pytest.raises(ValueError, match=match) as caught:
             load(path)
         assert "\n" not in str(caught.value)
@@ -104,8 +107,9 @@ def test_a_receiver_needs_nothing_of_the_encoder(rewrite, tiny_checkpoints):
     ("model.generator.in16.weight", "generator.in16.weight"),
     ("model.gains.log_inverse", "gains.log_inverse"),
     ("model.codebook.centers", "codebook.centers"),
-    ("tables.context.second", "second"),
-    ("tables.huffman.order", "huffman"),
+    ("tables.network.second", "second"),
+    ("tables.context.frequency", "frequency"),
+    ("tables.huffman.lengths", "lengths"),
     ("realistic.out4.bias", "realistic generator.*out4.bias"),
 ])
 def test_a_missing_tensor(rewrite, name, match):
@@ -115,19 +119,20 @@ def test_a_missing_tensor(rewrite, name, match):
 @pytest.mark.parametrize("name, match", [
     ("model.generator.surplus", "surplus"),
     ("model.surplus", "surplus"),
+    ("tables.network.surplus", "surplus"),
     ("tables.context.surplus", "surplus"),
     ("tables.huffman.surplus", "surplus"),
     ("realistic.surplus", "surplus"),
     ("optimizer.surplus", "unknown tensor 'optimizer.surplus'"),
 ])
 def test_a_tensor_too_many(rewrite, name, match):
-    refused(rewrite({name: torch.zeros(3)}), match)
+    refused(rewrite({name: torch.zeros(3, dtype=torch.int32 if name.startswith("tables") else torch.float32)}), match)
 
 
 @pytest.mark.parametrize("name, match", [
     ("model.generator.in16.weight", "generator.in16.weight"),
     ("model.codebook.centers", "codebook.centers"),
-    ("tables.context.first", "first"),
+    ("tables.network.first", "first"),
     ("realistic.in16.weight", "realistic generator.*in16.weight"),
 ])
 def test_a_wrong_shape(rewrite, tiny_checkpoints, name, match):
@@ -141,15 +146,115 @@ def test_tables_of_a_coder_are_needed(rewrite, tiny_checkpoints):
     refused(rewrite(metadata={"default_coder": json.dumps("arithmetic")}), "default coder 'arithmetic'")
 
 
-def test_tables_that_do_not_add_up(rewrite, tiny_checkpoints):
+# -- hostile files ----------------------------------------------------------------------------------
+
+
+def test_a_pickle_is_not_opened(tmp_path, tiny_checkpoints):
+    """Nor does a name that PyTorch would take for a pickle change that."""
+    trap = tmp_path / "sprung"
+
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (trap,)
+
+    for name, write in (("a.safetensors", lambda path: path.write_bytes(pickle.dumps(Trap()))),
+                        ("a.pt", lambda path: torch.save({"model": Trap()}, path))):
+        write(tmp_path / name)
+        refused(tmp_path / name, f"{name} is damaged or not a safetensors file")
+    assert not trap.exists()
+    pickle.loads((tmp_path / "a.safetensors").read_bytes())
+    assert trap.exists()        # it would have worked
+
+
+def header_of(path, change) -> bytes:
+    """A checkpoint's bytes with its safetensors header changed."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    change(header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+@pytest.mark.parametrize("entry", [
+    {"shape": [10 ** 6, 10 ** 6]}, {"shape": [2 ** 62, 4]}, {"shape": [-1]}, {"dtype": "F128"}, {"dtype": "I64"},
+    {"data_offsets": [0, 2 ** 60]}, {"data_offsets": [8, 4]}])
+def test_a_header_that_lies(tiny_checkpoints, tmp_path, entry):
+    path = tmp_path / "lie.safetensors"
+    path.write_bytes(header_of(tiny_checkpoints["image"], lambda h: h["model.generator.in16.weight"].update(entry)))
+    refused(path, "lie.safetensors is damaged or not a safetensors file")
+
+
+@pytest.mark.parametrize("group", ["model.generator.", "model.encoder.", "model.gains.", "model.codebook.", "realistic.",
+                                   "tables.network.", "tables.context.", "tables.huffman."])
+def test_wrong_types_shapes_and_numbers_in_any_tensor(rewrite, tiny_checkpoints, group):
+    """The first tensor of a group and the last: both named, in one line, whatever is wrong."""
     tensors, _ = parts(tiny_checkpoints["image"])
-    order = tensors["tables.huffman.order"].clone()
-    order[0] = order[1]
-    refused(rewrite({"tables.huffman.order": order}), "permutation")
+    names = sorted(name for name, tensor in tensors.items() if name.startswith(group) and tensor.numel() > 1)
+    for name in {names[0], names[-1]}:
+        tensor = tensors[name]
+        wrong = [tensor.bool(), tensor.double(), tensor.bfloat16(), tensor[:0].clone(), tensor[None], torch.tensor(1)]
+        if tensor.is_floating_point():
+            wrong += [tensor.to(torch.int16), torch.full_like(tensor, float("nan")), tensor / 0.0]
+        else:
+            wrong.append(tensor.float())
+        for change in wrong:
+            named = [name, name.partition(".")[2], name.split(".")[-1], "tables" if group.startswith("tables") else name]
+            refused(rewrite({name: change.contiguous()}), "|".join(named),
+                    (load_codec,) if group == "model.encoder." else (load_codec, load_decoder))
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(ModelConfig)])
+def test_a_config_of_absurd_numbers(rewrite, tiny_checkpoints, field):
+    """Refused before anything of that size is built."""
+    config = json.loads(parts(tiny_checkpoints["image"])[1]["config"])
+    for value in (10 ** 9, -1, 0, 1.5, float("nan"), float("inf"), None, "8", True, [], [10 ** 9] * 3, ["a"], {}, [[1]]):
+        listed = isinstance(config[field], list)
+        if field == "latent_rows" and value == 0 and value is not False or field.startswith("lmbda") and value == 1.5:
+            continue
+        for changed in (value, [value, *config[field][1:]]) if listed else (value,):
+            if field.endswith("depths") and changed == [0, *config[field][1:]]:
+                continue
+            refused(rewrite(metadata={"config": json.dumps({**config, field: changed})}))
+
+
+def test_a_config_larger_than_its_file(rewrite, tiny_checkpoints):
+    config = json.loads(parts(tiny_checkpoints["image"])[1]["config"])
+    for change in ({"context_hidden": 4096}, {"encoder_widths": [4096] * 3, "encoder_depths": [64] * 3},
+                   {"generator_widths": [4096] * 3, "generator_depths": [64] * 3}):
+        path = rewrite(metadata={"config": json.dumps({**config, **change})})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        refused(path, "claims", (load_codec,) if "encoder_widths" in change else (load_codec, load_decoder))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 50_000     # KiB; built, it would be many GB
+
+
+@pytest.mark.parametrize("change", [
+    {"n_fft": 2 ** 40, "hop_length": 2 ** 38}, {"n_fft": 512.0}, {"n_mels": 64}, {"n_mels": 10 ** 9}, {"n_fft": "512"},
+    {"sample_rate": 0}, {"sample_rate": 8000}, {"hop_length": 0}, {"floor_db": float("nan")}, {"floor_db": "80"},
+    {"fmax": None}, {"griffin_lim_iterations": 10 ** 9}, {"griffin_lim_iterations": -1}])
+def test_picture_settings_that_are_not_possible(rewrite, tiny_checkpoints, change):
+    settings = json.loads(parts(tiny_checkpoints["speech"])[1]["signal"])
+    refused(rewrite(metadata={"signal": json.dumps({**settings, **change})}, source="speech"))
+
+
+@pytest.mark.parametrize("name", ["format", "config", "signal", "default_coder", "info"])
+def test_metadata_of_any_kind(rewrite, name):
+    for value in ("[" * 100000, "null", "[]", "{", "NaN", '"\\ud800"', "7"):
+        refused(rewrite(metadata={name: value}))
+
+
+def test_a_kind_of_another_number_of_channels(rewrite, tiny_checkpoints):
+    config = json.loads(parts(tiny_checkpoints["image"])[1]["config"])
+    refused(rewrite(metadata={"config": json.dumps({**config, "signal": "speech"})}), "channels")
+    config = json.loads(parts(tiny_checkpoints["speech"])[1]["config"])
+    settings = parts(tiny_checkpoints["speech"])[1]["signal"]
+    for rows in (4, 16):
+        refused(rewrite(metadata={"config": json.dumps({**config, "latent_rows": rows}), "signal": settings},
+                        source="speech"), "latent rows")
 
 
 @pytest.mark.parametrize("name, value, match", [
-    ("format", "2", "format 2, this version reads 1"),
+    ("format", "1", "format 1, this version reads 2"),
     ("format", None, "format"),
     ("config", None, "config"),
     ("signal", None, "signal"),
@@ -229,3 +334,19 @@ def test_fingerprint_of_a_realistic_generator(tmp_path):
     save_checkpoint(tmp_path / "without.safetensors", dataclasses.replace(made, realistic=None))
     with_one, without = (load_checkpoint(tmp_path / f"{n}.safetensors") for n in ("with", "without"))
     assert with_one.fingerprint == without.fingerprint and without.realistic is None
+
+
+def test_overwriting_the_file_does_not_reach_what_was_loaded(tiny_checkpoints, tmp_path):
+    """Files are mapped into memory where that is fast: what is loaded must be a copy."""
+    path = tmp_path / "copy.safetensors"
+    path.write_bytes(tiny_checkpoints["image"].read_bytes())
+    checkpoint = load_checkpoint(path)
+    before = {coder: {name: array.copy() for name, array in arrays.items()}
+              for coder, arrays in checkpoint.tables.items()}
+    gains = checkpoint.model["gains.log_gain"].clone()
+    with open(path, "r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+    for coder, arrays in before.items():
+        for name, array in arrays.items():
+            assert np.array_equal(checkpoint.tables[coder][name], array), (coder, name)
+    assert torch.equal(checkpoint.model["gains.log_gain"], gains)

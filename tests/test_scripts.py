@@ -115,7 +115,7 @@ def one_line(code, err, *words, exit_code=None):
 
 
 def test_results_lie_where_they_belong(compressed):
-    expected = {"metrics.csv", "options.json"}
+    expected = {"metrics.csv", "options.json", "rows.jsonl"}
     for source, stem in RESULTS.items():
         decoded = ".png" if source.lower().endswith(("png", "jpg")) else ".wav"
         expected |= {stem + ".bpgan", stem + decoded}
@@ -164,7 +164,7 @@ def test_one_kind_alone_has_its_own_columns(run, mixed, tmp_path):
     assert code == 0, err
     columns, rows = table(tmp_path / "metrics.csv")
     assert columns == [*COMMON, "bpp", *IMAGE_COLUMNS, *SETTINGS]
-    assert listing(tmp_path) == {"a.bpgan", "a.png", "b.bpgan", "b.png", "metrics.csv", "options.json"}
+    assert listing(tmp_path) == {"a.bpgan", "a.png", "b.bpgan", "b.png", "metrics.csv", "options.json", "rows.jsonl"}
     assert "mean of 2" in out and rows[0]["search"] == "none" and rows[0]["iterations"] == "0"
     psnr = [float(row["psnr_db"]) for row in rows]
     mean_line = next(line for line in out.splitlines() if "mean of 2" in line)
@@ -392,8 +392,22 @@ def test_two_processes_share_a_folder(mixed, compressed, tiny_checkpoints, tmp_p
     assert done.returncode == 0, done.stderr
     _, rows = table(tmp_path / "metrics.csv")
     assert sorted(row["file"] for row in rows) == sorted((mixed / source).as_posix() for source in RESULTS)
-    assert done.stdout.count("metrics.csv: 5 files") == 1
+    assert done.stdout.count("metrics.csv: 5 of 5 files") == 1
+    done_once = [json.loads(line)["key"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert len(done_once) == len(set(done_once)) == 5
     assert listing(tmp_path) == listing(compressed)
     for name in listing(tmp_path):
         if name.endswith(".bpgan"):
             assert (tmp_path / name).read_bytes() == (compressed / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("arguments", [["--dry-run"], ["--input", "{a}", "--output", "{out}"]],
+                         ids=lambda arguments: arguments[0])
+def test_a_reader_that_has_gone_ends_in_silence(mixed, tiny_checkpoints, tmp_path, arguments):
+    arguments = [part.format(a=mixed / "a.png", out=tmp_path / "out") for part in arguments]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "test.py", *arguments, "--checkpoint", tiny_checkpoints["image"], "--device", "cpu"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait() == 128 + signal.SIGPIPE and not err

@@ -1,7 +1,9 @@
 """Training: stages, exact resume, clear failures, two processes."""
 
 import copy
+import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,11 +18,12 @@ import torch
 from PIL import Image
 
 import train
-from conftest import tiny_config
+from conftest import tiny_checkpoint, tiny_config
 from data import build_signal
 from data.dataset import PictureSet
 from data.images import ImageSignal
-from utils.checkpoint import load_checkpoint
+from models import QUALITIES
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec import load_codec
 from utils.fitting import fit_centers
 from utils.training import SCHEDULE, Trainer
@@ -356,6 +359,70 @@ def test_the_script_trains_refuses_to_overwrite_and_resumes(roots, tmp_path, cap
     (tmp_path / "r" / "state.pt").rename(tmp_path / "r" / "state_0.pt")      # a run of several processes
     assert train.main(command(roots, tmp_path, "--steps", "4")) == 1
     assert "holds a run already" in capsys.readouterr().err
+
+
+def untrained(path, kind="image", realistic=False) -> Path:
+    """A checkpoint on disk with the tiny model's weights and tables, the realistic ones if asked for."""
+    save_checkpoint(path, tiny_checkpoint(kind, with_realistic=realistic))
+    return path
+
+
+def init(roots, tmp_path, checkpoint, *more) -> list[str]:
+    arguments = command(roots, tmp_path, "--init", str(checkpoint), "--steps", "1", *more)
+    place = arguments.index("--width")
+    return arguments[:place] + arguments[place + 2:]
+
+
+@pytest.mark.parametrize("changes", [{}, {"lmbda_high": 0.3}, {"lmbda_low": 0.001, "lmbda_high": 0.02}])
+def test_the_script_starts_from_a_checkpoint_on_disk(roots, tmp_path, changes):
+    """One step from given weights ends near them; another range of rates moves the qualities' tables."""
+    config, start = tiny_config("image"), untrained(tmp_path / "start.safetensors")
+    more = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
+    assert train.main(init(roots, tmp_path, start, "--stages", "joint", "--learning_rate", "1e-6", *more)) == 0
+    before, after = load_checkpoint(start), load_checkpoint(tmp_path / "r" / "checkpoint.safetensors")
+    assert before.config == config and after.config == dataclasses.replace(config, **changes)
+    assert after.fingerprint != before.fingerprint
+    for name, tensor in before.model.items():
+        by_quality = tensor.dim() == 2 and len(tensor) == QUALITIES
+        if not name.startswith("codebook.") and not (by_quality and more):
+            assert torch.allclose(after.model[name], tensor, atol=2e-3), name
+    # a quality of the new range has the gain that the old one had at the same rate weight
+    old, new = before.model["gains.log_gain"], after.model["gains.log_gain"]
+    for quality in range(1, QUALITIES + 1):
+        place = (QUALITIES - 1) * math.log(after.config.lmbda(quality) / config.lmbda_low) / math.log(
+            config.lmbda_high / config.lmbda_low)
+        if 0 <= place <= QUALITIES - 1:
+            low = min(int(place), QUALITIES - 2)
+            there = old[low] + (place - low) * (old[low + 1] - old[low])
+            assert torch.allclose(new[quality - 1], there, atol=2e-3), quality
+    codec = load_codec(tmp_path / "r" / "checkpoint.safetensors")
+    pixels = codec.signal.read(roots["image"] / "0.png")
+    assert codec.decompress(codec.compress(pixels, 2, "none")).shape == pixels.shape
+
+
+@pytest.mark.parametrize("realistic", [False, True])
+def test_the_adversarial_stage_from_a_checkpoint_on_disk(roots, tmp_path, realistic):
+    """Files stay valid, and the realistic generator goes on from the checkpoint's, or from the faithful one."""
+    start = untrained(tmp_path / "start.safetensors", realistic=realistic)
+    assert train.main(init(roots, tmp_path, start, "--stages", "adversarial", "--learning_rate", "1e-6")) == 0
+    before, after = load_checkpoint(start), load_checkpoint(tmp_path / "r" / "checkpoint.safetensors")
+    origin = before.realistic if realistic else {
+        name.removeprefix("generator."): t for name, t in before.model.items() if name.startswith("generator.")}
+    assert after.realistic.keys() == origin.keys()
+    assert all(torch.allclose(after.realistic[name], origin[name], atol=2e-3) for name in origin)
+    generator = {name: t for name, t in before.model.items() if name.startswith("generator.")}
+    assert all(torch.equal(after.model[name], generator[name]) for name in generator)
+
+
+def test_mistakes_with_init(roots, tmp_path, capsys):
+    start = untrained(tmp_path / "start.safetensors")
+    speech = untrained(tmp_path / "speech.safetensors", "speech")
+    for arguments, words in ((init(roots, tmp_path, start, "--width", "0.5"), "--width does not go with --init"),
+                             (init(roots, tmp_path, speech), "a checkpoint for speech, --signal says image"),
+                             (init(roots, tmp_path, tmp_path / "none.safetensors"), "none.safetensors does not exist")):
+        assert train.main(arguments) == 1
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and words in lines[0]
 
 
 def environment():

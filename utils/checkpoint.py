@@ -77,7 +77,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, "pt") as file:
             raw = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            # copies: the file is mapped, and may be overwritten while its tensors are in use
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"checkpoint {path} is damaged or not a safetensors file ({error})") from None
     try:

@@ -5,6 +5,7 @@ results' sizes and checksums, and its row of metrics.csv. Lines are appended and
 a line that a kill or a full disk cut short is passed over.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -14,7 +15,14 @@ from pathlib import Path
 
 NAME = "rows.jsonl"
 _ROOT = Path(__file__).resolve().parent.parent
+# The checkpoint counts by its fingerprint, the input file by file.
+_NO_MATTER = ("input", "output", "checkpoint", "overwrite", "report", "dry_run", "verbose", "argv")
 _PROGRAM = ("data", "models", "utils")      # what results depend on
+
+
+def settings_of(options: argparse.Namespace, **changes) -> dict:
+    """A script's options as a journal's settings: all but those that no result depends on."""
+    return {**{name: value for name, value in vars(options).items() if name not in _NO_MATTER}, **changes}
 
 
 class Journal:

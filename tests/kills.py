@@ -1,0 +1,242 @@
+"""Kill a training and a batch compression at random moments: what is there stays whole, and a restart ends alike.
+
+    python -m tests.kills --times 200
+
+Half of the kills (SIGKILL) hit a tiny training, half a batch of small pictures and clips. After each
+one every file under its final name must be whole. Then the same command is started again, and so
+on until one run gets through: it must have left alone what was finished, and end with the results of
+a run that nobody disturbed. Runs are forked from a process that has everything imported, so that
+the moments fall into the work and not into the start.
+"""
+
+import argparse
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+import Compression_ADMM
+import train
+from data.images import ImageSignal
+from utils import journal, training
+from utils.checkpoint import save_checkpoint
+from utils.codec import load_codec
+
+
+def start(work: Callable[[], int], log: Path) -> int:
+    """Fork a process that does `work` and exits with its code; -> its number."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(stream, 1)
+        os.dup2(stream, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        code = work()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    except BaseException as error:
+        os.write(2, repr(error).encode())
+        os._exit(99)
+
+
+def wait(process: int, seconds: float = float("inf")) -> int | None:
+    """Exit code, or None where the process was still at work after that time and was killed."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    return None if os.waitpid(process, 0)[1] == signal.SIGKILL else 0
+
+
+def no_leftovers(folder: Path) -> None:
+    left = [path.name for path in folder.rglob("*") if ".tmp" in path.name]
+    assert not left, f"left by a killed run: {left}"
+
+
+class Batch:
+    """Pictures and clips through Compression_ADMM.py."""
+
+    def __init__(self, folder: Path):
+        try:
+            from conftest import tiny_checkpoint
+        except ImportError:
+            from tests.conftest import tiny_checkpoint
+        self.inputs, self.decoders, self.checkpoints = folder / "in", {}, []
+        self.inputs.mkdir()
+        for kind in ("image", "speech"):
+            path = folder / f"{kind}.safetensors"
+            save_checkpoint(path, tiny_checkpoint(kind))
+            self.checkpoints.append(str(path))
+            codec = self.decoders[kind] = load_codec(path)
+            # in this process, so that no forked one spends its time on imports and compiled functions
+            original = codec.signal.read(codec.signal.samples()[0])[:4000]
+            codec.signal.score(original, codec.decompress(codec.compress(original, search="none")))
+        rng = np.random.default_rng(0)
+        for number in range(8):
+            Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(self.inputs / f"{number}.png")
+        for number in range(2):
+            soundfile.write(self.inputs / f"c{number}.wav", rng.uniform(-0.3, 0.3, 3000), 16000)
+
+    def run(self, output: Path) -> int:
+        return Compression_ADMM.main(["--input", str(self.inputs), "--output", str(output), "--iterations", "2",
+                                      "--device", "cpu", "--checkpoint", *self.checkpoints])
+
+    def finished(self, output: Path) -> dict[str, int]:
+        """What the journal says is finished -> when each of its files was written."""
+        names = {}
+        if (output / journal.NAME).exists():
+            for line in (output / journal.NAME).read_bytes().split(b"\n")[:-1]:
+                try:
+                    record = json.loads(line)
+                except ValueError:          # a line cut short, closed by the next run
+                    continue
+                names.update({name: (output / name).stat().st_mtime_ns for name in record["files"]})
+        return names
+
+    def check(self, output: Path) -> None:
+        """Everything under its final name is whole."""
+        for path in output.rglob("[!.]*"):
+            if path.suffix == ".bpgan":
+                kind = "speech" if path.name.startswith("c") else "image"
+                self.decoders[kind].read_symbols(path.read_bytes())
+            elif path.suffix == ".png":
+                Image.open(path).load()
+            elif path.suffix == ".wav":
+                assert soundfile.info(path).frames == 3000 and path.stat().st_size == 44 + 6000
+            elif path.name == "metrics.csv":
+                with open(path, newline="") as file:
+                    assert all(None not in row.values() for row in csv.DictReader(file))
+            elif path.name == "options.json":
+                json.loads(path.read_text())
+
+    def compare(self, output: Path, reference: Path, before: dict[str, int]) -> None:
+        no_leftovers(output)
+        names = {path.name for path in reference.iterdir()}
+        assert {path.name for path in output.iterdir()} == names
+        for name in names:
+            if Path(name).suffix in (".bpgan", ".png", ".wav"):
+                assert (output / name).read_bytes() == (reference / name).read_bytes(), f"{name} is another file"
+        tables = []
+        for folder in (output, reference):
+            with open(folder / "metrics.csv", newline="") as file:
+                tables.append([{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)])
+        assert tables[0] == tables[1], "metrics.csv has other rows"
+        again = [name for name, written in before.items() if (output / name).stat().st_mtime_ns != written]
+        assert not again, f"done again though finished: {again}"
+
+
+class Training:
+    """Six steps in three stages; the state is saved after every step."""
+
+    def __init__(self, folder: Path):
+        self.data = folder / "pictures"
+        self.data.mkdir()
+        for number in range(2):
+            pixels = np.random.default_rng(number).integers(0, 256, (80, 80, 3), np.uint8)
+            Image.fromarray(pixels).save(self.data / f"{number}.png")
+
+    def run(self, output: Path) -> int:
+        ImageSignal.crop_shape = (64, 64)
+        training.SAVE_SECONDS = 0
+        training.Trainer._fitting_batches = lambda trainer, data: [data.batch(2, np.random.default_rng(0))]
+        resume = ["--resume"] if (output / "r" / "state.pt").exists() else []
+        return train.main(["--signal", "image", "--dataroot", str(self.data), "--valroot", str(self.data), "--runs",
+                           str(output), "--name", "r", "--steps", "6", "--batch_size", "2", "--width", "0.0625",
+                           "--validate_every", "0", "--val_files", "1", "--device", "cpu", *resume])
+
+    def finished(self, output: Path) -> dict:
+        path = output / "r" / "state.pt"
+        return {"step": torch.load(path, weights_only=True)["step"]} if path.exists() else {"step": 0}
+
+    def check(self, output: Path) -> None:
+        for path in output.rglob("[!.]*"):
+            if path.suffix == ".pt":
+                torch.load(path, weights_only=True)
+            elif path.suffix == ".safetensors":
+                load_codec(path)
+            elif path.suffix == ".json":
+                json.loads(path.read_text())
+
+    def compare(self, output: Path, reference: Path, before: dict) -> None:
+        no_leftovers(output)
+        ours, theirs = (load_file(folder / "r" / "checkpoint.safetensors") for folder in (output, reference))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours), \
+            "the interrupted training ended with other weights"
+        assert self.finished(output)["step"] >= before["step"]
+
+
+def kill(subject, folder: Path, times: int, rng: random.Random, bar: tqdm) -> tuple[int, int]:
+    """-> (kills that met a run at work, runs that got through in spite of all). AssertionError: what was found."""
+    log, output, reference = folder / "log.txt", folder / "out", folder / "reference"
+    for _ in range(2):      # the first one compiles what is compiled
+        shutil.rmtree(reference, ignore_errors=True)
+        began = time.monotonic()
+        code = wait(start(lambda: subject.run(reference), log))
+        assert code == 0, log.read_text()
+        length = time.monotonic() - began
+    kills = rounds = 0
+    before: dict = {}
+    while kills < times:
+        # short ones too, so that some rounds take many kills; long ones, so that rounds end
+        code = wait(start(lambda: subject.run(output), log), rng.uniform(0, length * rng.choice([0.3, 1, 1.5])))
+        assert code in (0, None), log.read_text()
+        subject.check(output)
+        if code is None:
+            kills += 1
+            bar.update()
+            before = {**subject.finished(output)}
+            continue
+        rounds += 1
+        subject.compare(output, reference, before or subject.finished(output))
+        shutil.rmtree(output)
+        before = {}
+    code = wait(start(lambda: subject.run(output), log))
+    assert code == 0, log.read_text()
+    subject.check(output)
+    subject.compare(output, reference, before)
+    return kills, rounds + 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--times", type=int, default=200, help="how many kills, half of them of a training")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)        # forked processes have none of the parent's threads
+    rng = random.Random(options.seed)
+    failed = 0
+    for kind, times in ((Batch, options.times - options.times // 2), (Training, options.times // 2)):
+        name = kind.__name__.lower()
+        with tempfile.TemporaryDirectory() as folder, tqdm(total=times, desc=name, file=sys.stderr) as bar:
+            try:
+                kills, rounds = kill(kind(Path(folder)), Path(folder), times, rng, bar)
+                print(f"{name}: {kills} kills, {rounds} runs got through, all of them with the undisturbed results")
+            except AssertionError as error:
+                failed += 1
+                print(f"{name}: after {bar.n} kills (seed {options.seed}): {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""A batch that was stopped, by whatever means: nothing half-written, nothing done twice, no row lost."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import Compression_ADMM
+import test as evaluate
+from test_scripts import ROOT, environment, handlers, listing, one_line, run, save_picture, table  # noqa: F401
+from utils import journal
+from utils.codec import Codec
+from utils.files import remove_leftovers
+
+N_FILES = 4
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Four pictures, one of them in a subfolder."""
+    for number in range(N_FILES):
+        save_picture(tmp_path / "in" / ("deep" if number == 3 else "") / f"{number}.png", 24, 30, number)
+    return tmp_path
+
+
+@pytest.fixture
+def compress(run, folder):      # noqa: F811
+    def call(*more, output="out"):
+        return run(Compression_ADMM, "--input", folder / "in", "--output", folder / output, "--search", "none", *more,
+                   checkpoint="--checkpoint" not in more)
+    return call
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list:
+    """Grows by one with every signal that is encoded."""
+    calls, encode = [], Codec.encode
+    monkeypatch.setattr(Codec, "encode", lambda self, *args, **named: calls.append(1) or encode(self, *args, **named))
+    return calls
+
+
+def contents(output) -> dict[str, bytes]:
+    return {name: (output / name).read_bytes() for name in listing(output)}
+
+
+# -- the same command again ------------------------------------------------------------------------
+
+
+def test_nothing_is_done_twice(compress, folder, encoded):
+    code, out, _ = compress()
+    assert code == 0 and len(encoded) == N_FILES and out.splitlines()[-1].endswith("metrics.csv: 4 of 4 files")
+    before, metrics = contents(folder / "out"), table(folder / "out" / "metrics.csv")
+    code, out, _ = compress()
+    assert code == 0 and len(encoded) == N_FILES
+    assert out.splitlines()[-1].endswith("4 of 4 files, 4 of them by an earlier run")
+    assert contents(folder / "out") == before and table(folder / "out" / "metrics.csv") == metrics
+    code, out, _ = compress("--overwrite")
+    assert code == 0 and len(encoded) == 2 * N_FILES and "earlier run" not in out
+    after = contents(folder / "out")
+    assert all(after[name] == data for name, data in before.items() if name.endswith((".bpgan", ".png")))
+
+
+@pytest.mark.parametrize("what", ["settings", "source", "checkpoint", "program", "other place"])
+def test_what_changes_results_is_done_again(compress, folder, encoded, tiny_checkpoints, monkeypatch, what):
+    assert compress()[0] == 0
+    more, expected = [], N_FILES
+    if what == "settings":
+        more = ["--quality", "5"]
+    elif what == "source":
+        save_picture(folder / "in" / "0.png", 24, 30, 9)
+        expected = 1
+    elif what == "checkpoint":
+        more = ["--checkpoint", tiny_checkpoints["image_other"]]
+    elif what == "program":
+        monkeypatch.setattr(journal, "_program", lambda: "another")
+    else:       # 0.png now shares its stem, and so gets another name
+        shutil.copy(folder / "in" / "0.png", folder / "in" / "0.bmp")
+        expected = 2
+    before = len(encoded)
+    code, out, _ = compress(*more)
+    total = N_FILES + (what == "other place")
+    assert code == 0 and len(encoded) == before + expected and f"{total} of {total} files" in out
+    assert len(table(folder / "out" / "metrics.csv")[1]) == total
+
+
+@pytest.mark.parametrize("suffix", [".bpgan", ".png"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+def test_results_that_are_not_whole_are_done_again(compress, folder, encoded, suffix, damage):
+    assert compress()[0] == 0
+    before = contents(folder / "out")
+    path = folder / "out" / "deep" / f"3{suffix}"
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
+    assert compress()[0] == 0 and len(encoded) == N_FILES + 1
+    after = contents(folder / "out")
+    assert after[f"deep/3{suffix}"] == before[f"deep/3{suffix}"] and len(table(folder / "out" / "metrics.csv")[1]) == 4
+
+
+def test_a_journal_that_was_cut_or_scribbled_on(compress, folder, encoded):
+    assert compress()[0] == 0
+    path = folder / "out" / journal.NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == N_FILES
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:len(lines[2]) // 2])       # a kill in the third, none of the fourth
+    assert compress()[0] == 0 and len(encoded) == N_FILES + 2
+    assert compress()[0] == 0 and len(encoded) == N_FILES + 2
+    rubbish = b'\xff\0\n{"key": 3}\n[]\n"x"\n{"key": "k", "row": 1, "files": 2}\n' + b"[" * 100000 + b"\n\n"
+    path.write_bytes(rubbish + path.read_bytes())
+    assert compress()[0] == 0 and len(encoded) == N_FILES + 2
+    path.unlink()
+    assert compress()[0] == 0 and len(encoded) == 2 * N_FILES + 2
+
+
+def test_an_interrupted_batch_goes_on(compress, folder, encoded, monkeypatch):
+    encode = Codec.encode
+
+    def stopped(self, *args, **named):
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        return encode(self, *args, **named)
+
+    monkeypatch.setattr(Codec, "encode", stopped)
+    code, out, err = compress()
+    assert code == 130 and "2 of 4 files" in out and "Traceback" not in err
+    assert len(table(folder / "out" / "metrics.csv")[1]) == 2
+    monkeypatch.setattr(Codec, "encode", encode)
+    code, out, _ = compress()
+    assert code == 0 and len(encoded) == N_FILES and "4 of 4 files, 2 of them by an earlier run" in out
+    _, rows = table(folder / "out" / "metrics.csv")
+    assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png", "3.png"]
+    compress("--overwrite", output="whole")
+    same = [{k: v for k, v in row.items() if "seconds" not in k} for row in table(folder / "whole" / "metrics.csv")[1]]
+    assert [{k: v for k, v in row.items() if "seconds" not in k} for row in rows] == same
+
+
+def test_evaluation_goes_on_too(run, folder, encoded):      # noqa: F811
+    arguments = (evaluate, "--input", folder / "in", "--output", folder / "out", "--quality", "2", "6")
+    assert run(*arguments)[0] == 0 and len(encoded) == 2 * N_FILES
+    (folder / "out" / "quality_6" / "1.png").unlink()
+    code, out, _ = run(*arguments)
+    assert code == 0 and len(encoded) == 2 * N_FILES + 1 and "4 of 4 files, 3 of them by an earlier run" in out
+
+
+# -- folders ---------------------------------------------------------------------------------------
+
+
+def test_results_below_the_input_are_no_input(run, folder, encoded):      # noqa: F811
+    for _ in range(2):
+        code, out, _ = run(Compression_ADMM, "--input", folder / "in", "--output", folder / "in" / "out", "--search",
+                           "none")
+        assert code == 0 and "4 of 4 files" in out and len(encoded) == N_FILES
+
+
+def test_originals_are_never_overwritten(run, folder, encoded):      # noqa: F811
+    before = contents(folder / "in")
+    code, _, err = run(Compression_ADMM, "--input", folder / "in", "--output", folder / "in", "--search", "none")
+    one_line(code, err, "--output", "is an input folder", exit_code=1)
+    code, _, err = run(Compression_ADMM, "--input", folder / "in" / "0.png", "--output", folder / "in")
+    one_line(code, err, "0.png", "overwrite", exit_code=1)
+    assert not encoded and {n: d for n, d in contents(folder / "in").items() if n != "options.json"} == before
+
+
+def test_leftovers_of_killed_runs_go(compress, folder):
+    (folder / "out" / "deep").mkdir(parents=True)
+    mine, parent = os.getpid(), os.getppid()        # one's own number can only be an earlier process's
+    gone = [".0.4194999.tmp.png", f".0.{mine}.tmp.bpgan", "deep/.3.4194999.tmp", ".a.b.4194999.tmp.csv"]
+    stay = [f".0.{parent}.tmp.png", ".0.4194999.png", ".tmp.png", "0.4194999.tmp.png", ".notes", "other/.0.4194999.tmp.png"]
+    (folder / "out" / "other").mkdir()
+    for name in gone + stay:
+        (folder / "out" / name).write_text("x")
+    assert compress()[0] == 0
+    files = listing(folder / "out")
+    assert not files & set(gone) and files >= set(stay)
+    remove_leftovers([folder / "not there"])
+
+
+# -- disks -----------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_full_ends_the_batch(compress, folder, encoded, monkeypatch):
+    write, calls = Path.write_bytes, []
+
+    def full(path, data):
+        calls.append(1)
+        if len(calls) > 2:      # the second file's first result
+            write(path, bytes(data)[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, out, err = compress()
+    lines = [line for line in err.splitlines() if line.startswith("error")]
+    assert code == 1 and len(lines) == 1 and "1.png" in lines[0] and "No space left" in lines[0], err
+    assert "1 of 4 files" in out and len(encoded) == 2
+    assert listing(folder / "out") == {"0.bpgan", "0.png", "rows.jsonl", "metrics.csv", "options.json"}
+    monkeypatch.setattr(Path, "write_bytes", write)
+    code, out, _ = compress()
+    assert code == 0 and "4 of 4 files, 1 of them by an earlier run" in out
+
+
+def test_a_limit_on_file_sizes(folder, tiny_checkpoints):
+    """What the system refuses in the middle of a file leaves no file; without the limit the rest is done."""
+    save_picture(folder / "in" / "large.png", 300, 300, 0)
+    command = [sys.executable, ROOT / "Compression_ADMM.py", "--input", folder / "in", "--output", folder / "out",
+               "--search", "none", "--device", "cpu", "--checkpoint", tiny_checkpoints["image"]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(),
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY)))
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert [line for line in done.stderr.splitlines() if "error" in line and "large.png" in line and "too large" in line]
+    assert "4 of 5 files" in done.stdout and "large.png" not in listing(folder / "out")
+    assert not any(".tmp" in name for name in listing(folder / "out"))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0 and "5 of 5 files, 4 of them by an earlier run" in done.stdout, done.stderr
+    with Image.open(folder / "out" / "large.png") as image:
+        image.load()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(compress, folder):
+    (folder / "out").mkdir(mode=0o555)
+    code, _, err = compress()
+    one_line(code, err, "out", "Permission denied", exit_code=1)
+
+
+def test_a_file_system_that_is_read_only(compress, folder, encoded, monkeypatch):
+    def refuse(*_, dir, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+
+    monkeypatch.setattr("utils.batch.tempfile.TemporaryFile", refuse)
+    code, _, err = compress()
+    one_line(code, err, "out", "Read-only file system", exit_code=1)
+    assert not encoded
+
+
+def test_memory_that_one_file_lacks(compress, folder, monkeypatch):
+    encode, second = Codec.encode, np.asarray(Image.open(folder / "in" / "1.png"))
+
+    def greedy(self, signal, *args, **named):
+        if np.array_equal(signal, second):
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return encode(self, signal, *args, **named)
+
+    monkeypatch.setattr(Codec, "encode", greedy)
+    code, out, err = compress()
+    lines = [line for line in err.splitlines() if line.startswith("error")]
+    assert code == 1 and len(lines) == 1 and "1.png" in lines[0] and "memory" in lines[0] and "3 of 4 files" in out
+
+
+# -- kills -----------------------------------------------------------------------------------------
+
+
+def test_kills_at_random_moments():
+    """A short run of `python -m tests.kills`."""
+    done = subprocess.run([sys.executable, "-m", "tests.kills", "--times", "6", "--seed", "1"], cwd=ROOT,
+                          capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert "batch: 3 kills" in done.stdout and "training: 3 kills" in done.stdout
+
+
+def test_rows_are_plain_json(compress, folder):
+    compress()
+    records = [json.loads(line) for line in (folder / "out" / journal.NAME).read_text().splitlines()]
+    assert {name for record in records for name in record["files"]} == {
+        name for name in listing(folder / "out") if name.endswith((".bpgan", ".png"))}
