@@ -21,6 +21,11 @@ $(STAMP): requirements.txt
 	@$(MAKE) --no-print-directory system-packages
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -r requirements.txt
+	@# numba compiles both coders and the phase once, for some seconds: now, and not on the first file
+	for coder in huffman context; do \
+	    $(VENV)/bin/python test.py --output results/setup --entropy_coder $$coder > /dev/null || exit 1; \
+	done
+	rm -r results/setup
 	@touch $@
 
 # Python's headers and venv are separate packages only for Debian's own Python.

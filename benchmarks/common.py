@@ -29,11 +29,10 @@ from data.corpora import default_dataroot
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from options.codec_options import CODER_NAMES
-from utils.admm import METHODS, SearchConfig, preset
+from utils.admm import METHODS, OBJECTIVES, SearchConfig, preset
 from utils.batch import CHECKPOINTS, Item, find_inputs
 from utils.files import replacing
 from utils.metrics import bd_rate
-from utils.objectives import OBJECTIVES
 from utils.report import fail, pick_device
 
 log = logging.getLogger(__name__)

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from models.config import QUALITIES
-from utils.admm import METHODS
-from utils.objectives import OBJECTIVES
+from utils.admm import METHODS, OBJECTIVES
 from .base_options import Parser, in_range
 
 CODER_NAMES = ("huffman", "context")

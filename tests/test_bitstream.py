@@ -129,7 +129,7 @@ def patched(offset: int, replacement: bytes, cut: int | None = None) -> bytes:
         (patched(2, b"\x20"), "version 2.*version 1"),
         (patched(2, b"\x18"), "kind 8.*0..7"),
         (patched(3, b"\x05"), "coder 5.*0..4"),
-        (patched(3, b"\xff"), "coder 255.*0..4"),
+        (patched(3, b"\x21"), "repeats 2.*0..1"),
         (patched(4, b"\xe1"), "quality 225.*0..224"),
         (patched(10, b"\xff\xff\xff\xff\x0f", 2), "size_a 4294967295"),
         (patched(10, b"\xff\xff\xff\xff\xff\x01", 2), "size_a has more than 5 bytes"),
@@ -169,7 +169,7 @@ def test_describe_names_every_field():
     text = bitstream.describe(pack(SPEECH, b"abc", DEFAULTS), DEFAULTS)
     rows = {line.split()[0]: line.split()[1] for line in text.splitlines()}
     assert rows == {
-        "version": "1", "kind": "1", "coder": "1", "quality": "2", "fingerprint": "aabbccdd",
+        "version": "1", "kind": "1", "repeats": "0", "coder": "1", "quality": "2", "fingerprint": "aabbccdd",
         "level": "201", "size_a": "48000", "size_b": "16000", "payload": "3", "file": "21",
     }  # fmt: skip
     assert "(context)" in text

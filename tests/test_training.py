@@ -72,7 +72,7 @@ def picture_set(roots, kind="image", cls=PictureSet) -> PictureSet:
 
 
 def make_trainer(folder, kind="image", stages=STAGES, steps=6, **changes) -> Trainer:
-    values = dict(batch_size=2, learning_rate=1e-3, minutes=None, steps=steps, validate_every=0.0,
+    values = dict(batch_size=2, learning_rate=1e-3, optimizer="soap", minutes=None, steps=steps, validate_every=0.0,
                   device=torch.device("cpu"), seed=0, compile_step=False, description={"command": "test"})
     Path(folder).mkdir(parents=True, exist_ok=True)
     return Trainer(tiny_config(kind), build_signal(kind), folder, list(stages), **{**values, **changes})
@@ -131,7 +131,7 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
 
 
 def test_training_reduces_the_loss(roots, tmp_path):
-    trainer, data = make_trainer(tmp_path, stages=["joint"], steps=40), picture_set(roots)
+    trainer, data = make_trainer(tmp_path, stages=["joint"], steps=120), picture_set(roots)
     fixed, quality = data.batch(8, np.random.default_rng(5)), torch.arange(8)
 
     def loss() -> float:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 
 METHODS = ("admm", "paper", "sga", "ste", "iht", "round", "none")
+OBJECTIVES = ("mse", "ms_ssim", "perceptual")       # what F measures: utils/objectives.py
 # The search is done when z and its copy agree (root mean square, in steps) and the copy stands still
 # (fraction of places that changed): the primal and the dual residual of ADMM.
 PRIMAL_TOLERANCE, DUAL_TOLERANCE = 0.01, 1e-5
@@ -41,11 +42,13 @@ class SearchConfig:
     project_every: int = 2              # iterations between q-steps: each costs a pass through the entropy model
     judge_every: int = 10               # iterations between looks at quantized candidates,
     judge_from: float = 0.5             # from this fraction on: before, the relaxation is too soft to win
-    objective: str = "mse"              # the distortion F, one of utils/objectives.py
+    objective: str = "mse"              # one of OBJECTIVES; the search itself is given F as a function
 
     def __post_init__(self):
         if self.method not in METHODS:
             raise ValueError(f"search method {self.method!r} is not one of {', '.join(METHODS)}")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
         if min(*self.penalty, *self.learning_rate) <= 0:
             raise ValueError(f"penalty {self.penalty} and learning rate {self.learning_rate} must be positive")
         if self.iterations < 0:

@@ -13,7 +13,6 @@ from torch import nn
 from models.discriminator import Discriminator
 from models.losses import squared_error
 
-OBJECTIVES = ("mse", "ms_ssim", "perceptual")
 Distortion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 # 1 - MS-SSIM that weighs as much as a squared error of 1: the ratio of the rate weights that
