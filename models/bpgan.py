@@ -50,12 +50,20 @@ class BPGAN(nn.Module):
         return logistic_bits(y, mean, log_scale).flatten(1).sum(1)
 
     def forward(self, x: torch.Tensor, quality: torch.Tensor) -> ForwardResult:
-        """Training pass: the generator sees rounded latents, the rate uniform noise
-        (the mixed quantization of Minnen and Singh 2020)."""
+        """Training pass: generator and entropy model see rounded latents, straight through.
+
+        The encoder's own share of the rate's gradient is taken at latents plus uniform noise, as
+        rounding has none (mixed quantization, Minnen and Singh 2020; there the entropy model sees
+        the noise too, and then expects symbols more spread out than those that are coded).
+        """
         y = self.analyze(x, quality)
         y_hat = straight_through_round(y)
         noisy = y + torch.empty_like(y).uniform_(-0.5, 0.5)
-        return ForwardResult(self.generate(y_hat, quality), self.rate(noisy, y_hat, quality))
+        mean, log_scale = self.context(y_hat, quality)
+        bits = logistic_bits(y_hat.detach(), mean, log_scale)
+        slope = logistic_bits(noisy, mean.detach(), log_scale.detach())
+        bits = bits + (slope - slope.detach())
+        return ForwardResult(self.generate(y_hat, quality), bits.flatten(1).sum(1))
 
 
 def build_generator(config: ModelConfig) -> Generator:

@@ -126,6 +126,16 @@ def test_pesq_of_a_long_clip():
     assert 1 < metrics.pesq_wb(bursts, noisy(bursts, 0.01)) < 4.64
 
 
+@pytest.mark.parametrize("score", [metrics.stoi, metrics.estoi])
+def test_stoi_of_a_long_clip(monkeypatch, voiced_clip, score):
+    """Two parts, one silent: the mean is that of the other."""
+    decoded = noisy(voiced_clip, 0.01)
+    monkeypatch.setattr(metrics, "_STOI_SECONDS", len(voiced_clip) / metrics.SPEECH_RATE)
+    silence = np.zeros_like(voiced_clip)
+    longer = score(np.concatenate([voiced_clip, silence]), np.concatenate([decoded, silence]))
+    assert longer == score(voiced_clip, decoded)
+
+
 def test_log_spectral_distance_known_values(voiced_clip):
     assert metrics.log_spectral_distance(voiced_clip, voiced_clip) == 0
     # White noise lies far above the floor, where half the amplitude is 6.02 dB in each bin.

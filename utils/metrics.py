@@ -116,6 +116,7 @@ def _is_silent(clip: np.ndarray) -> bool:
 # The C code behind `pesq` overruns a table of 50 utterances, and ends the process with it, when a
 # clip holds more; an utterance and its pause are at least 0.4 s, so 15 s cannot hold as many.
 _PESQ_SECONDS = 15
+_STOI_SECONDS = 300             # `pystoi` holds some 1.5 MB for every second of a clip
 
 
 def pesq_wb(reference: np.ndarray, decoded: np.ndarray) -> float:
@@ -130,20 +131,28 @@ def pesq_wb(reference: np.ndarray, decoded: np.ndarray) -> float:
     from pesq import PesqError, pesq
 
     _check_speech(reference, decoded)
-    parts = max(1, math.ceil(reference.size / (_PESQ_SECONDS * SPEECH_RATE)))
-    scores = []
-    for clean, coded in zip(np.array_split(reference, parts), np.array_split(decoded, parts)):
+
+    def part_score(clean, coded):
         if _is_silent(clean) or _is_silent(coded):
-            continue
+            return math.nan
         score = pesq(SPEECH_RATE, clean, coded, "wb", on_error=PesqError.RETURN_VALUES)
-        if score > 0:           # errors come back as negative numbers, an undefined score as nan
-            scores.append(float(score))
+        return float(score) if score > 0 else math.nan      # errors are negative numbers, undefined scores nan
+
+    return _mean_of_parts(part_score, reference, decoded, _PESQ_SECONDS)
+
+
+def _mean_of_parts(score, reference: np.ndarray, decoded: np.ndarray, seconds: float) -> float:
+    """Mean of score(reference, decoded) over the fewest equal parts of at most `seconds`, nan left out."""
+    parts = max(1, math.ceil(reference.size / (seconds * SPEECH_RATE)))
+    scores = [score(*part) for part in zip(np.array_split(reference, parts), np.array_split(decoded, parts))]
+    scores = [value for value in scores if not math.isnan(value)]
     return sum(scores) / len(scores) if scores else math.nan
 
 
 def stoi(reference: np.ndarray, decoded: np.ndarray) -> float:
     """Short-time objective intelligibility (about 0..1) of float (n,) in [-1, 1] at 16 kHz.
 
+    Clips above 5 minutes are cut into the fewest equal parts of at most 5 minutes, whose mean is given.
     nan if either clip is silent or the reference holds less than about 0.4 s of speech.
     Raises ValueError if the shapes differ or are not (n,).
     """
@@ -156,9 +165,13 @@ def estoi(reference: np.ndarray, decoded: np.ndarray) -> float:
 
 
 def _stoi(reference: np.ndarray, decoded: np.ndarray, extended: bool) -> float:
+    _check_speech(reference, decoded)
+    return _mean_of_parts(lambda clean, coded: _stoi_of_part(clean, coded, extended), reference, decoded, _STOI_SECONDS)
+
+
+def _stoi_of_part(reference: np.ndarray, decoded: np.ndarray, extended: bool) -> float:
     from pystoi import stoi as library_stoi
 
-    _check_speech(reference, decoded)
     # Shorter clips do not fill one of its frames after resampling, on which it fails.
     if reference.size < SPEECH_RATE // 4 or _is_silent(reference) or _is_silent(decoded):
         return math.nan
