@@ -1,6 +1,7 @@
 """Building blocks that encoder and generator share."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 NEGATIVE_SLOPE = 0.1
@@ -17,12 +18,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.act = nn.LeakyReLU(NEGATIVE_SLOPE)
         init_conv(self.conv1)
         init_conv(self.conv2, scale=0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv2(self.act(self.conv1(self.act(x))))
+        h = self.conv1(F.leaky_relu(x, NEGATIVE_SLOPE))
+        return x + self.conv2(F.leaky_relu_(h, NEGATIVE_SLOPE))
 
 
 def init_conv(conv: nn.Conv2d, scale: float = 1.0) -> nn.Conv2d:

@@ -55,16 +55,28 @@ class ContextModel(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    @staticmethod
-    def features(symbols: torch.Tensor) -> torch.Tensor:
-        """Signed value and magnitude: signs predict means, magnitudes predict scales."""
+    def _first_layer(self, symbols: torch.Tensor) -> torch.Tensor:
+        """Signed values and magnitudes through the masked 5x5 convolution: signs predict means,
+        magnitudes predict scales.
+
+        A group's units see the channels up to the group's end only: a convolution for each group
+        leaves out most of what the mask makes zero.
+        """
         limited = symbols.clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
-        return torch.cat([limited, limited.abs()], dim=1)
+        magnitude, weight = limited.abs(), self.first.weight * self.first_mask
+        units, channels = len(self.first.bias) // len(self.groups), symbols.shape[1]
+        parts, seen = [], 0
+        for group, size in enumerate(self.groups):
+            seen += size
+            own = slice(group * units, (group + 1) * units)
+            kernel = torch.cat([weight[own, :seen], weight[own, channels:channels + seen]], dim=1)
+            features = torch.cat([limited[:, :seen], magnitude[:, :seen]], dim=1)
+            parts.append(F.conv2d(features, kernel, self.first.bias[own], padding=KERNEL // 2))
+        return torch.cat(parts, dim=1)
 
     def forward(self, symbols: torch.Tensor, quality: torch.Tensor):
         """symbols (B, C, h, w) float integers, quality (B,) in 0..7 -> (mean, log_scale), like symbols."""
-        h = F.conv2d(self.features(symbols), self.first.weight * self.first_mask, self.first.bias,
-                     padding=KERNEL // 2)
+        h = self._first_layer(symbols)
         h = h + at_quality(self.quality_bias, quality)[:, :, None, None]
         if self.row_bias is not None:
             h = h + self.row_bias

@@ -5,6 +5,7 @@
     pixels = codec.decompress(data)
 """
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable
@@ -58,6 +59,9 @@ class Codec(Decoder):
             self.discriminator = Discriminator(self.config.in_channels)
             load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
             self.discriminator.requires_grad_(False).eval().to(self.device)
+        # What the search back-propagates through, a hundred times: bfloat16 throughout saves the casts of
+        # autocast. The result is judged by what the float32 generator makes of it, in `_write`.
+        self._light_generator = copy.deepcopy(self.model.generator).to(torch.bfloat16)
         self._vgg = False        # not looked for yet; None: cannot be had
 
     def compress(self, signal: np.ndarray, quality: float = 3, search: str | SearchConfig = "admm",
@@ -285,8 +289,8 @@ class Codec(Decoder):
         target = x[..., :rows, :columns]
 
         def distortion(index: torch.Tensor) -> torch.Tensor:
-            with self._autocast():
-                x_hat = model.generate(model.codebook.from_index(index), quality)
+            z_hat = model.gains.unscale(model.codebook.from_index(index), quality)
+            x_hat = self._light_generator(z_hat.to(torch.bfloat16, memory_format=torch.channels_last), quality).float()
             return weight * distance(target, x_hat[..., :rows, :columns].clamp(-1, 1))
 
         def rate(index: torch.Tensor) -> torch.Tensor:
