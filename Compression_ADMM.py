@@ -11,7 +11,7 @@ def run(options) -> int:
 
     from data import kind_of
     from utils import distributed
-    from utils.batch import (Checkpoints, Interrupted, code_file, find_inputs, prepare_output, run_batch,
+    from utils.batch import (Checkpoints, Interrupted, attempt, code_files, find_inputs, prepare_output, run_batch,
                              sample_files, write_results)
     from utils.codec import load_codec
     from utils.journal import Journal, settings_of
@@ -21,14 +21,15 @@ def run(options) -> int:
     device = distributed.start(pick_device(options.device))
     torch.manual_seed(options.seed)
 
-    def encode(codec, signal):
+    def encode(codec, signals):
         arguments = (options.search, options.iterations, options.entropy_coder, options.seed, options.objective)
         target = getattr(options, f"target_{codec.signal.rate_unit}", None)
         if target is not None:
-            return codec.encode_to_rate(signal, target, *arguments)
+            return [attempt(codec.encode_to_rate, signal, target, *arguments) for signal in signals]
         if options.target_psnr is not None and "psnr_db" in codec.signal.metric_names:
-            return codec.encode_to_score(signal, "psnr_db", options.target_psnr, *arguments)
-        return codec.encode(signal, options.quality, *arguments)
+            return [attempt(codec.encode_to_score, signal, "psnr_db", options.target_psnr, *arguments)
+                    for signal in signals]
+        return codec.encode_batch(signals, options.quality, *arguments)
 
     items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
     codecs = Checkpoints(options.checkpoint, lambda path: load_codec(path, device))
@@ -36,7 +37,8 @@ def run(options) -> int:
     journal = Journal(options.output, settings_of(options, device=device.type), options.overwrite)
     try:
         rows, failures = run_batch(
-            items, lambda item: code_file(item, options.output, codecs, encode, journal), "compressing")
+            items, lambda some: code_files(some, options.output, codecs, encode, journal), "compressing",
+            options.batch_size)
     except Interrupted as stop:
         rows, failures = stop.rows, None
     if distributed.world()[0] == 0:

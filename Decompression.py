@@ -7,7 +7,7 @@ from options.codec_options import decompress_parser
 
 def run(options) -> int:
     from utils import distributed
-    from utils.batch import SUFFIX, Checkpoints, Interrupted, find_inputs, prepare_output, run_batch
+    from utils.batch import SUFFIX, Checkpoints, Interrupted, find_inputs, one_by_one, prepare_output, run_batch
     from utils.bitstream import read_file
     from utils.decoder import load_decoder
     from utils.report import pick_device
@@ -29,7 +29,7 @@ def run(options) -> int:
         return {"file": target}
 
     try:
-        rows, failures = run_batch(items, decode, "decoding")
+        rows, failures = run_batch(items, one_by_one(decode), "decoding")
     except Interrupted as stop:
         rows, failures = stop.rows, None
     if distributed.world()[0] == 0:

@@ -9,7 +9,7 @@ from options.codec_options import evaluate_parser
 def run(options) -> int:
     from data import kind_of
     from utils import distributed
-    from utils.batch import (Checkpoints, Interrupted, code_file, find_inputs, prepare_output, run_batch,
+    from utils.batch import (Checkpoints, Interrupted, code_files, find_inputs, prepare_output, run_batch,
                              sample_files, write_results)
     from utils.codec import load_codec
     from utils.journal import Journal, settings_of
@@ -25,11 +25,11 @@ def run(options) -> int:
         prepare_output(output, items)
         journal = Journal(output, settings_of(options, device=device.type, quality=quality), options.overwrite)
 
-        def encode(codec, signal):
-            return codec.encode(signal, quality, "none", entropy_coder=options.entropy_coder)
+        def encode(codec, signals):
+            return codec.encode_batch(signals, quality, "none", entropy_coder=options.entropy_coder)
 
-        def work(item):
-            return code_file(item, output, codecs, encode, journal, options.realism)
+        def work(some):
+            return code_files(some, output, codecs, encode, journal, options.realism)
 
         try:
             rows, failures = run_batch(items, work, f"quality {quality:g}")

@@ -31,12 +31,14 @@ def generator_hinge(fake: list[torch.Tensor]) -> torch.Tensor:
 
 
 def feature_matching(real: list[torch.Tensor], fake: list[torch.Tensor]) -> torch.Tensor:
-    """Mean L1 distance of discriminator features, each relative to the size of the real ones."""
-    total = 0.0
-    for r, f in zip(real, fake):
-        r = r.detach().float()
-        total = total + (f.float() - r).abs().mean() / r.abs().mean().clamp_min(1e-3)
-    return total / len(real)
+    """Mean relative distance (B,) over the discriminator's features."""
+    return sum(relative_distance(r, f) for r, f in zip(real, fake)) / len(real)
+
+
+def relative_distance(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """Features (B, ...) -> (B,): mean L1 distance relative to the mean size of the real ones."""
+    real = real.detach().float().flatten(1)
+    return (fake.float().flatten(1) - real).abs().mean(1) / real.abs().mean(1).clamp_min(1e-3)
 
 
 def weighted_sum(terms: dict[str, torch.Tensor], weights: dict[str, float]) -> torch.Tensor:

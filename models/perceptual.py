@@ -4,8 +4,9 @@ import logging
 from urllib.error import URLError
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from .losses import relative_distance
 
 log = logging.getLogger(__name__)
 
@@ -13,7 +14,7 @@ LAYERS = (3, 8, 15, 22)     # relu1_2, relu2_2, relu3_3, relu4_3
 
 
 class PerceptualDistance(nn.Module):
-    """x, x_hat (B, 3, H, W) in [-1, 1] -> mean L1 distance of features, each relative to its size."""
+    """x, x_hat (B, 3, H, W) in [-1, 1] -> (B,), mean L1 distance of features, each relative to its size."""
 
     def __init__(self, features: nn.Sequential):
         super().__init__()
@@ -27,7 +28,7 @@ class PerceptualDistance(nn.Module):
         for i, layer in enumerate(self.features):
             real, fake = layer(real), layer(fake)
             if i in LAYERS:
-                total = total + F.l1_loss(fake.float(), real.float()) / real.float().abs().mean().clamp_min(1e-3)
+                total = total + relative_distance(real, fake)
         return total / len(LAYERS)
 
 

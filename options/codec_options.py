@@ -49,6 +49,8 @@ def compress_parser() -> Parser:
                              "perceptual: features of the discriminator and of VGG16, where there are any")
     parser.add_argument("--search", choices=METHODS, default="admm", help="how latents are searched")
     parser.add_argument("--iterations", type=in_range(int, 0, 100000), default=100, help="of the search")
+    parser.add_argument("--batch_size", type=in_range(int, 1, 4096), default=8,
+                        help="files in memory; small ones of one size are searched together")
     _add_coder(parser)
     _add_overwrite(parser)
     _add_report(parser)

@@ -83,6 +83,26 @@ def test_the_search_s_symbols_are_those_of_the_file(codecs, search):
         assert judged(encoded.data) < judged(plain.data) and encoded.bits_saved > 0
 
 
+def test_a_batch_is_coded_as_its_members_alone(codecs, monkeypatch):
+    codec = codecs["image"]
+    signals = [picture(48, 64, 1), picture(30, 30), picture(48, 64, 2), picture(48, 64, 3), picture(48, 64, 4)]
+    assert codec.together(signals) == [[0, 2, 3, 4], [1]]
+    monkeypatch.setattr("utils.codec.BATCH_POSITIONS", {"cpu": 24})
+    assert codec.together(signals) == [[0, 2], [3, 4], [1]]
+    searches = []
+    search = type(codec)._search
+    monkeypatch.setattr(type(codec), "_search", lambda self, pictures, *rest: searches.append(len(pictures)) or search(self, pictures, *rest))
+    for method in ("none", "admm"):
+        together = codec.encode_batch(signals, 6, method, iterations=10)
+        for signal, encoded in zip(signals, together):
+            alone = codec.encode(signal, 6, method, iterations=10)
+            assert np.array_equal(codec.decompress(encoded.data).shape, signal.shape)
+            # the order of sums differs with the batch, so a place at the edge of two symbols may too
+            assert len(encoded.data) == pytest.approx(len(alone.data), rel=0.02 if method == "admm" else 0, abs=0)
+            assert encoded.bits_saved == pytest.approx(alone.bits_saved, abs=0.01)
+    assert searches[:3] == [2, 2, 1]
+
+
 def test_encode_and_round_writes_the_rounded_latent(codecs):
     codec, pixels = codecs["image"], picture(50, 70)
     step = quality_step(6.5)

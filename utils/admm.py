@@ -168,8 +168,9 @@ def _iterate(problem: Problem, config: SearchConfig, best: _Best, generator: tor
             if coupled and (t % config.project_every == 0 or t + 1 == config.iterations):
                 before, q = q, _project(problem, z + eta, q, mu, config.rate_weight)
                 eta += config.dual_step * (z - q)
-                primal, dual = (z - q).square().mean().sqrt(), (q != before).float().mean()
-                done = bool(primal < PRIMAL_TOLERANCE and dual < DUAL_TOLERANCE)
+                primal = (z - q).square().flatten(1).mean(1).sqrt()
+                dual = (q != before).float().flatten(1).mean(1)
+                done = bool(((primal < PRIMAL_TOLERANCE) & (dual < DUAL_TOLERANCE)).all())
             elif config.method == "iht":
                 q = _project(problem, z, z.round(), 1.0, config.rate_weight)
                 z.copy_(q)
@@ -200,7 +201,8 @@ def _relax(z: torch.Tensor, config: SearchConfig, progress: float, generator: to
     low = z.detach().floor()
     up = (z - low).clamp(1e-4, 1 - 1e-4)
     # Two classes: the difference of two Gumbel variables is logistic.
-    uniform = torch.rand(z.shape, generator=generator, device=z.device).clamp(1e-6, 1 - 1e-6)
+    # Every picture of a batch gets the same noise: what it comes to does not depend on its company.
+    uniform = torch.rand(z.shape[1:], generator=generator, device=z.device).clamp(1e-6, 1 - 1e-6)
     logits = (torch.atanh(up) - torch.atanh(1 - up)) / temperature
     noise = torch.log(uniform) - torch.log1p(-uniform)
     return low + torch.sigmoid((logits + noise) / temperature)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".bpgan"
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+BATCH_BYTES = 1 << 23       # files that are opened at once, one alone may be larger
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)     # no other file of the batch would fare better
 
 
@@ -122,8 +123,14 @@ class Checkpoints:
         raise BitstreamError(f"kind of signal {code} is unknown to this version")
 
 
-def run_batch(items: Iterable[Item], work: Callable[[Item], dict | None], description: str) -> tuple[list[dict], int]:
-    """Do this process's share of the items; -> (rows of all processes on the first one, failures).
+# What work on some items gives, as it comes: an item's place among them, and its row or the error it met.
+Outcomes = Iterator[tuple[int, dict | Exception]]
+
+
+def run_batch(items: Iterable[Item], work: Callable[[list[Item]], Outcomes], description: str,
+              batch_size: int = 1) -> tuple[list[dict], int]:
+    """Do this process's share of the items, `batch_size` at a time; -> (rows of all processes on the
+    first one, failures).
 
     Rows are in the items' order. A file that fails is named on standard error and the others go
     on; where the disk is full they would all fail, so the batch ends and what is left of it counts
@@ -132,28 +139,53 @@ def run_batch(items: Iterable[Item], work: Callable[[Item], dict | None], descri
     rows, failures = [], 0
     mine = distributed.share(list(enumerate(items)))
     rank, _ = distributed.world()
+    outcomes = (some[place] + (outcome,) for some in _runs(mine, batch_size)
+                for place, outcome in work([item for _, item in some]))
     try:
-        for done, (number, item) in enumerate(tqdm(mine, desc=description, disable=rank != 0 or len(mine) < 2,
-                                                   file=sys.stderr)):
-            try:
-                row = work(item)
-                if row:
-                    rows.append((number, row))
-            except (ValueError, OSError, MemoryError, RuntimeError) as error:
-                if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
-                    raise
-                hopeless = isinstance(error, OSError) and error.errno in HOPELESS
-                failures += len(mine) - done if hopeless else 1
-                text = str(error)
-                with tqdm.external_write_mode(sys.stderr):      # a line of its own, not the bar's
-                    fail(error, "" if str(item.path) in text else f"{item.path}: ")
-                if hopeless:
-                    break
+        for done, (number, item, outcome) in enumerate(tqdm(outcomes, desc=description, total=len(mine), file=sys.stderr,
+                                                            disable=rank != 0 or len(mine) < 2)):
+            if not isinstance(outcome, Exception):
+                rows.append((number, outcome))
+                continue
+            hopeless = isinstance(outcome, OSError) and outcome.errno in HOPELESS
+            failures += len(mine) - done if hopeless else 1
+            with tqdm.external_write_mode(sys.stderr):      # a line of its own, not the bar's
+                fail(outcome, "" if str(item.path) in str(outcome) else f"{item.path}: ")
+            if hopeless:
+                break
     except KeyboardInterrupt:
         raise Interrupted([row for _, row in rows]) from None
     gathered = distributed.gather((rows, failures))
     in_order = sorted((pair for part, _ in gathered for pair in part), key=lambda pair: pair[0])
     return [row for _, row in in_order], sum(count for _, count in gathered)
+
+
+def _runs(pairs: list[tuple[int, Item]], batch_size: int) -> Iterator[list[tuple[int, Item]]]:
+    """Runs of at most `batch_size` items, shorter where the files are large: all of a run are in memory."""
+    some, size = [], 0
+    for pair in pairs:
+        mine = pair[1].path.stat().st_size if pair[1].path.is_file() else 0
+        if some and (len(some) == batch_size or size + mine > BATCH_BYTES):
+            yield some
+            some, size = [], 0
+        some, size = some + [pair], size + mine
+    if some:
+        yield some
+
+
+def one_by_one(work: Callable[[Item], dict]) -> Callable[[list[Item]], Outcomes]:
+    """Work on single items, for `run_batch`."""
+    return lambda items: ((place, attempt(work, item)) for place, item in enumerate(items))
+
+
+def attempt(function: Callable, *arguments):
+    """What the function returns, or the error that it meets in one file and that leaves the others alone."""
+    try:
+        return function(*arguments)
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            raise
+        return error
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -169,12 +201,45 @@ class Interrupted(Exception):
         self.rows = rows
 
 
-def code_file(item: Item, output: Path, codecs: Checkpoints, encode: Callable, journal: Journal,
-              realism: float = 0.0) -> dict:
-    """Encode one signal, write it, decode the file from disk, write and measure that; -> its row.
+@dataclass(frozen=True)
+class _Job:
+    """A signal that is to be coded."""
 
-    What the journal holds of an earlier run is not done again; its row says "reused".
+    item: Item
+    codec: object
+    original: object
+    key: str                # in the journal
+    targets: list[Path]     # the file, and what it decodes to
+
+
+def code_files(items: list[Item], output: Path, codecs: Checkpoints, encode: Callable, journal: Journal,
+               realism: float = 0.0) -> Outcomes:
+    """Encode signals, write them, decode the files from disk, write and measure that; -> their rows.
+
+    `encode` is given a codec and signals and returns what `Codec.encode_batch` does, or errors in
+    its places. What the journal holds of an earlier run is not done again; its row says "reused".
     """
+    opened = [attempt(_open, item, output, codecs, journal) for item in items]
+    jobs: dict[object, list[int]] = {}
+    for place, job in enumerate(opened):
+        if isinstance(job, _Job):
+            jobs.setdefault(job.codec, []).append(place)
+        else:
+            yield place, job
+    for codec, places in jobs.items():
+        for group in codec.together([opened[place].original for place in places]):
+            some = [opened[places[member]] for member in group]
+            encoded = attempt(encode, codec, [job.original for job in some])
+            if isinstance(encoded, Exception):
+                encoded = [encoded] if len(some) == 1 else [      # whose fault it was shows when each is alone
+                    attempt(lambda: encode(codec, [job.original])[0]) for job in some]
+            for member, job, result in zip(group, some, encoded):
+                yield places[member], (result if isinstance(result, Exception)
+                                       else attempt(_finish, job, result, journal, realism))
+
+
+def _open(item: Item, output: Path, codecs: Checkpoints, journal: Journal) -> _Job | dict:
+    """What is to be done for a file, or its row where it is done."""
     kind = kind_of(item.path)
     if kind is None:
         known = ", ".join(sorted(suffix for name in KINDS for suffix in signal_class(name).suffixes))
@@ -189,21 +254,24 @@ def code_file(item: Item, output: Path, codecs: Checkpoints, encode: Callable, j
     for target in targets:
         if target.exists() and target.samefile(item.path):
             raise ValueError(f"{item.path}: its results would overwrite it, choose another --output")
-    original = signal.read(item.path)
-    encoded = encode(codec, original)
-    write_file(targets[0], encoded.data)
+    return _Job(item, codec, signal.read(item.path), key, targets)
 
-    data = read_file(targets[0])
+
+def _finish(job: _Job, encoded, journal: Journal, realism: float) -> dict:
+    """Write the file of an `Encoded`, decode it from disk, write and measure that; -> its row."""
+    codec, signal = job.codec, job.codec.signal
+    write_file(job.targets[0], encoded.data)
+    data = read_file(job.targets[0])
     started = time.perf_counter()
     decoded = codec.decompress(data, realism)
     decode_seconds = time.perf_counter() - started
-    signal.write(targets[1], decoded)
-    row = {"file": item.path.as_posix(), "signal": kind, "bytes": len(data),
-           signal.rate_unit: signal.rate(len(data), signal.size(original)),
-           **signal.score(original, decoded),
+    signal.write(job.targets[1], decoded)
+    row = {"file": job.item.path.as_posix(), "signal": signal.name, "bytes": len(data),
+           signal.rate_unit: signal.rate(len(data), signal.size(job.original)),
+           **signal.score(job.original, decoded),
            "encode_seconds": encoded.seconds, "decode_seconds": decode_seconds, "search": encoded.search,
            "iterations": encoded.iterations, "entropy_coder": encoded.coder, "quality": encoded.quality}
-    journal.add(key, row, targets)
+    journal.add(job.key, row, job.targets)
     return row
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 NAME = "rows.jsonl"
 _ROOT = Path(__file__).resolve().parent.parent
 # The checkpoint counts by its fingerprint, the input file by file.
-_NO_MATTER = ("input", "output", "checkpoint", "overwrite", "report", "dry_run", "verbose", "argv")
+_NO_MATTER = ("input", "output", "checkpoint", "overwrite", "report", "dry_run", "verbose", "argv",
+              "batch_size")
 _PROGRAM = ("data", "models", "utils")      # what results depend on
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from models.discriminator import Discriminator
-from models.losses import squared_error
+from models.losses import feature_matching, squared_error
 
 Distortion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -64,6 +64,5 @@ def discriminator_distance(discriminator: Discriminator) -> Distortion:
         with torch.no_grad():
             _, real = discriminator(x)
         _, fake = discriminator(x_hat)
-        return sum((f.float() - r.float()).abs().flatten(1).mean(1) / r.float().abs().flatten(1).mean(1).clamp_min(1e-3)
-                   for r, f in zip(real, fake)) / len(real)
+        return feature_matching(real, fake)
     return distance

@@ -227,8 +227,8 @@ class Trainer:
         # relative to what the quality can do anyway, so that all qualities weigh the same
         distortion = (self.lmbdas[quality] / self.lmbdas[0]).sqrt() * 255 ** 2 * self.lmbdas[0] * mse
         terms = {"distortion": distortion.mean(),
-                 "feature_matching": losses.feature_matching(real_features, fake_features),
-                 "perceptual": self._perceptual(x, x_hat) if self._perceptual else torch.zeros_like(d_loss),
+                 "feature_matching": losses.feature_matching(real_features, fake_features).mean(),
+                 "perceptual": self._perceptual(x, x_hat).mean() if self._perceptual else torch.zeros_like(d_loss),
                  "adversarial": losses.generator_hinge(fake_logits)}
         g_loss = losses.weighted_sum(terms, losses.ADVERSARIAL_WEIGHTS)
         self._update(self.optimizer, self.trained, g_loss)
