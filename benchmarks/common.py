@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from data import Signal, build_signal, kind_of
 from data.corpora import default_dataroot
+from models.complexity import multiply_adds
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from options.codec_options import CODER_NAMES
@@ -71,6 +72,7 @@ class Codec:
     # (original, decoded) -> decoded, in place and of the original's length
     finish: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda original, decoded: decoded
     ours: bool = False
+    cost: str = ""                  # of decoding, if it is known
     scale: tuple[str, ...] = ()     # all settings it can be brought to a size with, if more than `settings`
 
 
@@ -150,6 +152,8 @@ def own_codecs(options) -> list[Codec]:
     version = f"{codec.fingerprint.hex()} {coder} {device.type} seed {options.seed}"
     settings = tuple(f"{quality:g}" for quality in sorted(set(options.quality)))
 
+    cost = f"{multiply_adds(codec.config)['generator'] / 1000:.1f}"
+
     # Compilation and the device's start belong to no file.
     sample = codec.signal.read(codec.signal.samples()[0])
     codec.decompress(codec.compress(sample, iterations=min(1, max(options.iterations)), entropy_coder=coder))
@@ -163,7 +167,7 @@ def own_codecs(options) -> list[Codec]:
         own = f"{version} search {zlib.crc32(repr(search).encode()):08x}" if search.iterations else version
         return Codec(name, label, settings, own,
                      lambda signal, setting: Coded(codec.compress(signal, float(setting), search, None, coder, options.seed)),
-                     lambda data, _: codec.decompress(data), ours=True)
+                     lambda data, _: codec.decompress(data), ours=True, cost=cost)
 
     searches = [preset("none")] if 0 in options.iterations else []
     searches += [preset(method, iterations, objective) for objective in options.objective for method in options.search
@@ -392,6 +396,18 @@ def bd_table(benchmark: Benchmark, curves: dict[str, Curve]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def times_table(codecs: list[Codec], curves: dict[str, Curve]) -> str:
+    """A Markdown table: mean seconds of a file, over all settings, and the generator's cost."""
+    lines = ["| | seconds to encode | to decode | generator, thousand multiply-adds per picture sample |",
+             "|---|---:|---:|---:|"]
+    for codec in codecs:
+        if codec.name in curves:
+            seconds = [_mean([point[name] for point in curves[codec.name].points])
+                       for name in ("encode_seconds", "decode_seconds")]
+            lines.append(f"| {codec.label} | {seconds[0]:.3f} | {seconds[1]:.3f} | {codec.cost} |")
+    return "\n".join(lines) + "\n"
+
+
 def write_summary(path: Path, benchmark: Benchmark, curves: dict[str, Curve]) -> None:
     columns = ("codec", "setting", "files", *benchmark.columns[len(KEY):])
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
@@ -464,7 +480,8 @@ def report(benchmark: Benchmark, codecs: list[Codec], sources: list[Source], poi
     table = bd_table(benchmark, curves)
     text = ("Mean rate difference at equal quality (BD-rate; negative: fewer bits), each over the qualities that both "
             f"curves cover, empty if those are under {MIN_OVERLAP:.0%} of the shorter curve. Files: {len(sources)}.\n\n"
-            f"{table}")
+            f"{table}\nMeans over files and settings, on this machine with what else ran on it:\n\n"
+            f"{times_table(codecs, measured)}")
     with replacing(output / "bd_rate.md") as temporary:
         temporary.write_text(text)
     print(text)

@@ -21,8 +21,13 @@ class Codebook(nn.Module):
     def __init__(self, channels: int, max_symbol: int):
         super().__init__()
         self.max_symbol = max_symbol
-        uniform = torch.arange(-max_symbol, max_symbol + 1, dtype=torch.float32)
-        self.register_buffer("centers", uniform.repeat(channels, 1))
+        self.register_buffer("centers", torch.empty(channels, 2 * max_symbol + 1))
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Centers at the integers, where rounding puts them before they are fitted."""
+        self.centers.copy_(torch.arange(-self.max_symbol, self.max_symbol + 1, dtype=torch.float32))
 
     def to_index(self, y: torch.Tensor) -> torch.Tensor:
         """y (B, C, h, w) in steps -> its place on the symbols' axis, float32.

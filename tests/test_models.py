@@ -342,3 +342,19 @@ def test_perceptual_distance_is_zero_for_equals_and_grows():
     values = [distance(x, x + scale * noise) for scale in (0.0, 0.05, 0.2)]
     assert values[0].tolist() == [0, 0] and (values[0] < values[1]).all() and (values[1] < values[2]).all()
     assert perceptual_distance(1) is None       # not a picture in color
+
+
+def test_multiply_adds_count_what_a_hand_does():
+    from models.complexity import multiply_adds
+
+    config = ModelConfig(signal="image", in_channels=3, latent_channels=4, context_groups=(1, 3), context_hidden=2,
+                         generator_widths=(8, 8, 8), generator_depths=(1, 0, 0),
+                         encoder_widths=(8, 8, 8), encoder_depths=(0, 0, 1))
+    costs = multiply_adds(config)
+    generator = (4 * 8 + 8 * 32) / 256 + 8 * 32 / 64 + (2 * 9 * 64 + 9 * 8 * 48) / 16
+    encoder = 9 * 48 * 8 / 16 + 32 * 8 / 64 + (32 * 8 + 2 * 9 * 64 + 8 * 4) / 256
+    # units of group 0 see 12 places of channel 0, those of group 1 all 25 of it and 12 of the others, each twice
+    first = 2 * 2 * (12 + 25 + 3 * 12)
+    second, last = 2 * 2 + 2 * 4, 2 * (1 * 2 + 3 * 4)
+    assert costs == pytest.approx({"encoder": encoder, "generator": generator,
+                                   "entropy model": (first + second + last) / 256})

@@ -6,6 +6,7 @@
 import sys
 from pathlib import Path
 
+from models.complexity import multiply_adds
 from .checkpoint import Checkpoint, load_checkpoint
 from .files import replacing
 
@@ -26,8 +27,12 @@ def model_card(checkpoint: Checkpoint, name: str) -> str:
         f"| parameters | {parameters / 1e6:.1f} million"
         + (", and a second (realistic) generator" if checkpoint.realistic else "") + " |",
         f"| qualities | 1 to 8: lmbda {config.lmbda_low:g} to {config.lmbda_high:g} |",
+        "| multiply-adds per picture sample | "
+        + ", ".join(f"{name} {cost / 1000:.1f}k" for name, cost in multiply_adds(config).items()) + " |",
         f"| default entropy coder | {checkpoint.default_coder} |",
-        f"| fingerprint | `{checkpoint.fingerprint.hex()}` |", ""]
+        f"| fingerprint | `{checkpoint.fingerprint.hex()}` |", "",
+        "[Figures, curves and comparisons](../README.md#what-to-expect), "
+        "[how the training went](../docs/training.md).", ""]
     rows = info.get("validation", [])
     if rows:
         qualities = sorted(int(key.rsplit("_", 1)[1]) for key in rows[0] if key.startswith("val_bpp_"))

@@ -172,6 +172,8 @@ class Trainer:
         for module in (self.model, self.average):
             load_weights(module, checkpoint)
             _move_qualities(module, checkpoint.config, self.config)
+            if self.stage.name == "joint":      # which rounds, until its end
+                module.codebook.reset()
         if self.realistic is not None:      # the first stage is the adversarial one
             state = checkpoint.realistic or {k: v for k, v in self.model.generator.state_dict().items()}
             for module in (self.realistic, self.realistic_average):
