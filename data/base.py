@@ -79,6 +79,11 @@ class Signal(ABC):
     def samples(self) -> list[Path]:
         """Real samples that need no download, used when no --input is given."""
 
+    def weights(self, x):
+        """How much a squared error counts at each sample of pictures x (B, C, H, W), a tensor like x with
+        a mean of about 1 over the kind's signals, for training and search; None: everywhere the same."""
+        return None
+
     def preview(self, signal: np.ndarray, reference: np.ndarray) -> Preview:
         """What a page shows of a signal; `reference` is the original, which fixes part and scale.
 

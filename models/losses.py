@@ -9,14 +9,20 @@ import torch.nn.functional as F
 ADVERSARIAL_WEIGHTS = {"distortion": 1.0, "feature_matching": 2.0, "perceptual": 2.0, "adversarial": 0.15}
 
 
-def squared_error(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
-    """Mean squared error (B,) of pictures in [-1, 1], in units of the full range: 0..1."""
-    return (x_hat.float() - x.float()).square().flatten(1).mean(1) / 4
+def squared_error(x: torch.Tensor, x_hat: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean squared error (B,) of pictures in [-1, 1], in units of the full range: 0..1.
+
+    `weights`, like x, count each sample's error; None: all alike.
+    """
+    error = (x_hat.float() - x.float()).square()
+    if weights is not None:
+        error = weights * error
+    return error.flatten(1).mean(1) / 4
 
 
-def rate_distortion(x, x_hat, bits, lmbda) -> dict[str, torch.Tensor]:
+def rate_distortion(x, x_hat, bits, lmbda, weights=None) -> dict[str, torch.Tensor]:
     """bpp + lmbda * 255^2 * MSE, each (B,): bits (B,) over the picture's H * W samples, lmbda (B,)."""
-    mse = squared_error(x, x_hat)
+    mse = squared_error(x, x_hat, weights)
     bpp = bits / (x.shape[-2] * x.shape[-1])
     return {"loss": bpp + lmbda * 255 ** 2 * mse, "bpp": bpp, "mse": mse}
 

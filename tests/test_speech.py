@@ -312,3 +312,15 @@ def test_import_brings_nothing_heavy():
             "print([m for m in ('torch', 'librosa', 'numba', 'ltfatpy', 'soundfile', 'soxr') if m in sys.modules])")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_errors_weigh_by_loudness(speech):
+    import torch
+
+    x = torch.tensor([-1.0, 0.0, 0.5, 1.0]).view(1, 1, 1, 4)
+    weights = speech.weights(x)
+    assert weights.shape == x.shape
+    # half of the range is 20 dB
+    assert float(weights[..., 2] / weights[..., 1]) == pytest.approx(float(weights[..., 3] / weights[..., 2])) == pytest.approx(4.48, abs=0.01)
+    picture = torch.from_numpy(speech.to_picture(speech.read(speech.samples()[0]))[0])[None]
+    assert 0.4 < float(speech.weights(picture).mean()) < 2.5

@@ -234,8 +234,11 @@ class Codec(Decoder):
 
     def _distortions(self, objective: str) -> Callable[[], Distortion]:
         """A function that makes the objective for one window: some objects serve one search only."""
+        def error(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+            return squared_error(x, x_hat, self.signal.weights(x))
+
         if objective == "mse":
-            return lambda: squared_error
+            return lambda: error
         if objective == "ms_ssim":
             return lambda: ms_ssim_distance
         distances = []
@@ -247,7 +250,7 @@ class Codec(Decoder):
             distances.append(self._vgg)
         if not distances:
             raise ValueError("the objective perceptual needs a checkpoint with a discriminator, or VGG16's weights")
-        return lambda: FeatureDistance(distances)
+        return lambda: FeatureDistance(error, distances)
 
     @torch.no_grad()
     def _moved(self, encoded: Encoded, step: int) -> torch.Tensor:

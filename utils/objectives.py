@@ -2,7 +2,8 @@
 
 Each takes pictures x, x_hat (B, C, H, W) in [-1, 1] and gives (B,), in the unit of the squared error
 of full-range 1: the codec weights all of them by lmbda * 255^2 and the number of samples. The
-squared error of speech pictures is that of the log-mel magnitudes.
+squared error of speech pictures is that of the log-mel magnitudes, weighted by loudness
+(`Signal.weights`).
 """
 
 from collections.abc import Callable
@@ -38,17 +39,17 @@ def ms_ssim_distance(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
 class FeatureDistance(nn.Module):
     """Squared error and distance of features, each relative to what it is where the search starts.
 
-    `distances` are functions of x, x_hat -> (B,). The first call fixes the start, so an object
-    serves one search.
+    `error` and `distances` are functions of x, x_hat -> (B,). The first call fixes the start, so an
+    object serves one search.
     """
 
-    def __init__(self, distances: list[Distortion]):
+    def __init__(self, error: Distortion, distances: list[Distortion]):
         super().__init__()
-        self.distances = distances
+        self.error, self.distances = error, distances
         self._start: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def forward(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
-        error = squared_error(x, x_hat)
+        error = self.error(x, x_hat)
         features = sum(distance(x, x_hat) for distance in self.distances)
         if self._start is None:
             self._start = error.detach().clamp_min(1e-8), features.detach().clamp_min(1e-8)

@@ -189,7 +189,7 @@ class Trainer:
                 x_hat, bits = self.forward(x, quality)
             else:
                 x_hat, bits = self._quantized_forward(x, quality)
-        terms = losses.rate_distortion(x, x_hat, bits, lmbda)
+        terms = losses.rate_distortion(x, x_hat, bits, lmbda, self.kind.weights(x))
         balance = (self.lmbdas[-1] / lmbda) ** QUALITY_BALANCE
         self._update(self.optimizer, self.trained, (terms["loss"] * balance).mean())
         return {name: value.mean().detach() for name, value in terms.items()}
@@ -225,7 +225,7 @@ class Trainer:
             fake_logits, fake_features = discriminator(x_hat)
             with torch.no_grad():
                 _, real_features = discriminator(x)
-        mse = losses.squared_error(x, x_hat)
+        mse = losses.squared_error(x, x_hat, self.kind.weights(x))
         # relative to what the quality can do anyway, so that all qualities weigh the same
         distortion = (self.lmbdas[quality] / self.lmbdas[0]).sqrt() * 255 ** 2 * self.lmbdas[0] * mse
         terms = {"distortion": distortion.mean(),
@@ -377,7 +377,7 @@ class Trainer:
                     z_hat = model.gains.unscale(model.codebook.dequantize(symbols), quality)
                     x_hat = generator(z_hat, quality).float().clamp(-1, 1)
                 x_hat = x_hat[..., :picture.shape[-2], :picture.shape[-1]]
-                mse = losses.squared_error(picture, x_hat)
+                mse = losses.squared_error(picture, x_hat, self.kind.weights(picture))
                 bpp.append(float(bits) / (picture.shape[-2] * picture.shape[-1]))
                 psnr.append(-10 * math.log10(max(float(mse), 1e-10)))
             row[f"val_bpp_{q}"], row[f"val_psnr_{q}"] = float(np.mean(bpp)), float(np.mean(psnr))
