@@ -29,7 +29,7 @@ from utils.fitting import fit_centers
 from utils.training import SCHEDULE, Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ["joint", "quantized", "adversarial"]
+STAGES = ["joint", "quantized", "entropy", "adversarial"]
 N_BATCHES = 2       # of the fits, here
 
 
@@ -107,6 +107,7 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
     trained = {
         "joint": {"model": ("encoder", "generator", "gains", "context")},
         "quantized": {"model": ("generator", "gains.log_inverse", "context")},
+        "entropy": {"model": ("context",)},
         "adversarial": {"realistic": ("",), "discriminator": ("",)},
     }
     for stage in STAGES:
@@ -115,8 +116,7 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
         rng = np.random.default_rng(1)
         for _ in range(2):
             x, quality = data.batch(4, rng), torch.tensor([0, 3, 5, 7])
-            step = trainer.adversarial_step if stage == "adversarial" else trainer.generator_step
-            terms = step(x, quality)
+            terms = trainer.steps_of_stages.get(stage, trainer.generator_step)(x, quality)
             assert all(np.isfinite(float(v)) for v in terms.values())
         for module in before:
             if "average" in module:
@@ -158,7 +158,7 @@ def test_all_stages_give_a_checkpoint_that_compresses(roots, tmp_path, kind):
             decoded = codec.decompress(encoded, realism)
             assert decoded.shape == original.shape and decoded.dtype == original.dtype
     checkpoint = load_checkpoint(path)
-    assert checkpoint.info["steps"] == 6 and checkpoint.info["command"] == "test" and checkpoint.realistic
+    assert checkpoint.info["steps"] == 7 and checkpoint.info["command"] == "test" and checkpoint.realistic
     assert [row["stage"] for row in checkpoint.info["validation"]] == STAGES
     for row in checkpoint.info["validation"]:
         assert all(row[f"val_bpp_{q}"] > 0 and np.isfinite(row[f"val_psnr_{q}"]) for q in (1, 3, 5, 8))
@@ -179,12 +179,13 @@ def test_later_stages_keep_what_files_depend_on(roots, tmp_path):
 
     trainer.export = spy
     trainer.run(data, None)
-    joint, quantized, adversarial = (seen[name] for name in STAGES)
+    joint, quantized, entropy, adversarial = (seen[name] for name in STAGES)
     for name in joint.model:
         if name.startswith("encoder.") or name in ("gains.log_gain", "codebook.centers"):
             assert torch.equal(joint.model[name], quantized.model[name]), name
-    same(quantized.model, adversarial.model)
-    same({k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in quantized.tables.items()},
+    same(quantized.model, entropy.model)        # the network of its tables alone is another
+    same(entropy.model, adversarial.model)
+    same({k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in entropy.tables.items()},
          {k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in adversarial.tables.items()})
     assert joint.realistic is None and adversarial.realistic is not None
 
@@ -243,11 +244,11 @@ def uninterrupted(roots, tmp_path_factory):
     return saved(folder), load_checkpoint(path), data.calls
 
 
-@pytest.mark.parametrize("at", [1, 3, 5, 8, 9, 10, 12, 13])
+@pytest.mark.parametrize("at", [1, 3, 5, 8, 9, 10, 12, 14, 16])
 def test_resume_is_bit_exact(roots, tmp_path, uninterrupted, at):
     """Interrupted in a step of any stage, in the fit between them or in the export, and resumed."""
     state, checkpoint, calls = uninterrupted
-    assert calls == 14      # 4 steps, fit, export, 1 step, export, 1 step, export
+    assert calls == 17      # 4 steps, fit, export, then three times 1 step, export
     data = picture_set(roots, cls=Interrupting)
     data.at = at
     with pytest.raises(KeyboardInterrupt):

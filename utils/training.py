@@ -4,6 +4,7 @@ Stages (section "Training" of the README):
   joint        encoder, generator, gains and entropy model on rate + distortion, rounding straight through
   quantized    centers fitted to the data; the encoder is fixed, generator and entropy model see
                truly quantized latents
+  entropy      the entropy model alone, many times as many latents a minute: it learns longest
   adversarial  a second generator, started from the first, with the discriminators; everything that
                a file depends on stays as it is
 """
@@ -62,8 +63,9 @@ class Stage:
 
 
 SCHEDULE = {stage.name: stage for stage in (
-    Stage("joint", share=0.75, learning_rate=1.0, final_rate=0.02),
+    Stage("joint", share=0.67, learning_rate=1.0, final_rate=0.02),
     Stage("quantized", share=0.12, learning_rate=0.25, final_rate=0.05),
+    Stage("entropy", share=0.08, learning_rate=0.5, final_rate=0.02),
     Stage("adversarial", share=0.13, learning_rate=0.15, final_rate=0.1),
 )}
 
@@ -114,6 +116,7 @@ class Trainer:
         self.stage_seconds = self.seconds = 0.0
         self.history: list[dict] = []
         self._discriminator_optimizer = self._perceptual = None
+        self.steps_of_stages = {"entropy": self.entropy_step, "adversarial": self.adversarial_step}
         self._start_stage()
         self.forward = torch.compile(self.model) if compile_step else self.model
 
@@ -130,6 +133,9 @@ class Trainer:
         if name == "quantized":
             model.encoder.requires_grad_(False)
             model.gains.log_gain.requires_grad_(False)
+        if name == "entropy":
+            model.requires_grad_(False)
+            model.context.requires_grad_(True)
         trained = [p for p in model.parameters() if p.requires_grad]
         if name == "adversarial":
             self.realistic = self._new_realistic()
@@ -148,7 +154,7 @@ class Trainer:
         self.optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        if self.optimizer_name == "adamw" or self.stage.name == "adversarial":
+        if self.optimizer_name == "adamw" or self.stage.name in ("entropy", "adversarial"):
             return torch.optim.AdamW(self.trained, lr=self.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
         # A rotation would mix the groups of channels that the entropy model's masks keep apart.
         masked = {id(p) for p in self.model.context.parameters()}
@@ -201,6 +207,21 @@ class Trainer:
             y_hat = model.codebook.dequantize(symbols)
             symbols = symbols.float()
         return model.generate(y_hat, quality), model.rate(symbols, symbols, quality)
+
+    def entropy_step(self, x: torch.Tensor, quality: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step of the entropy model, each crop at half of the qualities: one pass of the encoder serves all."""
+        model = self.model
+        with torch.no_grad(), self._autocast():
+            z = model.encoder(x).float().repeat(QUALITIES // 2, 1, 1, 1)
+            quality = torch.cat([(quality + step) % QUALITIES for step in range(0, QUALITIES, 2)])
+            symbols = model.codebook.quantize(model.gains.scale(z, quality)).float()
+        with self._autocast():
+            bits = model.rate(symbols, symbols, quality)
+        bpp = bits / (x.shape[-2] * x.shape[-1])
+        balance = (self.lmbdas[-1] / self.lmbdas[quality]) ** QUALITY_BALANCE
+        loss = (bpp * balance).mean()
+        self._update(self.optimizer, self.trained, loss)
+        return {"loss": loss.detach(), "bpp": bpp.mean().detach()}
 
     def adversarial_step(self, x: torch.Tensor, quality: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step of the discriminator, then one of the realistic generator."""
@@ -297,8 +318,7 @@ class Trainer:
                 x = data.batch(self.batch_size, self.rng).to(self.device)
                 quality = torch.from_numpy(self.rng.integers(0, QUALITIES, self.batch_size)).to(self.device)
                 waited += time.monotonic() - started
-                adversarial = self.stage.name == "adversarial"
-                terms = (self.adversarial_step if adversarial else self.generator_step)(x, quality)
+                terms = self.steps_of_stages.get(self.stage.name, self.generator_step)(x, quality)
                 self._update_average()
                 self.step, self.stage_step = self.step + 1, self.stage_step + 1
                 now = time.monotonic()
