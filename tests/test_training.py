@@ -415,6 +415,20 @@ def test_the_adversarial_stage_from_a_checkpoint_on_disk(roots, tmp_path, realis
     assert all(torch.equal(after.model[name], generator[name]) for name in generator)
 
 
+def test_the_entropy_stage_from_a_checkpoint_keeps_its_generators(roots, tmp_path):
+    start = untrained(tmp_path / "start.safetensors", realistic=True)
+    arguments = init(roots, tmp_path, start, "--stages", "entropy")
+    assert train.main(arguments) == 0
+    before, after = load_checkpoint(start), load_checkpoint(tmp_path / "r" / "checkpoint.safetensors")
+    same(before.model, after.model)
+    same(before.realistic, after.realistic)
+    assert (before.discriminator is None) == (after.discriminator is None)
+    assert after.fingerprint != before.fingerprint
+    # of another state, as after an interrupt
+    assert train.main([*arguments, "--resume"]) == 0
+    same(before.realistic, load_checkpoint(tmp_path / "r" / "checkpoint.safetensors").realistic)
+
+
 def test_mistakes_with_init(roots, tmp_path, capsys):
     start = untrained(tmp_path / "start.safetensors")
     speech = untrained(tmp_path / "speech.safetensors", "speech")

@@ -138,11 +138,7 @@ class Trainer:
             model.context.requires_grad_(True)
         trained = [p for p in model.parameters() if p.requires_grad]
         if name == "adversarial":
-            self.realistic = self._new_realistic()
-            self.realistic_average = copy.deepcopy(self.realistic).requires_grad_(False)
-            with torch.random.fork_rng(devices=[]):      # the same weights in every process
-                torch.default_generator.manual_seed(self.seed)
-                self.discriminator = Discriminator(self.config.in_channels).to(self.device)
+            self._build_realistic()
             self._discriminator_optimizer = torch.optim.AdamW(
                 self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.95))
             self._perceptual = perceptual_distance(self.config.in_channels)
@@ -162,10 +158,14 @@ class Trainer:
                   for inside in (False, True)]
         return SOAP(groups, lr=self.learning_rate)
 
-    def _new_realistic(self):
-        generator = build_generator(self.config).to(self.device, memory_format=torch.channels_last)
-        generator.load_state_dict(self.model.generator.state_dict())
-        return generator
+    def _build_realistic(self) -> None:
+        """A second generator, equal to the first one, and discriminators."""
+        self.realistic = build_generator(self.config).to(self.device, memory_format=torch.channels_last)
+        self.realistic.load_state_dict(self.model.generator.state_dict())
+        self.realistic_average = copy.deepcopy(self.realistic).requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):      # the same weights in every process
+            torch.default_generator.manual_seed(self.seed)
+            self.discriminator = Discriminator(self.config.in_channels).to(self.device)
 
     def _finish_stage(self, data: PictureSet) -> None:
         """After the joint stage centers are fitted; later stages start from the averaged weights."""
@@ -180,7 +180,14 @@ class Trainer:
             _move_qualities(module, checkpoint.config, self.config)
             if self.stage.name == "joint":      # which rounds, until its end
                 module.codebook.reset()
-        if self.realistic is not None:      # the first stage is the adversarial one
+        if self.stage.name == "entropy" and checkpoint.realistic:
+            # generators stay as they are: the realistic one goes with the faithful one still
+            self._build_realistic()
+            if checkpoint.discriminator:
+                load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
+            else:
+                self.discriminator = None
+        if self.realistic is not None:
             state = checkpoint.realistic or {k: v for k, v in self.model.generator.state_dict().items()}
             for module in (self.realistic, self.realistic_average):
                 load_strictly(module, state, "the checkpoint's realistic generator")
@@ -466,9 +473,11 @@ class Trainer:
                              f"--stages says {' '.join(names)}: give the same ones")
         self.stage_index = state["stage_index"]
         self._start_stage()
+        if self.realistic is None and "realistic" in state["modules"]:
+            self._build_realistic()
+        if "discriminator" not in state["modules"]:
+            self.discriminator = None
         for name, tensors in state["modules"].items():
-            if getattr(self, name) is None:      # a later stage keeps what an earlier one built
-                continue
             getattr(self, name).load_state_dict(tensors)
         self.optimizer.load_state_dict(state["optimizer"])
         if self._discriminator_optimizer and "discriminator_optimizer" in state:
