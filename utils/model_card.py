@@ -36,8 +36,8 @@ def model_card(checkpoint: Checkpoint, name: str) -> str:
     rows = info.get("validation", [])
     if rows:
         qualities = sorted(int(key.rsplit("_", 1)[1]) for key in rows[0] if key.startswith("val_bpp_"))
-        lines += ["Validation: estimated bits per picture sample / PSNR (dB) of the picture, true quantization, "
-                  "no search, whole pictures.", "",
+        lines += ["Validation: estimated bits per picture sample / PSNR (dB) of the picture, its errors weighted as in "
+                  "training, true quantization, no search, whole pictures.", "",
                   "| minutes | stage | steps | " + " | ".join(f"quality {q}" for q in qualities) + " |",
                   "|---" * (3 + len(qualities)) + "|"]
         keep = max(1, len(rows) // 12)
