@@ -35,16 +35,17 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def compress(run, folder):      # noqa: F811
     def call(*more, output="out"):
-        return run(Compression_ADMM, "--input", folder / "in", "--output", folder / output, "--search", "none", *more,
-                   checkpoint="--checkpoint" not in more)
+        # one by one, so that a test can say what was done when; the last word of two counts
+        return run(Compression_ADMM, "--input", folder / "in", "--output", folder / output, "--search", "none",
+                   "--batch_size", "1", *more, checkpoint="--checkpoint" not in more)
     return call
 
 
 @pytest.fixture
 def encoded(monkeypatch) -> list:
     """Grows by one with every signal that is encoded."""
-    calls, encode = [], Codec.encode
-    monkeypatch.setattr(Codec, "encode", lambda self, *args, **named: calls.append(1) or encode(self, *args, **named))
+    calls, encode = [], Codec._encode
+    monkeypatch.setattr(Codec, "_encode", lambda self, signals, *rest: calls.extend(signals) or encode(self, signals, *rest))
     return calls
 
 
@@ -124,18 +125,18 @@ def test_a_journal_that_was_cut_or_scribbled_on(compress, folder, encoded):
 
 
 def test_an_interrupted_batch_goes_on(compress, folder, encoded, monkeypatch):
-    encode = Codec.encode
+    encode = Codec._encode
 
-    def stopped(self, *args, **named):
+    def stopped(self, *args):
         if len(encoded) == 2:
             raise KeyboardInterrupt
-        return encode(self, *args, **named)
+        return encode(self, *args)
 
-    monkeypatch.setattr(Codec, "encode", stopped)
+    monkeypatch.setattr(Codec, "_encode", stopped)
     code, out, err = compress()
     assert code == 130 and "2 of 4 files" in out and "Traceback" not in err
     assert len(table(folder / "out" / "metrics.csv")[1]) == 2
-    monkeypatch.setattr(Codec, "encode", encode)
+    monkeypatch.setattr(Codec, "_encode", encode)
     code, out, _ = compress()
     assert code == 0 and len(encoded) == N_FILES and "4 of 4 files, 2 of them by an earlier run" in out
     _, rows = table(folder / "out" / "metrics.csv")
@@ -244,16 +245,18 @@ def test_a_file_system_that_is_read_only(compress, folder, encoded, monkeypatch)
     assert not encoded
 
 
-def test_memory_that_one_file_lacks(compress, folder, monkeypatch):
-    encode, second = Codec.encode, np.asarray(Image.open(folder / "in" / "1.png"))
+@pytest.mark.parametrize("batch_size", ["1", "8"])
+def test_memory_that_one_file_lacks(compress, folder, monkeypatch, batch_size):
+    """It fails alone, also where it was to be searched together with others."""
+    encode, second = Codec._encode, np.asarray(Image.open(folder / "in" / "1.png"))
 
-    def greedy(self, signal, *args, **named):
-        if np.array_equal(signal, second):
+    def greedy(self, signals, *args):
+        if any(np.array_equal(signal, second) for signal in signals):
             torch.empty(1 << 60, dtype=torch.uint8)
-        return encode(self, signal, *args, **named)
+        return encode(self, signals, *args)
 
-    monkeypatch.setattr(Codec, "encode", greedy)
-    code, out, err = compress()
+    monkeypatch.setattr(Codec, "_encode", greedy)
+    code, out, err = compress("--batch_size", batch_size)
     lines = [line for line in err.splitlines() if line.startswith("error")]
     assert code == 1 and len(lines) == 1 and "1.png" in lines[0] and "memory" in lines[0] and "3 of 4 files" in out
 
