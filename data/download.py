@@ -152,8 +152,11 @@ def _checksum_matches(part: Path, sha256: str | None, etag: str) -> bool:
 
 
 def _digest(path: Path, algorithm: str) -> str:
+    digest = hashlib.new(algorithm)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _kodak_jobs(output: Path, count: int) -> list[tuple[str, Path, str | None]]:
