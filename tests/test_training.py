@@ -321,7 +321,7 @@ class Broken(PictureSet):
         return super().batch(size, rng) * float("nan")
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["joint", "quantized", "adversarial"])      # symbols are numbers: "entropy" never sees it
 def test_a_loss_that_is_no_number_stops_the_run(roots, tmp_path, stage):
     trainer = make_trainer(tmp_path, stages=[stage])
     before = copy.deepcopy(trainer.model.state_dict())
@@ -489,7 +489,7 @@ def test_two_processes_hold_the_same_weights(roots, tmp_path, uninterrupted):
                            script], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (torch.load(tmp_path / "run" / f"state_{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert first["step"] == second["step"] == 6
+    assert first["step"] == second["step"] == 7
     same(first["modules"], second["modules"])
     same(first["optimizer"], second["optimizer"])
     assert first["rng"] != second["rng"]        # each process sees crops of its own
