@@ -393,6 +393,17 @@ def test_psnr_targets_are_reached_at_the_lowest_quality(codecs):
         codec.encode_to_score(pixels, "pesq", 3.0, "none")
 
 
+def test_a_searched_encoding_gets_its_own_score(codecs, monkeypatch):
+    """Not that of the encoding without search at the same quality, which the bisection tried first."""
+    codec, pixels, decoded, tried = codecs["image"], picture(64, 80), set(), []
+    decompress, bisect = type(codec).decompress, type(codec)._bisect
+    monkeypatch.setattr(type(codec), "decompress", lambda self, data: decoded.add(data) or decompress(self, data))
+    monkeypatch.setattr(type(codec), "_bisect", lambda *arguments: tried.extend(bisect(*arguments)) or tried)
+    target = codec.signal.score(pixels, decompress(codec, codec.compress(pixels, 5, "none")))["psnr_db"]
+    encoded = codec.encode_to_score(pixels, "psnr_db", target, "admm", iterations=6)
+    assert encoded.search == "admm" and {other.data for other in tried} <= decoded
+
+
 # -- objectives ---------------------------------------------------------------------------------------
 
 

@@ -141,12 +141,12 @@ class Codec(Decoder):
         if metric not in self.signal.metric_names:
             raise ValueError(f"{metric} is not a metric of {self.signal.name}: "
                              f"these are {', '.join(self.signal.metric_names)}")
-        scores: dict[float, float] = {}
+        scores: dict[bytes, float] = {}     # by content: one quality is encoded without search, then with it
 
         def score(encoded: Encoded) -> float:
-            if encoded.quality not in scores:
-                scores[encoded.quality] = self.signal.score(signal, self.decompress(encoded.data))[metric]
-            return scores[encoded.quality]
+            if encoded.data not in scores:
+                scores[encoded.data] = self.signal.score(signal, self.decompress(encoded.data))[metric]
+            return scores[encoded.data]
 
         tried = self._bisect(signal, lambda encoded: score(encoded) < target,
                              lambda encoded: False, _search_config(search, iterations, objective),
