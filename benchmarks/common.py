@@ -3,7 +3,7 @@
 A point is one file, coded by one codec at one setting, and decoded again from these bytes. Points
 are appended to points.csv as they come, and a point that is there is not measured again: its key
 is the file's name and checksum, codec, setting, and the codec's version (for this codec: checkpoint,
-entropy coder, device and seed). summary.csv, bd_rate.md and the plots are made from the points of all
+entropy coder, device, seed and search). summary.csv, bd_rate.md and the plots are made from the points of all
 files at one setting; a setting that lacks some files is left out of them, and named.
 
 Seconds are wall-clock time of one file in one process, including the start of an external program.
@@ -165,6 +165,8 @@ def own_codecs(options) -> list[Codec]:
         label = ", ".join(["BPGAN", *(words if search.iterations else []), text])
         # points of another version's search settings are not this one's
         own = f"{version} search {zlib.crc32(repr(search).encode()):08x}" if search.iterations else version
+        if search.objective == "perceptual":    # steered by the discriminator, which the fingerprint leaves out
+            own += f" checkpoint {codec.digest[:16]}"
         return Codec(name, label, settings, own,
                      lambda signal, setting: Coded(codec.compress(signal, float(setting), search, None, coder, options.seed)),
                      lambda data, _: codec.decompress(data), ours=True, cost=cost)

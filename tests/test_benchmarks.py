@@ -1,11 +1,13 @@
 """The benchmarks on one small file each: what they write, what they skip, what they say."""
 
+import argparse
 import csv
 import dataclasses
 import io
 import json
 import re
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from PIL import Image
 from benchmarks import common, images, page, same_bytes, speech, words
 from benchmarks.common import Codec, Curve, Missing, Points
 from data import build_signal
+from utils.admm import OBJECTIVES, preset
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec import load_codec
 from utils.metrics import psnr
 
@@ -32,6 +36,27 @@ def recording(tmp_path, voiced_clip):
     path.parent.mkdir(exist_ok=True)
     build_signal("speech").write(path, voiced_clip)
     return path
+
+
+def own_options(checkpoint, **changes):
+    values = dict(device="cpu", checkpoint=checkpoint, entropy_coder=None, seed=0, quality=[5.0], iterations=[0, 1],
+                  search=["admm"], objective=["mse"])
+    return argparse.Namespace(**{**values, **changes})
+
+
+def test_versions_name_all_that_a_point_depends_on(tiny_checkpoints, tmp_path):
+    """Those of points that took hours must not change: what is added is added for others."""
+    made = load_checkpoint(tiny_checkpoints["image"])
+    save_checkpoint(tmp_path / "further.safetensors", dataclasses.replace(made, discriminator={
+        name: weight + 0.1 for name, weight in made.discriminator.items()}))
+    versions = [{codec.name: codec.version for codec in common.own_codecs(own_options(path, objective=list(OBJECTIVES)))}
+                for path in (tiny_checkpoints["image"], tmp_path / "further.safetensors")]
+    usual = f"{made.fingerprint.hex()} context cpu seed 0"
+    assert versions[0]["bpgan-0"] == usual
+    for name, objective in (("bpgan-1", "mse"), ("bpgan-ms_ssim-1", "ms_ssim")):
+        search = zlib.crc32(repr(preset("admm", 1, objective)).encode())
+        assert versions[0][name] == versions[1][name] == f"{usual} search {search:08x}"
+    assert versions[0]["bpgan-perceptual-1"] != versions[1]["bpgan-perceptual-1"]
 
 
 def rows_of(path):

@@ -328,6 +328,21 @@ def test_fingerprint_covers_settings_and_not_remarks(rewrite, tiny_checkpoints):
     assert len(others | {base.fingerprint}) == 3
 
 
+def test_the_digest_covers_every_tensor(rewrite, tiny_checkpoints):
+    tensors, metadata = parts(tiny_checkpoints["image"])
+    base = load_checkpoint(tiny_checkpoints["image"])
+    assert load_decoder(tiny_checkpoints["image"]).digest == base.digest
+    seen = {base.digest}
+    for name, tensor in tensors.items():
+        changed = tensor.numpy().copy()
+        if tensor.numel():
+            np.atleast_1d(changed).view(np.uint8).reshape(-1)[-1] ^= 1
+            seen.add(load_checkpoint(rewrite({name: torch.from_numpy(changed)})).digest)
+    seen.add(load_checkpoint(rewrite(metadata={"default_coder": json.dumps("huffman")})).digest)
+    assert len(seen) == 2 + sum(bool(tensor.numel()) for tensor in tensors.values())
+    assert load_checkpoint(rewrite(metadata={"info": json.dumps({"trained": "longer"})})).digest == base.digest
+
+
 def test_fingerprint_of_a_realistic_generator(tmp_path):
     made = tiny_checkpoint("image")
     save_checkpoint(tmp_path / "with.safetensors", made)

@@ -1,5 +1,6 @@
 """A batch that was stopped, by whatever means: nothing half-written, nothing done twice, no row lost."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -18,6 +19,7 @@ import Compression_ADMM
 import test as evaluate
 from test_scripts import ROOT, environment, handlers, listing, one_line, run, save_picture, table  # noqa: F401
 from utils import journal
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec import Codec
 from utils.files import remove_leftovers
 
@@ -152,6 +154,20 @@ def test_evaluation_goes_on_too(run, folder, encoded):      # noqa: F811
     (folder / "out" / "quality_6" / "1.png").unlink()
     code, out, _ = run(*arguments)
     assert code == 0 and len(encoded) == 2 * N_FILES + 1 and "4 of 4 files, 3 of them by an earlier run" in out
+
+
+def test_a_realistic_generator_trained_further_is_another_checkpoint(run, folder, encoded, tiny_checkpoints):      # noqa: F811
+    """Its files keep their fingerprint and their bytes, what they decode to changes."""
+    checkpoint = load_checkpoint(tiny_checkpoints["image"])
+    trained = {name: weight + 0.1 for name, weight in checkpoint.realistic.items()}
+    save_checkpoint(folder / "further.safetensors", dataclasses.replace(checkpoint, realistic=trained))
+    arguments = (evaluate, "--input", folder / "in", "--output", folder / "out", "--realism", "1")
+    assert run(*arguments)[0] == 0 and len(encoded) == N_FILES
+    before = contents(folder / "out")
+    code, out, _ = run(*arguments, "--checkpoint", folder / "further.safetensors", checkpoint=False)
+    assert code == 0 and len(encoded) == 2 * N_FILES and "earlier run" not in out
+    after = contents(folder / "out")
+    assert before["0.bpgan"] == after["0.bpgan"] and before["0.png"] != after["0.png"]
 
 
 # -- folders ---------------------------------------------------------------------------------------

@@ -246,7 +246,7 @@ def _open(item: Item, output: Path, codecs: Checkpoints, journal: Journal) -> _J
         raise ValueError(f"{item.path}: suffix {item.path.suffix or '(none)'} is not one of {known}")
     codec = codecs.of(kind)
     signal = codec.signal
-    key = journal.key(item.path, item.stem, codec.fingerprint)
+    key = journal.key(item.path, item.stem, codec.digest)
     finished = journal.find(key)
     if finished:
         return {**finished, "file": item.path.as_posix(), "reused": True}

@@ -42,7 +42,8 @@ class Checkpoint:
     tables: dict[str, dict[str, np.ndarray]]     # 'network' or a coder's name -> integer arrays
     default_coder: str = "huffman"
     info: dict = field(default_factory=dict)
-    fingerprint: bytes = b""                     # set when loaded
+    fingerprint: bytes = b""                     # set when loaded, as is
+    digest: str = ""                             # hexadecimal, of all that is in it but `info`
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -114,7 +115,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if default_coder not in tables:
         raise ValueError(f"checkpoint {path} has no tables of its default coder {default_coder!r}")
     return Checkpoint(config, settings, groups["model"], groups["realistic"] or None,
-                      groups["discriminator"] or None, tables, default_coder, info, fingerprint(tensors, metadata))
+                      groups["discriminator"] or None, tables, default_coder, info, fingerprint(tensors, metadata),
+                      _hash(tensors, [metadata[name] for name in ("config", "signal", "default_coder")]).hexdigest())
 
 
 def _check_config(config: ModelConfig, path: Path) -> None:
@@ -139,11 +141,17 @@ def fingerprint(tensors: dict[str, torch.Tensor], metadata: dict) -> bytes:
     The realistic generator is another reading of the same files, and the discriminator only steers
     the search: adding them later leaves files valid.
     """
-    digest = hashlib.sha256(json.dumps([metadata["config"], metadata["signal"]], sort_keys=True).encode())
-    for name in sorted(name for name in tensors if name.partition(".")[0] not in OF_THE_SENSES):
+    of_files = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in OF_THE_SENSES}
+    return _hash(of_files, [metadata["config"], metadata["signal"]]).digest()[:4]
+
+
+def _hash(tensors: dict[str, torch.Tensor], settings: list):
+    """SHA-256 of settings, as JSON has them, and of names and bytes of tensors."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].numpy().tobytes())
-    return digest.digest()[:4]
+    return digest
 
 
 def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], what: str) -> None:

@@ -30,7 +30,7 @@ class Decoder:
         """Raises ValueError where the checkpoint's parts do not fit together."""
         self.device = torch.device(device)
         self.config = checkpoint.config
-        self.fingerprint = checkpoint.fingerprint
+        self.fingerprint, self.digest = checkpoint.fingerprint, checkpoint.digest
         self.info = checkpoint.info
         try:
             self.signal: Signal = build_signal(self.config.signal, checkpoint.signal_settings)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 NAME = "rows.jsonl"
 _ROOT = Path(__file__).resolve().parent.parent
-# The checkpoint counts by its fingerprint, the input file by file.
+# The checkpoint counts by its digest (its fingerprint leaves the realistic generator out), the input file
+# by file.
 _NO_MATTER = ("input", "output", "checkpoint", "overwrite", "report", "dry_run", "verbose", "argv",
               "batch_size")
 _PROGRAM = ("data", "models", "utils")      # what results depend on
@@ -35,10 +36,10 @@ class Journal:
         self.path = self.folder / NAME
         self._records = {} if overwrite else _read(self.path)
 
-    def key(self, source: Path, stem: Path, fingerprint: bytes) -> str:
-        """Hexadecimal digest of a source file as it is now, its place, checkpoint, settings and program."""
+    def key(self, source: Path, stem: Path, checkpoint: str) -> str:
+        """Hexadecimal digest of a source file as it is now, its place, settings, program, and the checkpoint's digest."""
         state = source.stat()
-        parts = [str(source.resolve()), state.st_size, state.st_mtime_ns, stem.as_posix(), fingerprint.hex(),
+        parts = [str(source.resolve()), state.st_size, state.st_mtime_ns, stem.as_posix(), checkpoint,
                  self.settings, _program()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
