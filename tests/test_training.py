@@ -415,6 +415,34 @@ def test_the_adversarial_stage_from_a_checkpoint_on_disk(roots, tmp_path, realis
     assert all(torch.equal(after.model[name], generator[name]) for name in generator)
 
 
+@pytest.mark.parametrize("realistic", [False, True])
+def test_a_realistic_generator_s_tables_move_with_the_range_of_rates(tmp_path, realistic):
+    """A quality of the new range starts with what the old one had at the same rate weight, in both generators."""
+    checkpoint = load_checkpoint(untrained(tmp_path / "start.safetensors", realistic=realistic))
+    config = dataclasses.replace(checkpoint.config, lmbda_high=0.3)
+    trainer = make_trainer(tmp_path / "r", stages=["adversarial"])
+    trainer.config = config
+    trainer.adopt(checkpoint)
+    origin = checkpoint.realistic if realistic else {
+        name.removeprefix("generator."): t for name, t in checkpoint.model.items() if name.startswith("generator.")}
+    places = [(QUALITIES - 1) * math.log(config.lmbda(q) / config.lmbda_low) / math.log(
+        checkpoint.config.lmbda_high / config.lmbda_low) for q in range(1, QUALITIES + 1)]
+    moved = 0
+    for module in (trainer.realistic, trainer.realistic_average):
+        for name, parameter in module.named_parameters():
+            old = origin[name]
+            if old.dim() == 2 and len(old) == QUALITIES:
+                moved += 1
+                for new, place in zip(parameter, places):
+                    low = min(int(place), QUALITIES - 2)
+                    torch.testing.assert_close(new, old[low] + (place - low) * (old[low + 1] - old[low]))
+            else:
+                assert torch.equal(parameter, old), name
+    assert moved > 0
+    if realistic:
+        same(trainer.discriminator.state_dict(), checkpoint.discriminator)
+
+
 def test_the_entropy_stage_from_a_checkpoint_keeps_its_generators(roots, tmp_path):
     start = untrained(tmp_path / "start.safetensors", realistic=True)
     arguments = init(roots, tmp_path, start, "--stages", "entropy")

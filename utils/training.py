@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from data.dataset import PictureSet
 from models import QUALITIES, ModelConfig, build_generator, build_model
 from models import losses
 from models.discriminator import Discriminator
-from models.perceptual import perceptual_distance
+from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import resample
 from . import distributed
 from .checkpoint import Checkpoint, load_strictly, save_checkpoint
@@ -115,7 +116,7 @@ class Trainer:
         self.stage_index, self.stage_step, self.step = 0, 0, 0
         self.stage_seconds = self.seconds = 0.0
         self.history: list[dict] = []
-        self._discriminator_optimizer = self._perceptual = None
+        self._discriminator_optimizer = None
         self.steps_of_stages = {"entropy": self.entropy_step, "adversarial": self.adversarial_step}
         self._start_stage()
         self.forward = torch.compile(self.model) if compile_step else self.model
@@ -127,8 +128,11 @@ class Trainer:
         return self.stages[self.stage_index]
 
     def _start_stage(self) -> None:
-        """Freeze, fit and build what the stage needs, with fresh optimizers."""
+        """Freeze, reset and build what the stage needs, with fresh optimizers."""
         model, name = self.model, self.stage.name
+        if name == "joint":      # which rounds, until its end
+            for module in (model, self.average):
+                module.codebook.reset()
         model.requires_grad_(name != "adversarial")
         if name == "quantized":
             model.encoder.requires_grad_(False)
@@ -141,13 +145,16 @@ class Trainer:
             self._build_realistic()
             self._discriminator_optimizer = torch.optim.AdamW(
                 self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.95))
-            self._perceptual = perceptual_distance(self.config.in_channels)
-            if self._perceptual:
-                self._perceptual.to(self.device)
             self.description["perceptual_loss"] = "VGG16" if self._perceptual else "feature matching alone"
             trained = list(self.realistic.parameters())
         self.trained = trained
         self.optimizer = self._new_optimizer()
+
+    @cached_property
+    def _perceptual(self) -> PerceptualDistance | None:
+        """Distance of VGG16's features, where there are any; loaded when a stage first needs it."""
+        distance = perceptual_distance(self.config.in_channels)
+        return None if distance is None else distance.to(self.device)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         if self.optimizer_name == "adamw" or self.stage.name in ("entropy", "adversarial"):
@@ -178,19 +185,20 @@ class Trainer:
         for module in (self.model, self.average):
             load_weights(module, checkpoint)
             _move_qualities(module, checkpoint.config, self.config)
-            if self.stage.name == "joint":      # which rounds, until its end
-                module.codebook.reset()
+        self._start_stage()     # anew: what it builds and resets is made from these weights
         if self.stage.name == "entropy" and checkpoint.realistic:
             # generators stay as they are: the realistic one goes with the faithful one still
             self._build_realistic()
-            if checkpoint.discriminator:
-                load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
-            else:
-                self.discriminator = None
-        if self.realistic is not None:
-            state = checkpoint.realistic or {k: v for k, v in self.model.generator.state_dict().items()}
+        if self.realistic is None:
+            return
+        if checkpoint.realistic:
             for module in (self.realistic, self.realistic_average):
-                load_strictly(module, state, "the checkpoint's realistic generator")
+                load_strictly(module, checkpoint.realistic, "the checkpoint's realistic generator")
+                _move_qualities(module, checkpoint.config, self.config)
+        if checkpoint.discriminator:
+            load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
+        elif self.stage.name != "adversarial":
+            self.discriminator = None
 
     # -- steps ---------------------------------------------------------------------------------
 
