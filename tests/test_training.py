@@ -285,6 +285,14 @@ def test_resume_refuses_what_does_not_fit(roots, tmp_path):
     make_trainer(tmp_path, stages=["joint"], steps=1)._save_state()
     with pytest.raises(ValueError, match="the saved run has the stages joint"):
         make_trainer(tmp_path).resume()
+    for changes in ({"lmbda_high": 0.3}, {"generator_widths": (16, 16, 24), "lmbda_low": 0.001}):
+        trainer = make_trainer(tmp_path, stages=["joint"])
+        before = copy.deepcopy(trainer.model.state_dict())
+        trainer.config = dataclasses.replace(trainer.config, **changes)
+        with pytest.raises(ValueError, match=f"its {', '.join(changes)} differ: give the same --signal.*--lmbda_high") as caught:
+            trainer.resume()
+        assert "\n" not in str(caught.value)
+        same(before, trainer.model.state_dict())
 
 
 def test_processes_stopped_at_different_steps_resume_from_one_state(roots, tmp_path, monkeypatch):

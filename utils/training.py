@@ -466,7 +466,7 @@ class Trainer:
         return ["model", "average"] + [name for name in optional if getattr(self, name) is not None]
 
     def resume(self) -> None:
-        """Go on from the saved state. Raises ValueError if there is none or it is of another model.
+        """Go on from the saved state. Raises ValueError if there is none or it is of another model or other stages.
 
         All processes take the first one's: where an interrupt met them at different steps, their
         weights would part. Only the source of crops and noise is each one's own.
@@ -479,6 +479,11 @@ class Trainer:
         if state["stages"] != names:
             raise ValueError(f"the saved run has the stages {' '.join(state['stages'])}, "
                              f"--stages says {' '.join(names)}: give the same ones")
+        config = self.config.to_dict()
+        other = [name for name in config if state["config"].get(name) != config[name]]
+        if other:
+            raise ValueError(f"the saved run is of another model, its {', '.join(other)} differ: give the same --signal, "
+                             "--init, --width, --lmbda_low and --lmbda_high")
         self.stage_index = state["stage_index"]
         self._start_stage()
         if self.realistic is None and "realistic" in state["modules"]:
