@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import tiny_checkpoint
+from models.losses import squared_error
 from utils import admm
 from utils.admm import METHODS, Problem, SearchConfig, optimize_latent, preset
 from utils.codec import Codec
@@ -193,7 +194,7 @@ def test_through_the_tiny_model(codec, method, coder, ramp_image):
     step = 100
     plain = codec._analyze(picture, step)
     problem = codec._problem(codec._window(picture, next(iter(_windows(plain)))), plain[None], plain[None].round(), step, None,
-                             picture.shape[1:], codec.coders[coder])
+                             picture.shape[1:], codec.coders[coder], squared_error)
     result = optimize_latent(problem, preset(method, 20))
     with torch.no_grad():
         torch.testing.assert_close(result.start_cost, objective(problem, plain[None].round()))

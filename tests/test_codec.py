@@ -6,11 +6,13 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from models.perceptual import PerceptualDistance
 from utils import bitstream, tiling
 from utils.admm import METHODS
 from utils.bitstream import BitstreamError
-from utils.codec import quality_step
+from utils.codec import load_codec, quality_step
 from utils.decoder import load_decoder
 
 SIZES = [(1, 1), (1, 17), (33, 5), (16, 16), (95, 130)]
@@ -451,9 +453,23 @@ def test_objectives_that_do_not_fit_are_refused(codecs, voiced_clip):
         without.compress(picture(20, 20), objective="perceptual")
 
 
-@pytest.mark.parametrize("objective", ["mse", "ms_ssim", "perceptual"])
+def vgg_like() -> nn.Sequential:
+    """Layers that halve a side where VGG16's do, with weights of their own."""
+    torch.manual_seed(0)
+    return nn.Sequential(*[nn.MaxPool2d(2) if i in (4, 9, 16) else nn.Conv2d(3, 3, 3, padding=1) for i in range(23)])
+
+
+def test_vgg_goes_to_the_codec_s_device(tiny_checkpoints, monkeypatch):
+    codec = load_codec(tiny_checkpoints["image"])
+    monkeypatch.setattr("utils.codec.perceptual_distance", lambda channels: PerceptualDistance(vgg_like()))
+    codec.device = torch.device("meta")
+    assert codec._vgg.mean.is_meta and codec._vgg.features[0].weight.is_meta
+
+
+@pytest.mark.parametrize("objective, vgg", [("mse", False), ("ms_ssim", False), ("perceptual", False),
+                                            ("perceptual", True)])
 @pytest.mark.parametrize("size", [(1, 1), (9, 40), (40, 170)])
-def test_objectives_take_pictures_of_any_size(codecs, objective, size):
+def test_objectives_take_pictures_of_any_size(codecs, objective, vgg, size, monkeypatch):
     codec = codecs["image"]
-    codec._vgg = None
+    monkeypatch.setitem(vars(codec), "_vgg", PerceptualDistance(vgg_like()) if vgg else None)
     assert codec.decompress(codec.compress(picture(*size), 4, "admm", 3, objective=objective)).shape == (*size, 3)

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from models import QUALITIES, QUALITY_STEPS, STRIDE
 from models.discriminator import Discriminator
 from models.losses import squared_error
-from models.perceptual import perceptual_distance
+from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import at_quality
 from . import bitstream
 from .admm import Problem, SearchConfig, optimize_latent, preset
@@ -65,7 +66,12 @@ class Codec(Decoder):
         # What the search back-propagates through, a hundred times: bfloat16 throughout saves the casts of
         # autocast. The result is judged by what the float32 generator makes of it, in `_write`.
         self._light_generator = copy.deepcopy(self.model.generator).to(torch.bfloat16)
-        self._vgg = False        # not looked for yet; None: cannot be had
+
+    @cached_property
+    def _vgg(self) -> PerceptualDistance | None:
+        """Distance of VGG16's features, where there are any; loaded for the first search that asks for it."""
+        distance = perceptual_distance(self.config.in_channels)
+        return None if distance is None else distance.to(self.device)
 
     def compress(self, signal: np.ndarray, quality: float = 3, search: str | SearchConfig = "admm",
                  iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0,
@@ -102,7 +108,7 @@ class Codec(Decoder):
             by_shape.setdefault(self.signal.picture_shape(self.signal.size(signal)), []).append(place)
         groups = []
         for shape, places in by_shape.items():
-            count = max(1, BATCH_POSITIONS.get(self.device.type, 2048) // max(1, math.prod(latent_shape(*shape))))
+            count = max(1, BATCH_POSITIONS[self.device.type] // max(1, math.prod(latent_shape(*shape))))
             groups += [places[start:start + count] for start in range(0, len(places), count)]
         return groups
 
@@ -244,8 +250,6 @@ class Codec(Decoder):
         distances = []
         if self.discriminator is not None:
             distances.append(discriminator_distance(self.discriminator))
-        if self._vgg is False:
-            self._vgg = perceptual_distance(self.config.in_channels)
         if self._vgg is not None:
             distances.append(self._vgg)
         if not distances:
@@ -312,7 +316,7 @@ class Codec(Decoder):
 
     def _problem(self, x: torch.Tensor, start: torch.Tensor, fallback: torch.Tensor, step: int,
                  movable: torch.Tensor | None, valid: tuple[int, int], coder: Coder,
-                 distance: Distortion = squared_error) -> Problem:
+                 distance: Distortion) -> Problem:
         """The search's functions for one window of every picture; `valid` rows and columns of x are the signal's own."""
         model, quality = self.model, self.quality_tensor(step)
         rows, columns = valid

@@ -9,7 +9,6 @@ squared error of speech pictures is that of the log-mel magnitudes, weighted by 
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from models.discriminator import Discriminator
 from models.losses import feature_matching, squared_error
@@ -20,6 +19,7 @@ Distortion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # CompressAI's models are trained with for the two (8.73 to 0.0067 in the middle of the range).
 MS_SSIM_WEIGHT = 8.73 / 0.0067 / 255 ** 2
 MIN_SSIM_SIDE, MIN_MS_SSIM_SIDE = 11, 161       # pixels; below, the window or the scales do not fit
+MIN_FEATURE_SIDE = 32       # pixels; below, the discriminator's coarsest scale does not fit
 # Features change with the square root of the squared error: for equal slopes they count twice.
 FEATURE_SHARE = 2 / 3
 
@@ -36,20 +36,21 @@ def ms_ssim_distance(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
     return MS_SSIM_WEIGHT * (1 - similarity)
 
 
-class FeatureDistance(nn.Module):
+class FeatureDistance:
     """Squared error and distance of features, each relative to what it is where the search starts.
 
     `error` and `distances` are functions of x, x_hat -> (B,). The first call fixes the start, so an
-    object serves one search.
+    object serves one search. Below 32 pixels the error alone.
     """
 
     def __init__(self, error: Distortion, distances: list[Distortion]):
-        super().__init__()
         self.error, self.distances = error, distances
         self._start: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def forward(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
         error = self.error(x, x_hat)
+        if min(x.shape[-2:]) < MIN_FEATURE_SIDE:
+            return error
         features = sum(distance(x, x_hat) for distance in self.distances)
         if self._start is None:
             self._start = error.detach().clamp_min(1e-8), features.detach().clamp_min(1e-8)
@@ -60,8 +61,6 @@ class FeatureDistance(nn.Module):
 def discriminator_distance(discriminator: Discriminator) -> Distortion:
     """Feature matching: mean L1 distance of the discriminator's features, each relative to its size."""
     def distance(x, x_hat):
-        if min(x.shape[-2:]) < 32:           # its coarsest scale does not fit
-            return squared_error(x, x_hat)
         with torch.no_grad():
             _, real = discriminator(x)
         _, fake = discriminator(x_hat)
