@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import Compression_ADMM
 import test as evaluate
 from test_scripts import ROOT, environment, handlers, listing, one_line, run, save_picture, table  # noqa: F401
 from utils import journal
+from utils.batch import Interrupted, Item, attempt, run_batch
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec import Codec
 from utils.files import remove_leftovers
@@ -146,6 +148,51 @@ def test_an_interrupted_batch_goes_on(compress, folder, encoded, monkeypatch):
     compress("--overwrite", output="whole")
     same = [{k: v for k, v in row.items() if "seconds" not in k} for row in table(folder / "whole" / "metrics.csv")[1]]
     assert [{k: v for k, v in row.items() if "seconds" not in k} for row in rows] == same
+
+
+@pytest.mark.parametrize("target, method", [("--target_bpp", "encode_to_rate"), ("--target_psnr", "encode_to_score")])
+def test_with_a_target_each_file_is_written_at_once(compress, folder, monkeypatch, target, method):
+    """Also where they are in one group: an interrupt loses one search, not those of the group."""
+    calls = []
+
+    def stopped(self, signal, *_):
+        calls.append(listing(folder / "out"))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        if len(calls) == 2:
+            raise ValueError("out of reach")
+        return self.encode(signal, search="none")
+
+    monkeypatch.setattr(Codec, method, stopped)
+    code, out, err = compress(target, "8", "--batch_size", "8")
+    assert code == 130 and "1 of 4 files" in out and err.count("error") == 1 and "1.png: out of reach" in err
+    assert not calls[0] and calls[1] == calls[2] == {"0.bpgan", "0.png", "rows.jsonl"}
+
+
+def test_an_interrupted_batch_s_rows_are_in_the_items_order(tmp_path, capsys):
+    def work(items):
+        yield 2, {"file": 2}
+        yield 0, {"file": 0}
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        run_batch([Item(tmp_path, tmp_path)] * 3, work, "counting", 3)
+    assert caught.value.rows == [{"file": 0}, {"file": 2}]
+
+
+def test_an_error_that_is_kept_holds_no_memory():
+    class Large:
+        pass
+
+    alive = []
+
+    def fail():
+        signal = Large()
+        alive.append(weakref.ref(signal))
+        raise MemoryError
+
+    error = attempt(fail)
+    assert isinstance(error, MemoryError) and alive[0]() is None
 
 
 def test_evaluation_goes_on_too(run, folder, encoded):      # noqa: F811

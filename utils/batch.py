@@ -154,10 +154,13 @@ def run_batch(items: Iterable[Item], work: Callable[[list[Item]], Outcomes], des
             if hopeless:
                 break
     except KeyboardInterrupt:
-        raise Interrupted([row for _, row in rows]) from None
+        raise Interrupted(_in_order(rows)) from None
     gathered = distributed.gather((rows, failures))
-    in_order = sorted((pair for part, _ in gathered for pair in part), key=lambda pair: pair[0])
-    return [row for _, row in in_order], sum(count for _, count in gathered)
+    return _in_order([pair for part, _ in gathered for pair in part]), sum(count for _, count in gathered)
+
+
+def _in_order(rows: list[tuple[int, dict]]) -> list[dict]:
+    return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
 
 def _runs(pairs: list[tuple[int, Item]], batch_size: int) -> Iterator[list[tuple[int, Item]]]:
@@ -185,7 +188,8 @@ def attempt(function: Callable, *arguments):
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
             raise
-        return error
+        # Without the frames it went through: they hold the signals and latents of what failed, and a retry needs the memory.
+        return error.with_traceback(None)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -194,7 +198,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 class Interrupted(Exception):
-    """The user stopped the batch; `rows` holds what was finished."""
+    """The user stopped the batch; `rows` holds what was finished, in the items' order."""
 
     def __init__(self, rows: list[dict]):
         super().__init__("interrupted")
@@ -217,7 +221,7 @@ def code_files(items: list[Item], output: Path, codecs: Checkpoints, encode: Cal
     """Encode signals, write them, decode the files from disk, write and measure that; -> their rows.
 
     `encode` is given a codec and signals and returns what `Codec.encode_batch` does, or errors in
-    its places. What the journal holds of an earlier run is not done again; its row says "reused".
+    its places; where it gives them one by one, each is written before the next is coded. What the journal holds of an earlier run is not done again; its row says "reused".
     """
     opened = [attempt(_open, item, output, codecs, journal) for item in items]
     jobs: dict[object, list[int]] = {}
