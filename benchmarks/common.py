@@ -119,6 +119,7 @@ class Benchmark:
 # -- options ---------------------------------------------------------------------------------------
 
 def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
+    """Options of a benchmark; --codecs only where it names some."""
     parser = Parser(description)
     add = parser.add_argument
     add("--input", type=Path, nargs="+", default=None, metavar="FILE|DIR",
@@ -132,8 +133,9 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
     add("--objective", choices=OBJECTIVES, nargs="+", default=["mse"], help="of this codec's search, a curve each")
     add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=list(range(1, QUALITIES + 1)),
         help="of this codec")
-    add("--codecs", nargs="+", choices=tuple(benchmark.codecs), default=list(benchmark.codecs),
-        help=f"who takes part; {OURS} is this codec")
+    if benchmark.codecs:
+        add("--codecs", nargs="+", choices=tuple(benchmark.codecs), default=list(benchmark.codecs),
+            help=f"who takes part; {OURS} is this codec")
     add("--entropy_coder", choices=CODER_NAMES, default=None,
         help="of this codec (else the one the checkpoint names)")
     add("--limit", type=in_range(int, 1, 10 ** 9), default=None, help="only the first files")

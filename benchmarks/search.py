@@ -7,6 +7,7 @@ search (negative: fewer bits), and the mean seconds of an encoding. --crop takes
 picture (pixels) or recording (seconds), which makes the comparison affordable on a small machine.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -23,8 +24,8 @@ SPEECH_RATE = 16000     # Hz
 
 def cropped(benchmark: Benchmark, crop: float) -> Benchmark:
     """The same benchmark on the middle of every signal: crop x crop pixels, or so many seconds."""
-    signal = benchmark.signal
-    read = signal.read
+    benchmark = dataclasses.replace(benchmark)      # with a signal of its own
+    read = benchmark.signal.read
 
     def read_middle(path: Path):
         whole = read(path)
@@ -35,7 +36,7 @@ def cropped(benchmark: Benchmark, crop: float) -> Benchmark:
             parts.append(slice((have - take) // 2, (have - take) // 2 + take))
         return whole[tuple(parts)]
 
-    signal.read = read_middle
+    benchmark.signal.read = read_middle
     return benchmark
 
 
@@ -92,6 +93,8 @@ def run(options) -> int:
     options.output = options.output or Path(f"results/benchmark_search_{options.signal}")
     sources, failures = common.find_sources(benchmark, options)
     codecs = common.own_codecs(options)
+    if options.crop:        # points of other parts of the files are not these
+        codecs = [dataclasses.replace(codec, version=f"{codec.version} crop {options.crop:g}") for codec in codecs]
     points = common.Points(options.output / "points.csv", benchmark.columns)
     failures += common.measure_all(codecs, sources, points,
                                    lambda *point: common.measure(benchmark.signal, *point))
@@ -117,12 +120,13 @@ def run(options) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = common.benchmark_parser(images.BENCHMARK, "Methods of search against each other and against none.")
+    parser = common.benchmark_parser(dataclasses.replace(images.BENCHMARK, codecs={}),     # none but this one
+                                     "Methods of search against each other and against none.")
     parser.add_argument("--signal", choices=SIGNAL_NAMES, required=True, help="kind of signal")
     parser.add_argument("--crop", type=in_range(float, 0.1, 1e6), default=None,
                         help="only the middle of each signal: pixels a side, or seconds")
     parser.set_defaults(search=[m for m in METHODS if m != "none"], iterations=[0, 10, 25, 50, 100, 250],
-                        quality=[2.0, 4.0, 6.0], output=None, checkpoint=None, codecs=[OURS])
+                        quality=[2.0, 4.0, 6.0], output=None, checkpoint=None)
     return parser.run(argv, run)
 
 

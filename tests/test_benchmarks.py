@@ -480,6 +480,10 @@ def test_realism_benchmark_prints_both_generators(tiny_checkpoints, tmp_path, ca
     assert realism.main([*arguments, str(tiny_checkpoints["image"])]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 4 and lines[2].startswith("| 3 | 0 |") and lines[3].startswith("| 3 | 1 |")
+    for line in lines[2:]:      # of 203 rows there are four levels
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        assert len(cells) == lines[0].count("|") - 1 == 9 and cells[7] == ""
+        assert float(cells[8]) == pytest.approx(np.mean([float(cell) for cell in cells[3:7]]), abs=0.11)
     assert realism.main([*arguments, str(tiny_checkpoints["image_faithful"])]) == 1
     assert "no realistic generator" in capsys.readouterr().err
 
@@ -496,7 +500,8 @@ def test_search_benchmark_compares_methods_with_none(tiny_checkpoints, tmp_path,
         Image.fromarray(texture_image).save(tmp_path / "a.png")
     else:
         soundfile.write(tmp_path / "a.wav", voiced_clip, 16000)
-    arguments = ["--signal", kind, "--crop", crop, "--input", str(tmp_path), "--checkpoint",
+    source = next(tmp_path.glob("a.*"))
+    arguments = ["--signal", kind, "--crop", crop, "--input", str(source), "--checkpoint",
                  str(tiny_checkpoints[kind]), "--search", "admm", "round", "--iterations", "2", "3",
                  "--quality", "2", "5", "8", "--output", str(tmp_path / "out")]
     assert search.main(arguments) == 0
@@ -506,3 +511,11 @@ def test_search_benchmark_compares_methods_with_none(tiny_checkpoints, tmp_path,
     assert len(points) == 1 + 3 * (1 + 2 * 2)
     if (tmp_path / "out" / "search.png").exists():
         assert Image.open(tmp_path / "out" / "search.png").size[0] > 600
+    # points of another part of the file are others; the benchmarks of whole files read whole files still
+    assert search.main([*arguments, "--crop", {"image": "96", "speech": "1"}[kind]]) == 0
+    more = (tmp_path / "out" / "points.csv").read_text().splitlines()
+    assert more[:len(points)] == points and len(more) == 2 * len(points) - 1
+    whole = search.BENCHMARKS[kind].signal.read(source)
+    assert whole.shape == (texture_image if kind == "image" else voiced_clip).shape
+    with pytest.raises(SystemExit):
+        search.main([*arguments, "--codecs", "jpeg"])
