@@ -347,6 +347,22 @@ def test_targets_out_of_reach_name_the_nearest_rate(codecs):
             codec.encode_to_rate(pixels, target, "none")
 
 
+@pytest.mark.parametrize("search", ["none", "ste"])
+def test_the_time_of_a_target_is_that_of_all_trials(codecs, search, monkeypatch):
+    codec, pixels, seconds = codecs["image"], picture(48, 64), []
+    encode = type(codec)._encode
+
+    def timed(*arguments):
+        encoded = encode(*arguments)
+        seconds.extend(one.seconds for one in encoded)
+        return encoded
+
+    target = codec.signal.rate(len(codec.compress(pixels, 5, "none")), (48, 64))
+    monkeypatch.setattr(type(codec), "_encode", timed)
+    encoded = codec.encode_to_rate(pixels, target, search, iterations=2)
+    assert len(seconds) > 5 and encoded.seconds > sum(seconds)
+
+
 # -- realism ------------------------------------------------------------------------------------------
 
 

@@ -183,7 +183,7 @@ class Codec(Decoder):
         guess = bisect(0, last, lambda step: below(self._encode([signal], step, none, coder, seed, None)[0]))
         if not config.iterations:
             steps = {guess, min(guess + 1, last)}
-            return [self._encode([signal], step, none, coder, seed, None)[0] for step in sorted(steps)]
+            return _timed([self._encode([signal], step, none, coder, seed, None)[0] for step in sorted(steps)], started)
         tried: dict[int, Encoded] = {}
         warm = dataclasses.replace(config, iterations=max(1, config.iterations // 2))
 
@@ -206,9 +206,7 @@ class Codec(Decoder):
                 high = step
                 step = (low + high) // 2 if low >= 0 else max(high - width, 0)
             width *= 2
-        for encoded in tried.values():
-            encoded.seconds = time.perf_counter() - started
-        return list(tried.values())
+        return _timed(list(tried.values()), started)
 
     def _encode(self, signals: list[np.ndarray], step: int, config: SearchConfig, coder: Coder, seed: int,
                 warm: Encoded | None) -> list[Encoded]:
@@ -376,6 +374,13 @@ class Codec(Decoder):
                 bits += weight * float(distance(x, y)) * x.shape[-2] * x.shape[-1]
             total.append(bits)
         return total
+
+
+def _timed(tried: list[Encoded], started: float) -> list[Encoded]:
+    """The same with the time since `started`: whichever is taken, it took all trials to find."""
+    for encoded in tried:
+        encoded.seconds = time.perf_counter() - started
+    return tried
 
 
 def _symbols(index: torch.Tensor) -> np.ndarray:
