@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
                           help="auto takes a GPU where there is one")
         self.add_argument("--seed", type=in_range(int, 0, 2 ** 31 - 1), default=0,
-                          help="same input, settings and seed: same file")
+                          help="same input, settings, seed and batch size: same file")
         self.add_argument("--dry-run", action="store_true",
                           help="check the options, print them, and stop before any work")
         self.add_argument("--verbose", action="store_true", help="log every step")

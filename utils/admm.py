@@ -201,7 +201,7 @@ def _relax(z: torch.Tensor, config: SearchConfig, progress: float, generator: to
     low = z.detach().floor()
     up = (z - low).clamp(1e-4, 1 - 1e-4)
     # Two classes: the difference of two Gumbel variables is logistic.
-    # Every picture of a batch gets the same noise: what it comes to does not depend on its company.
+    # Every picture of a batch gets the same noise, whatever its company; only sums may round otherwise.
     uniform = torch.rand(z.shape[1:], generator=generator, device=z.device).clamp(1e-6, 1 - 1e-6)
     logits = (torch.atanh(up) - torch.atanh(1 - up)) / temperature
     noise = torch.log(uniform) - torch.log1p(-uniform)
