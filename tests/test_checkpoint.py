@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 
 from conftest import tiny_checkpoint
 from models import ModelConfig
+from utils import model_card
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec import load_codec
 from utils.decoder import load_decoder
+from utils.model_card import write_model_card
 
 
 def parts(path) -> tuple[dict, dict]:
@@ -295,6 +297,15 @@ def test_files_that_are_no_checkpoints(tiny_checkpoints, tmp_path):
     refused(tmp_path / "other.safetensors", "other.safetensors is not one of BPGAN's")
     save_file({"weight": torch.zeros(2)}, tmp_path / "bare.safetensors")
     refused(tmp_path / "bare.safetensors", "bare.safetensors is not one of BPGAN's")
+
+
+def test_a_card_links_to_pages_on_the_repository_s_own_checkpoints_alone(tiny_checkpoints, tmp_path, monkeypatch):
+    path = tmp_path / "image.safetensors"
+    path.write_bytes(tiny_checkpoints["image"].read_bytes())
+    card = write_model_card(path).read_text()
+    assert load_checkpoint(path).fingerprint.hex() in card and "](" not in card and "\n\n\n" not in card
+    monkeypatch.setattr(model_card, "CHECKPOINTS", tmp_path)
+    assert "](../docs/training.md)" in write_model_card(path).read_text()
 
 
 # -- fingerprint -------------------------------------------------------------------------------------

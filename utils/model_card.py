@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 from models.complexity import multiply_adds
+from .batch import CHECKPOINTS
 from .checkpoint import Checkpoint, load_checkpoint
 from .files import replacing
 
 
-def model_card(checkpoint: Checkpoint, name: str) -> str:
-    """Markdown, from the checkpoint's own metadata alone."""
+def model_card(checkpoint: Checkpoint, name: str, links: bool = False) -> str:
+    """Markdown, from the checkpoint's own metadata alone; `links` to the pages on the repository's own checkpoints."""
     info, config = checkpoint.info, checkpoint.config
     parameters = sum(t.numel() for t in checkpoint.model.values()) + sum(
         a.size for a in checkpoint.tables.get("network", {}).values())
@@ -31,8 +32,8 @@ def model_card(checkpoint: Checkpoint, name: str) -> str:
         + ", ".join(f"{name} {cost / 1000:.1f}k" for name, cost in multiply_adds(config).items()) + " |",
         f"| default entropy coder | {checkpoint.default_coder} |",
         f"| fingerprint | `{checkpoint.fingerprint.hex()}` |", "",
-        "[Figures, curves and comparisons](../README.md#what-to-expect), "
-        "[how the training went](../docs/training.md).", ""]
+        *(["[Figures, curves and comparisons](../README.md#what-to-expect), "
+           "[how the training went](../docs/training.md).", ""] if links else [])]
     rows = info.get("validation", [])
     if rows:
         qualities = sorted(int(key.rsplit("_", 1)[1]) for key in rows[0] if key.startswith("val_bpp_"))
@@ -50,7 +51,7 @@ def model_card(checkpoint: Checkpoint, name: str) -> str:
 def write_model_card(path: Path) -> Path:
     """Write the card of a checkpoint file beside it; -> its path."""
     card = path.with_suffix(".md")
-    text = model_card(load_checkpoint(path), path.stem)
+    text = model_card(load_checkpoint(path), path.stem, links=path.resolve().parent == CHECKPOINTS)
     with replacing(card) as temporary:
         temporary.write_text(text)
     return card
