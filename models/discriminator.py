@@ -1,6 +1,6 @@
 """Multi-scale patch discriminator D (pix2pixHD, Wang et al. 2018): scores real against generated.
 
-Training only: neither sender nor receiver needs it.
+Of the adversarial stage, and of the search's perceptual objective; the receiver does not need it.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """The training loop: stages, steps, validation, and a state from which any interrupt resumes.
 
-Stages (section "Training" of the README):
+Stages (how runs of them went: docs/training.md):
   joint        encoder, generator, gains and entropy model on rate + distortion, rounding straight through
   quantized    centers fitted to the data; the encoder is fixed, generator and entropy model see
                truly quantized latents
