@@ -44,7 +44,7 @@ def measure(codec, signal, quality: float) -> dict[str, float]:
     row["first order"] = first_order_bytes(symbols)
     grid = torch.from_numpy(symbols).float()[None].to(codec.device)
     with torch.no_grad():
-        row["estimate"] = float(codec.model.rate(grid, grid, codec.quality_tensor(header.quality))) / 8
+        row["estimate"] = float(codec.model.rate(grid, codec.quality_tensor(header.quality))) / 8
     return row
 
 

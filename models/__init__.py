@@ -1,5 +1,6 @@
-from .bpgan import BPGAN, build_generator, build_model
+from .bpgan import BPGAN, build_encoder, build_generator, build_model
 from .config import QUALITIES, STRIDE, ModelConfig
 from .quality import QUALITY_STEPS
 
-__all__ = ["BPGAN", "ModelConfig", "QUALITIES", "QUALITY_STEPS", "STRIDE", "build_generator", "build_model"]
+__all__ = ["BPGAN", "ModelConfig", "QUALITIES", "QUALITY_STEPS", "STRIDE", "build_encoder", "build_generator",
+           "build_model"]

@@ -25,12 +25,7 @@ class BPGAN(nn.Module):
         super().__init__()
         c = config
         self.config = config
-        self.encoder = None
-        if with_encoder:        # a receiver has no use for it and does not load it
-            from .encoder import Encoder
-
-            self.encoder = Encoder(c.in_channels, c.latent_channels, c.encoder_widths,
-                                   c.encoder_depths, c.latent_rows)
+        self.encoder = build_encoder(c) if with_encoder else None
         self.generator = build_generator(c)
         self.gains = Gains(c.latent_channels, 1.0, (c.lmbda_high / c.lmbda_low) ** 0.5)
         self.codebook = Codebook(c.latent_channels, c.max_symbol)
@@ -44,10 +39,10 @@ class BPGAN(nn.Module):
         """y_hat in steps -> x_hat (B, C, H, W), not clamped."""
         return self.generator(self.gains.unscale(y_hat, quality), quality).float()
 
-    def rate(self, y: torch.Tensor, symbols: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
-        """Estimated bits (B,) of y, in the context of `symbols` (float integers of the same shape)."""
+    def rate(self, symbols: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+        """Estimated bits (B,) of symbols (B, latent_channels, h, w), float, in the context of themselves."""
         mean, log_scale = self.context(symbols, quality)
-        return logistic_bits(y, mean, log_scale).flatten(1).sum(1)
+        return logistic_bits(symbols, mean, log_scale).flatten(1).sum(1)
 
     def forward(self, x: torch.Tensor, quality: torch.Tensor) -> ForwardResult:
         """Training pass: generator and entropy model see rounded latents, straight through.
@@ -64,6 +59,14 @@ class BPGAN(nn.Module):
         slope = logistic_bits(noisy, mean.detach(), log_scale.detach())
         bits = bits + (slope - slope.detach())
         return ForwardResult(self.generate(y_hat, quality), bits.flatten(1).sum(1))
+
+
+def build_encoder(config: ModelConfig) -> nn.Module:
+    """An encoder of the config's sizes."""
+    from .encoder import Encoder        # a receiver has no use for it and does not load it
+
+    return Encoder(config.in_channels, config.latent_channels, config.encoder_widths,
+                   config.encoder_depths, config.latent_rows)
 
 
 def build_generator(config: ModelConfig) -> Generator:

@@ -286,7 +286,7 @@ def test_logistic_bits_are_those_of_the_distribution():
 def test_rate_is_the_sum_over_a_picture():
     model = tiny_model("image")
     symbols = torch.randint(-2, 3, (2, 16, 3, 4)).float()
-    bits = model.rate(symbols, symbols, quality(1, 4))
+    bits = model.rate(symbols, quality(1, 4))
     mean, log_scale = model.context(symbols, quality(1, 4))
     for b in range(2):
         single = logistic_bits(symbols[b], mean[b], log_scale[b])

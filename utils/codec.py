@@ -328,7 +328,7 @@ class Codec(Decoder):
 
         def rate(index: torch.Tensor) -> torch.Tensor:
             with self._autocast():
-                return model.rate(index, index, quality)
+                return model.rate(index, quality)
 
         def costs(context: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
             with self._autocast():

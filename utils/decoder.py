@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from data import Signal, build_signal
-from models import STRIDE, QUALITY_STEPS, build_generator, build_model
+from models import QUALITY_STEPS, STRIDE, build_encoder, build_generator, build_model
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
 from .coders import load_coders, load_weights, network_of
@@ -70,10 +70,7 @@ class Decoder:
         with torch.device("meta"):
             parts = [build_generator(self.config)]
             if self.with_encoder:
-                from models.encoder import Encoder
-
-                parts.append(Encoder(self.config.in_channels, self.config.latent_channels, self.config.encoder_widths,
-                                     self.config.encoder_depths, self.config.latent_rows))
+                parts.append(build_encoder(self.config))
         claimed = sum(weight.numel() for part in parts for weight in part.parameters())
         held = sum(tensor.numel() for tensor in checkpoint.model.values())
         if claimed > 8 * held:      # what is nearly right is named by its tensor, when it is loaded

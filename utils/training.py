@@ -221,7 +221,7 @@ class Trainer:
             symbols = model.codebook.quantize(model.analyze(x, quality))
             y_hat = model.codebook.dequantize(symbols)
             symbols = symbols.float()
-        return model.generate(y_hat, quality), model.rate(symbols, symbols, quality)
+        return model.generate(y_hat, quality), model.rate(symbols, quality)
 
     def entropy_step(self, x: torch.Tensor, quality: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step of the entropy model, each crop at half of the qualities: one pass of the encoder serves all."""
@@ -231,7 +231,7 @@ class Trainer:
             quality = torch.cat([(quality + step) % QUALITIES for step in range(0, QUALITIES, 2)])
             symbols = model.codebook.quantize(model.gains.scale(z, quality)).float()
         with self._autocast():
-            bits = model.rate(symbols, symbols, quality)
+            bits = model.rate(symbols, quality)
         bpp = bits / (x.shape[-2] * x.shape[-1])
         balance = (self.lmbdas[-1] / self.lmbdas[quality]) ** QUALITY_BALANCE
         loss = (bpp * balance).mean()
@@ -408,7 +408,7 @@ class Trainer:
                 padded = pad_to_stride(picture)
                 with self._autocast():
                     symbols = model.codebook.quantize(model.analyze(padded, quality))
-                    bits = model.rate(symbols.float(), symbols.float(), quality)
+                    bits = model.rate(symbols.float(), quality)
                     z_hat = model.gains.unscale(model.codebook.dequantize(symbols), quality)
                     x_hat = generator(z_hat, quality).float().clamp(-1, 1)
                 x_hat = x_hat[..., :picture.shape[-2], :picture.shape[-1]]
