@@ -1,12 +1,29 @@
-"""Small synthetic signals for all tests, and the repository root on the import path."""
+"""What tests share: small synthetic signals and models, scripts as a user calls them, the import path."""
 
+import csv
+import os
+import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+# -- signals -------------------------------------------------------------------------------------------
+
+
+def save_picture(path, height, width, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows, columns = np.mgrid[:height, :width]
+    pixels = 128 + 50 * np.sin(columns / (4 + seed)) * np.cos(rows / 5) + 8 * np.random.default_rng(seed).normal(
+        size=(height, width))
+    Image.fromarray(np.clip(pixels[..., None] * [1, 0.9, 0.8], 0, 255).astype(np.uint8)).save(path)
 
 
 @pytest.fixture
@@ -39,6 +56,9 @@ def voiced_clip() -> np.ndarray:
     syllables = np.clip(np.sin(2 * np.pi * 3 * time), 0, 1)
     clip = syllables * voice + 1e-3 * rng.standard_normal(time.size)
     return (0.5 * clip / np.abs(clip).max()).astype(np.float32)
+
+
+# -- models --------------------------------------------------------------------------------------------
 
 
 def tiny_config(signal: str, **changes):
@@ -101,6 +121,18 @@ def tiny_checkpoint(signal: str, seed: int = 0, with_realistic: bool = True, **c
                       "context", {"made by": "tests"})
 
 
+def tiny_codecs(folder: Path) -> list:
+    """A tiny codec of each kind of signal, its checkpoint KIND.safetensors in the folder: for the long runs."""
+    from utils.checkpoint import save_checkpoint
+    from utils.codec import load_codec
+
+    codecs = []
+    for kind in ("image", "speech"):
+        save_checkpoint(folder / f"{kind}.safetensors", tiny_checkpoint(kind))
+        codecs.append(load_codec(folder / f"{kind}.safetensors"))
+    return codecs
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory) -> dict[str, Path]:
     """Checkpoint files: "image" and "speech", "image_faithful" (no realistic generator), "image_other"."""
@@ -121,3 +153,63 @@ def codecs(tiny_checkpoints) -> dict:
     from utils.codec import load_codec
 
     return {name: load_codec(path) for name, path in tiny_checkpoints.items()}
+
+
+# -- scripts -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def signal_handlers_kept():
+    """The scripts take over two signals; they are given back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    with signal_handlers_kept():
+        yield
+
+
+@pytest.fixture
+def run(tiny_checkpoints, capsys):
+    """Run a script in this process -> (exit code, standard output, standard error)."""
+    def call(module, *arguments, checkpoint=True):
+        if checkpoint:
+            arguments += ("--checkpoint", tiny_checkpoints["image"], tiny_checkpoints["speech"])
+        try:
+            code = module.main([str(a) for a in arguments] + ["--device", "cpu"])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+    return call
+
+
+def environment() -> dict[str, str]:
+    """Of a process that a test starts: one thread, alone."""
+    return {**{k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
+            "OMP_NUM_THREADS": "1"}
+
+
+def listing(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def table(path) -> tuple[list[str], list[dict]]:
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        return list(reader.fieldnames), list(reader)
+
+
+def one_line(code, err, *words, exit_code=None):
+    """A mistake: exit code, one line that says what, no traceback."""
+    assert code != 0 and (exit_code is None or code == exit_code)
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and "error: " in lines[0], err
+    for word in words:
+        assert word in lines[0], err

@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from tests.conftest import tiny_codecs
 from utils import bitstream
 from utils.bitstream import BitstreamError, FileHeader
-from utils.checkpoint import save_checkpoint
 from utils.codec import Codec, load_codec
 from utils.tiling import latent_shape
 
@@ -50,21 +50,6 @@ class Finding(Exception):
 
 
 # -- honest files ----------------------------------------------------------------------------------
-
-
-def tiny_codecs() -> list[Codec]:
-    """A tiny codec of each kind, its tables fitted to waves and noise."""
-    try:
-        from conftest import tiny_checkpoint
-    except ImportError:
-        from tests.conftest import tiny_checkpoint
-    codecs = []
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in ("image", "speech"):
-            path = Path(folder, f"{kind}.safetensors")
-            save_checkpoint(path, tiny_checkpoint(kind))
-            codecs.append(load_codec(path))
-    return codecs
 
 
 def honest_files(codecs: list[Codec]) -> list[bytes]:
@@ -351,7 +336,8 @@ def main() -> int:
                         help="trained weights (else tiny untrained ones, which are faster)")
     parser.add_argument("--output", type=Path, default=Path("results/fuzz"), help="where findings are kept")
     options = parser.parse_args()
-    codecs = [load_codec(path) for path in options.checkpoint] if options.checkpoint else tiny_codecs()
+    with tempfile.TemporaryDirectory() as folder:
+        codecs = [load_codec(p) for p in options.checkpoint] if options.checkpoint else tiny_codecs(Path(folder))
     started = time.monotonic()
     findings, counts, peak = fuzz(codecs, honest_files(codecs), options.files, options.seed, options.first, options.output, quiet=False)
     for word, count in counts.most_common():

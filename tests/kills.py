@@ -32,8 +32,8 @@ from tqdm import tqdm
 import Compression_ADMM
 import train
 from data.images import ImageSignal
+from tests.conftest import tiny_codecs
 from utils import journal, training
-from utils.checkpoint import save_checkpoint
 from utils.codec import load_codec
 
 
@@ -77,17 +77,11 @@ class Batch:
     """Pictures and clips through Compression_ADMM.py."""
 
     def __init__(self, folder: Path):
-        try:
-            from conftest import tiny_checkpoint
-        except ImportError:
-            from tests.conftest import tiny_checkpoint
         self.inputs, self.decoders, self.checkpoints = folder / "in", {}, []
         self.inputs.mkdir()
-        for kind in ("image", "speech"):
-            path = folder / f"{kind}.safetensors"
-            save_checkpoint(path, tiny_checkpoint(kind))
-            self.checkpoints.append(str(path))
-            codec = self.decoders[kind] = load_codec(path)
+        for codec in tiny_codecs(folder):
+            self.decoders[codec.signal.name] = codec
+            self.checkpoints.append(str(folder / f"{codec.signal.name}.safetensors"))
             # in this process, so that no forked one spends its time on imports and compiled functions
             original = codec.signal.read(codec.signal.samples()[0])[:4000]
             codec.signal.score(original, codec.decompress(codec.compress(original, search="none")))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.checkpoint import save_checkpoint
+from tests.conftest import tiny_codecs
 from utils.codec import Codec, load_codec
 
 ALLOWED_GROWTH = 0.02
@@ -30,19 +30,6 @@ MAX_SAMPLES = 24000
 def resident_bytes() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def tiny_codecs(folder: Path) -> list[Codec]:
-    try:
-        from conftest import tiny_checkpoint
-    except ImportError:
-        from tests.conftest import tiny_checkpoint
-    codecs = []
-    for kind in ("image", "speech"):
-        path = folder / f"{kind}.safetensors"
-        save_checkpoint(path, tiny_checkpoint(kind))
-        codecs.append(load_codec(path))
-    return codecs
 
 
 def round_trip(codecs: list[Codec], number: int, folder: Path) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import randomize_context
+from conftest import ROOT, randomize_context
 from models.entropy_model import ContextModel, logistic_bits
 from test_context_network import grid, make_network, nothing_repeats
 from utils import context_coder
@@ -21,7 +20,6 @@ from utils.context_coder import RangeTables, logistic_tables
 from utils.context_network import N_ROWS, N_SCALES, ContextTables, CorruptPayload, contexts
 from utils.huffman import HuffmanTables, code_lengths, golomb_block
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMES = list(CODERS)
 
 

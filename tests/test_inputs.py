@@ -9,7 +9,7 @@ from PIL import Image
 
 import Compression_ADMM
 import Decompression
-from test_scripts import handlers, listing, run, table      # noqa: F401 (fixtures)
+from conftest import listing, table
 
 RATE = 16000
 
@@ -102,7 +102,7 @@ def odd(tmp_path_factory):
 
 
 @pytest.mark.parametrize("coder", ["huffman", "context"])
-def test_odd_files_work_or_get_one_line(run, odd, tmp_path, coder):      # noqa: F811
+def test_odd_files_work_or_get_one_line(run, odd, tmp_path, coder):
     folder, pictures, clips, unreadable = odd
     code, out, err = run(Compression_ADMM, "--input", folder, "--output", tmp_path / "out", "--search", "none",
                          "--entropy_coder", coder)
@@ -135,12 +135,12 @@ def test_odd_files_work_or_get_one_line(run, odd, tmp_path, coder):      # noqa:
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
 
 
-def test_a_folder_with_a_picture_s_name(run, odd, tmp_path):      # noqa: F811
+def test_a_folder_with_a_picture_s_name(run, odd, tmp_path):
     code, _, err = run(Compression_ADMM, "--input", odd[0] / "folder.png", "--output", tmp_path, "--search", "none")
     assert code == 1 and len(errors(err)) == 1 and "folder.png" in err
 
 
-def test_a_name_as_long_as_names_can_be(run, tmp_path):      # noqa: F811
+def test_a_name_as_long_as_names_can_be(run, tmp_path):
     """Its result's name would be too long: one line, and the file beside it is coded."""
     (tmp_path / "in").mkdir()
     for name in ("a" * 251 + ".png", "b.png"):

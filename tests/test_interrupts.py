@@ -18,7 +18,7 @@ from PIL import Image
 
 import Compression_ADMM
 import test as evaluate
-from test_scripts import ROOT, environment, handlers, listing, one_line, run, save_picture, table  # noqa: F401
+from conftest import ROOT, environment, listing, one_line, save_picture, table
 from utils import journal
 from utils.batch import Interrupted, Item, attempt, run_batch
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -37,7 +37,7 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.fixture
-def compress(run, folder):      # noqa: F811
+def compress(run, folder):
     def call(*more, output="out"):
         # one by one, so that a test can say what was done when; the last word of two counts
         return run(Compression_ADMM, "--input", folder / "in", "--output", folder / output, "--search", "none",
@@ -195,7 +195,7 @@ def test_an_error_that_is_kept_holds_no_memory():
     assert isinstance(error, MemoryError) and alive[0]() is None
 
 
-def test_evaluation_goes_on_too(run, folder, encoded):      # noqa: F811
+def test_evaluation_goes_on_too(run, folder, encoded):
     arguments = (evaluate, "--input", folder / "in", "--output", folder / "out", "--quality", "2", "6")
     assert run(*arguments)[0] == 0 and len(encoded) == 2 * N_FILES
     (folder / "out" / "quality_6" / "1.png").unlink()
@@ -203,7 +203,7 @@ def test_evaluation_goes_on_too(run, folder, encoded):      # noqa: F811
     assert code == 0 and len(encoded) == 2 * N_FILES + 1 and "4 of 4 files, 3 of them by an earlier run" in out
 
 
-def test_a_realistic_generator_trained_further_is_another_checkpoint(run, folder, encoded, tiny_checkpoints):      # noqa: F811
+def test_a_realistic_generator_trained_further_is_another_checkpoint(run, folder, encoded, tiny_checkpoints):
     """Its files keep their fingerprint and their bytes, what they decode to changes."""
     checkpoint = load_checkpoint(tiny_checkpoints["image"])
     trained = {name: weight + 0.1 for name, weight in checkpoint.realistic.items()}
@@ -220,14 +220,14 @@ def test_a_realistic_generator_trained_further_is_another_checkpoint(run, folder
 # -- folders ---------------------------------------------------------------------------------------
 
 
-def test_results_below_the_input_are_no_input(run, folder, encoded):      # noqa: F811
+def test_results_below_the_input_are_no_input(run, folder, encoded):
     for _ in range(2):
         code, out, _ = run(Compression_ADMM, "--input", folder / "in", "--output", folder / "in" / "out", "--search",
                            "none")
         assert code == 0 and "4 of 4 files" in out and len(encoded) == N_FILES
 
 
-def test_originals_are_never_overwritten(run, folder, encoded):      # noqa: F811
+def test_originals_are_never_overwritten(run, folder, encoded):
     before = contents(folder / "in")
     code, _, err = run(Compression_ADMM, "--input", folder / "in", "--output", folder / "in", "--search", "none")
     one_line(code, err, "--output", "is an input folder", exit_code=1)

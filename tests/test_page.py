@@ -5,7 +5,6 @@ import csv
 import io
 import re
 import shutil
-import signal
 from html.parser import HTMLParser
 
 import numpy as np
@@ -192,13 +191,8 @@ def mixed(tmp_path, texture_image, voiced_clip):
 
 
 def run(module, tiny_checkpoints, *arguments):
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return module.main([*map(str, arguments), "--device", "cpu", "--checkpoint", str(tiny_checkpoints["image"]),
-                            str(tiny_checkpoints["speech"])])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return module.main([*map(str, arguments), "--device", "cpu", "--checkpoint", str(tiny_checkpoints["image"]),
+                        str(tiny_checkpoints["speech"])])
 
 
 def pictures_of(document) -> list[np.ndarray]:

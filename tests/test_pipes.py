@@ -10,7 +10,7 @@ from PIL import Image
 
 import Compression_ADMM
 import Decompression
-from test_scripts import ROOT, environment, handlers, one_line, run, save_picture      # noqa: F401 (fixtures)
+from conftest import ROOT, environment, one_line, save_picture
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_damaged_file_gives_no_data(sources, tiny_checkpoints, codecs):
 
 
 @pytest.mark.parametrize("module", [Compression_ADMM, Decompression], ids=lambda m: m.__name__)
-def test_a_pipe_takes_one_file(run, module, sources):      # noqa: F811
+def test_a_pipe_takes_one_file(run, module, sources):
     for arguments in (["--input", "-", sources / "a.png", "--output", "-"], ["--input", sources, "--output", "-"],
                       ["--input", sources / "a.png", "-"], ["--output", "-"]):
         code, out, err = run(module, *arguments)

@@ -1,8 +1,6 @@
 """The four scripts as a user calls them: files in, files out, tables, mistakes, several processes."""
 
-import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -18,43 +16,11 @@ import Compression_ADMM
 import Decompression
 import test as evaluate
 import train
+from conftest import ROOT, environment, listing, one_line, save_picture, signal_handlers_kept, table
 
-ROOT = Path(__file__).resolve().parent.parent
 COMMON = ["file", "signal", "bytes"]
 SETTINGS = ["encode_seconds", "decode_seconds", "search", "iterations", "entropy_coder", "quality"]
 IMAGE_COLUMNS, SPEECH_COLUMNS = ["psnr_db", "ms_ssim"], ["pesq_wb", "stoi", "estoi", "log_spectral_distance"]
-
-
-@pytest.fixture(autouse=True)
-def handlers():
-    """The scripts take over two signals; give them back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def run(tiny_checkpoints, capsys):
-    """Run a script in this process -> (exit code, standard output, standard error)."""
-    def call(module, *arguments, checkpoint=True):
-        if checkpoint:
-            arguments += ("--checkpoint", tiny_checkpoints["image"], tiny_checkpoints["speech"])
-        try:
-            code = module.main([str(a) for a in arguments] + ["--device", "cpu"])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-    return call
-
-
-def save_picture(path, height, width, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows, columns = np.mgrid[:height, :width]
-    pixels = 128 + 50 * np.sin(columns / (4 + seed)) * np.cos(rows / 5) + 8 * np.random.default_rng(seed).normal(
-        size=(height, width))
-    Image.fromarray(np.clip(pixels[..., None] * [1, 0.9, 0.8], 0, 255).astype(np.uint8)).save(path)
 
 
 @pytest.fixture(scope="module")
@@ -82,33 +48,12 @@ RESULTS = {"a.png": "a.png", "a.jpg": "a.jpg", "a.flac": "a.flac", "deep/er/b.PN
 def compressed(mixed, tiny_checkpoints, tmp_path_factory) -> Path:
     """What Compression_ADMM.py makes of that folder."""
     output = tmp_path_factory.mktemp("mixed") / "out"
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    code = Compression_ADMM.main([
-        "--input", str(mixed), "--output", str(output), "--iterations", "3", "--quality", "4.5", "--device", "cpu",
-        "--checkpoint", str(tiny_checkpoints["image"]), str(tiny_checkpoints["speech"])])
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with signal_handlers_kept():
+        code = Compression_ADMM.main([
+            "--input", str(mixed), "--output", str(output), "--iterations", "3", "--quality", "4.5", "--device", "cpu",
+            "--checkpoint", str(tiny_checkpoints["image"]), str(tiny_checkpoints["speech"])])
     assert code == 0
     return output
-
-
-def listing(folder) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def table(path) -> tuple[list[str], list[dict]]:
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        return list(reader.fieldnames), list(reader)
-
-
-def one_line(code, err, *words, exit_code=None):
-    """A mistake: exit code, one line that says what, no traceback."""
-    assert code != 0 and (exit_code is None or code == exit_code)
-    lines = err.strip().splitlines()
-    assert len(lines) == 1 and "error: " in lines[0], err
-    for word in words:
-        assert word in lines[0], err
 
 
 # -- compress -------------------------------------------------------------------------------------------
@@ -217,11 +162,6 @@ def test_decompression_gives_the_same_bytes(run, compressed, tmp_path):
     code, out, err = run(Decompression, "--input", compressed, "--output", tmp_path)
     assert code == 0 and "5 of 5 files decoded" in out, err
     same_decoded_files(tmp_path, compressed)
-
-
-def environment(**changes):
-    return {**{k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
-            "OMP_NUM_THREADS": "1", **changes}
 
 
 def test_decompression_needs_nothing_of_the_sender(compressed, tiny_checkpoints, tmp_path):

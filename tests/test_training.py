@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import torch
 from PIL import Image
 
 import train
-from conftest import tiny_checkpoint, tiny_config
+from conftest import ROOT, environment, tiny_checkpoint, tiny_config
 from data import build_signal
 from data.dataset import PictureSet
 from data.images import ImageSignal
@@ -28,14 +27,13 @@ from utils.codec import load_codec
 from utils.fitting import fit_centers
 from utils.training import SCHEDULE, Trainer
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGES = ["joint", "quantized", "entropy", "adversarial"]
 N_BATCHES = 2       # of the fits, here
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Small crops, short fits; signal handlers given back."""
+    """Small crops, short fits."""
     monkeypatch.setattr(ImageSignal, "crop_shape", (64, 64))
 
     def batches(self, data):
@@ -43,10 +41,6 @@ def small(monkeypatch):
         return [data.batch(4, rng) for _ in range(N_BATCHES)]
 
     monkeypatch.setattr(Trainer, "_fitting_batches", batches)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -474,11 +468,6 @@ def test_mistakes_with_init(roots, tmp_path, capsys):
         assert train.main(arguments) == 1
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and words in lines[0]
-
-
-def environment():
-    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return {**clean, "OMP_NUM_THREADS": "1"}
 
 
 def test_sigterm_saves_the_state(roots, tmp_path):
