@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import randomize_context, tiny_model
+from conftest import randomize_context, tiny_config, tiny_model
 from models.entropy_model import ContextModel
 from utils import context_network
-from utils.coders import load_weights, network_tables
+from utils.coders import load_weights, network_of, network_tables
 from utils.checkpoint import Checkpoint
 from utils.context_network import ACTIVATION_MAX, ContextTables, Walk, contexts, freeze, thaw
 
@@ -170,7 +170,7 @@ def test_tables_are_checked(network, name, change, message):
     array = getattr(network, name).copy()
     change(array)
     with pytest.raises(ValueError, match=f"context tables.*{message}"):
-        ContextTables.from_arrays({**network.to_arrays(), name: array})
+        ContextTables(**{**network.to_arrays(), name: array})
 
 
 def test_tables_of_other_shapes_types_or_names_are_refused(network):
@@ -180,7 +180,7 @@ def test_tables_of_other_shapes_types_or_names_are_refused(network):
             if name == "groups" and wrong.dtype == array.dtype:
                 continue        # more groups would be a smaller network's: the layers tell
             with pytest.raises(ValueError, match="context tables"):
-                ContextTables.from_arrays({**arrays, name: wrong})
+                ContextTables(**{**arrays, name: wrong})
     for wrong in ({k: v for k, v in arrays.items() if k != "usual"}, {**arrays, "extra": arrays["usual"]}):
         with pytest.raises(ValueError, match="missing or unknown"):
-            ContextTables.from_arrays(wrong)
+            network_of(Checkpoint(tiny_config("image"), {}, {}, None, None, {"network": wrong}))

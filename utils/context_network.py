@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numba import njit
 
-from .repeats import LEFT, UP
+from .repeats import LEFT
 
 FEATURE_LIMIT = 63                # symbols are seen clamped to this range
 KERNEL = 5
@@ -99,13 +99,6 @@ class ContextTables:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "ContextTables":
-        names = {f.name for f in fields(cls)}
-        if set(arrays) != names:
-            raise ValueError(f"context tables: {sorted(set(arrays) ^ names)} missing or unknown")
-        return cls(**arrays)
 
 
 def freeze(groups: tuple[int, ...], first: np.ndarray, second: np.ndarray, last: np.ndarray,
