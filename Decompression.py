@@ -24,7 +24,6 @@ def run(options) -> int:
         decoder = decoders.of_file(data)
         decoded = decoder.decompress(data, options.realism)
         target = options.output / item.stem.parent / (item.stem.name + decoder.signal.output_suffix)
-        target.parent.mkdir(parents=True, exist_ok=True)
         decoder.signal.write(target, decoded)
         return {"file": target}
 

@@ -5,7 +5,6 @@ rotation) is brought to the 8-bit sRGB pixels that a viewer would show.
 """
 
 import logging
-import os
 import warnings
 from importlib.util import find_spec
 from io import BytesIO

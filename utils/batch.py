@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import logging
 import math
 import sys
 import tempfile
@@ -21,8 +20,6 @@ from .bitstream import BitstreamError, read_file, kind_of_file, write_file
 from .files import remove_leftovers, replacing
 from .journal import Journal
 from .report import fail
-
-log = logging.getLogger(__name__)
 
 SUFFIX = ".bpgan"
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"

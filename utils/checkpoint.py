@@ -11,7 +11,7 @@ Metadata: format (version), config (ModelConfig), signal (picture settings), def
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ class Checkpoint:
     discriminator: dict[str, torch.Tensor] | None
     tables: dict[str, dict[str, np.ndarray]]     # 'network' or a coder's name -> integer arrays
     default_coder: str = "huffman"
-    info: dict = field(default_factory=dict)
+    info: dict = dataclasses.field(default_factory=dict)
     fingerprint: bytes = b""                     # set when loaded, as is
     digest: str = ""                             # hexadecimal, of all that is in it but `info`
 

@@ -11,7 +11,6 @@ Stages (how runs of them went: docs/training.md):
 
 import copy
 import json
-import logging
 import math
 import signal
 import threading
@@ -40,8 +39,6 @@ from .fitting import fit_centers, fit_coders
 from .model_card import write_model_card
 from .soap import SOAP
 from .tiling import pad_to_stride
-
-log = logging.getLogger(__name__)
 
 EMA_DECAY = 0.999
 GRADIENT_LIMIT = 1.0
