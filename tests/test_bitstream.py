@@ -165,18 +165,6 @@ def test_absurd_sizes():
         bitstream.check_size(1101, 10, blank=1000, per_byte=10)
 
 
-def test_describe_names_every_field():
-    text = bitstream.describe(pack(SPEECH, b"abc", DEFAULTS), DEFAULTS)
-    rows = {line.split()[0]: line.split()[1] for line in text.splitlines()}
-    assert rows == {
-        "version": "1", "kind": "1", "repeats": "0", "coder": "1", "quality": "2", "fingerprint": "aabbccdd",
-        "level": "201", "size_a": "48000", "size_b": "16000", "payload": "3", "file": "21",
-    }  # fmt: skip
-    assert "(context)" in text
-    with pytest.raises(BitstreamError):
-        bitstream.describe(b"abc")
-
-
 class Dribble(io.BytesIO):
     """Returns at most one byte per read, however many are asked for."""
 

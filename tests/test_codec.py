@@ -44,7 +44,7 @@ def test_pictures_of_any_size(codecs, size, coder):
     assert decoded.shape == pixels.shape and decoded.dtype == np.uint8
     header, symbols = codec.read_symbols(data)
     assert (header.size_a, header.size_b) == size and header.quality == quality_step(5)
-    assert bitstream.CODERS[header.coder] == coder
+    assert header.coder == codec.coders[coder].code
     assert np.array_equal(decoded, codec.rebuild(symbols, header.quality, size, header.level))
 
 

@@ -36,7 +36,6 @@ from .files import replacing
 
 MAGIC = b"\xb6\x47"  # the first byte is no start of any text encoding
 VERSION = 1
-CODERS = ("huffman", "context")
 MAX_OVERHEAD = 24  # header and checksum together, in bytes
 MAX_SIZE = 2**31 - 1
 MAX_EXTENT = 2**31  # pixels or samples of one file
@@ -54,7 +53,7 @@ class BitstreamError(ValueError):
 class Field:
     """One header field. `layout`: 'high' and 'low' nibble, 'u8', 'bytes', 'varint', 'default'.
 
-    A 'high' nibble and the 'low' one after it share a byte. 'default' is a varint of the value
+    What the fields mean is in the module docstring. A 'high' nibble and the 'low' one after it share a byte. 'default' is a varint of the value
     plus one, or 00 for the caller's default.
     """
 
@@ -62,20 +61,18 @@ class Field:
     layout: str
     low: int
     high: int
-    meaning: str
-    names: tuple[str, ...] = ()
 
 
 FIELDS = (
-    Field("version", "high", VERSION, VERSION, "layout version"),
-    Field("kind", "low", 0, 7, "kind of signal"),
-    Field("repeats", "high", 0, 1, "the payload begins with a map of repeats"),
-    Field("coder", "low", 0, 4, "entropy coder", CODERS),
-    Field("quality", "u8", 0, 224, "above quality 1, in steps of 1/32"),
-    Field("fingerprint", "bytes", 4, 4, "checkpoint the file was made with"),
-    Field("level", "u8", 0, 255, "level of the kind's own scale"),
-    Field("size_a", "varint", 0, MAX_SIZE, "height, or samples"),
-    Field("size_b", "default", 0, MAX_SIZE, "width, or sample rate"),
+    Field("version", "high", VERSION, VERSION),
+    Field("kind", "low", 0, 7),
+    Field("repeats", "high", 0, 1),
+    Field("coder", "low", 0, 4),
+    Field("quality", "u8", 0, 224),
+    Field("fingerprint", "bytes", 4, 4),
+    Field("level", "u8", 0, 255),
+    Field("size_a", "varint", 0, MAX_SIZE),
+    Field("size_b", "default", 0, MAX_SIZE),
 )
 
 
@@ -262,21 +259,6 @@ def check_size(
         )
 
 
-def describe(data: bytes, default_sizes: Mapping[int, int] | None = None) -> str:
-    """One line per field with name, value and meaning. Raises BitstreamError like `unpack`."""
-    header, payload = unpack(data, default_sizes)
-    lines = []
-    for field in FIELDS:
-        value = getattr(header, field.name)
-        text = value.hex() if isinstance(value, bytes) else str(value)
-        if field.names and value < len(field.names):
-            text += f" ({field.names[value]})"
-        lines.append(f"{field.name:<12} {text:<16} {field.meaning}")
-    lines.append(f"{'payload':<12} {f'{len(payload)} bytes':<16} entropy-coded symbols")
-    lines.append(f"{'file':<12} {f'{len(data)} bytes':<16} header, payload and checksum")
-    return "\n".join(lines)
-
-
 def read_stream(stream: BinaryIO, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """All bytes of a binary stream, which may return as few as one per read.
 
@@ -290,10 +272,10 @@ def read_stream(stream: BinaryIO, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     return bytes(out)
 
 
-def read_file(path: str | os.PathLike, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+def read_file(path: str | os.PathLike) -> bytes:
     """All bytes of a file; OSError if it cannot be read, BitstreamError if it is too long."""
     with open(path, "rb") as stream:
-        return read_stream(stream, max_bytes)
+        return read_stream(stream)
 
 
 def write_file(path: str | os.PathLike, data: bytes) -> None:

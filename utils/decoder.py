@@ -31,7 +31,6 @@ class Decoder:
         self.device = torch.device(device)
         self.config = checkpoint.config
         self.fingerprint, self.digest = checkpoint.fingerprint, checkpoint.digest
-        self.info = checkpoint.info
         try:
             self.signal: Signal = build_signal(self.config.signal, checkpoint.signal_settings)
         except (KeyError, TypeError) as error:
