@@ -11,6 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+MEL_ITERATIONS = 20     # from mel bands to magnitudes
+
 
 @dataclass(frozen=True)
 class SpeechSettings:
@@ -137,7 +139,7 @@ def mel_basis(settings: SpeechSettings) -> np.ndarray:
     return np.ascontiguousarray(basis / sums, dtype=np.float32)
 
 
-def mel_to_linear(mel: np.ndarray, settings: SpeechSettings, iterations: int = 20) -> np.ndarray:
+def mel_to_linear(mel: np.ndarray, settings: SpeechSettings) -> np.ndarray:
     """Non-negative magnitudes whose mel bands are `mel`: (n_mels, frames) >= 0 -> float32 (n_bins, frames).
 
     Starts from the interpolated bands and refines multiplicatively, which keeps the sign and
@@ -146,7 +148,7 @@ def mel_to_linear(mel: np.ndarray, settings: SpeechSettings, iterations: int = 2
     down, up, interpolate = _sparse_basis(settings)
     mel = np.ascontiguousarray(mel, dtype=np.float32)
     linear = interpolate @ mel
-    for _ in range(iterations):
+    for _ in range(MEL_ITERATIONS):
         linear *= up @ (mel / np.maximum(down @ linear, 1e-20))
     return linear
 

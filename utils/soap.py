@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 MAX_SIDE = 768          # longer sides keep their own basis
+EPSILON = 1e-8          # added to the root of the second moment
 ACCUMULATE_EVERY = 4    # steps between looks at the second moments, which move slowly
 
 
@@ -21,9 +22,8 @@ class SOAP(Optimizer):
     """
 
     def __init__(self, params, lr: float, betas: tuple[float, float] = (0.95, 0.95),
-                 weight_decay: float = 0.01, refresh: int = 12, eps: float = 1e-8, rotate: bool = True):
-        super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay, refresh=refresh,
-                                      eps=eps, rotate=rotate))
+                 weight_decay: float = 0.01, refresh: int = 12, rotate: bool = True):
+        super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay, refresh=refresh, rotate=rotate))
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -53,7 +53,7 @@ class SOAP(Optimizer):
         state["first"].lerp_(rotated, 1 - beta1)
         state["second"].mul_(beta2).addcmul_(rotated, rotated, value=1 - beta2)
         correction1, correction2 = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
-        update = state["first"] / (state["second"] / correction2).sqrt_().add_(group["eps"])
+        update = state["first"] / (state["second"] / correction2).sqrt_().add_(EPSILON)
         update = _from_matrices(_rotate(state, update, back=True), p)
         p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] / correction1)
         if state["step"] % ACCUMULATE_EVERY == 0:
