@@ -15,6 +15,11 @@ _SSIM_WINDOW = 11               # pixels; the Gaussian window of SSIM
 _SSIM_STRIP = 64                # rows of an image that are filtered at once
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)     # Wang et al. 2003, fine to coarse
 
+# The C code behind `pesq` overruns a table of 50 utterances, and ends the process with it, when a
+# clip holds more; an utterance and its pause are at least 0.4 s, so 15 s cannot hold as many.
+_PESQ_SECONDS = 15
+_STOI_SECONDS = 300             # `pystoi` holds some 1.5 MB for every second of a clip
+
 _LSD_WINDOW = 512               # samples, 32 ms
 _LSD_HOP = 128                  # samples, 8 ms
 _LSD_FLOOR_DB = -80.0           # relative to the reference's loudest bin
@@ -111,12 +116,6 @@ def _check_speech(reference: np.ndarray, decoded: np.ndarray) -> None:
 
 def _is_silent(clip: np.ndarray) -> bool:
     return clip.size == 0 or not np.any(clip)
-
-
-# The C code behind `pesq` overruns a table of 50 utterances, and ends the process with it, when a
-# clip holds more; an utterance and its pause are at least 0.4 s, so 15 s cannot hold as many.
-_PESQ_SECONDS = 15
-_STOI_SECONDS = 300             # `pystoi` holds some 1.5 MB for every second of a clip
 
 
 def pesq_wb(reference: np.ndarray, decoded: np.ndarray) -> float:

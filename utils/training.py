@@ -201,16 +201,18 @@ class Trainer:
 
     def generator_step(self, x: torch.Tensor, quality: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step on rate + distortion; -> its terms, batch means."""
-        lmbda = self.lmbdas[quality]
         with self._autocast():
             if self.stage.name == "joint":
                 x_hat, bits = self.forward(x, quality)
             else:
                 x_hat, bits = self._quantized_forward(x, quality)
-        terms = losses.rate_distortion(x, x_hat, bits, lmbda, self.kind.weights(x))
-        balance = (self.lmbdas[-1] / lmbda) ** QUALITY_BALANCE
-        self._update(self.optimizer, self.trained, (terms["loss"] * balance).mean())
+        terms = losses.rate_distortion(x, x_hat, bits, self.lmbdas[quality], self.kind.weights(x))
+        self._update(self.optimizer, self.trained, (terms["loss"] * self._balance(quality)).mean())
         return {name: value.mean().detach() for name, value in terms.items()}
+
+    def _balance(self, quality: torch.Tensor) -> torch.Tensor:
+        """Weights (B,) of the losses at qualities (B,) in 0..7: 1 for the best, more for the others."""
+        return (self.lmbdas[-1] / self.lmbdas[quality]) ** QUALITY_BALANCE
 
     def _quantized_forward(self, x, quality):
         model = self.model
@@ -230,8 +232,7 @@ class Trainer:
         with self._autocast():
             bits = model.rate(symbols, quality)
         bpp = bits / (x.shape[-2] * x.shape[-1])
-        balance = (self.lmbdas[-1] / self.lmbdas[quality]) ** QUALITY_BALANCE
-        loss = (bpp * balance).mean()
+        loss = (bpp * self._balance(quality)).mean()
         self._update(self.optimizer, self.trained, loss)
         return {"loss": loss.detach(), "bpp": bpp.mean().detach()}
 
