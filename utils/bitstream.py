@@ -53,8 +53,8 @@ class BitstreamError(ValueError):
 class Field:
     """One header field. `layout`: 'high' and 'low' nibble, 'u8', 'bytes', 'varint', 'default'.
 
-    What the fields mean is in the module docstring. A 'high' nibble and the 'low' one after it share a byte. 'default' is a varint of the value
-    plus one, or 00 for the caller's default.
+    A 'high' nibble and the 'low' one after it share a byte. 'default' is a varint of the value
+    plus one, or 00 for the caller's default. What the fields mean is in the module docstring.
     """
 
     name: str
