@@ -218,7 +218,8 @@ def code_files(items: list[Item], output: Path, codecs: Checkpoints, encode: Cal
     """Encode signals, write them, decode the files from disk, write and measure that; -> their rows.
 
     `encode` is given a codec and signals and returns what `Codec.encode_batch` does, or errors in
-    its places; where it gives them one by one, each is written before the next is coded. What the journal holds of an earlier run is not done again; its row says "reused".
+    its places; where it gives them one by one, each is written before the next is coded. What the
+    journal holds of an earlier run is not done again; its row says "reused".
     """
     opened = [attempt(_open, item, output, codecs, journal) for item in items]
     jobs: dict[object, list[int]] = {}
