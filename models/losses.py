@@ -6,7 +6,7 @@ import torch.nn.functional as F
 # Weights of the adversarial stage. The distortion keeps the picture the sender meant, feature
 # matching (Salimans et al. 2016) and VGG16, where it can be had, say what is alike to the eye, the
 # adversarial term adds the texture that a mean of possible pictures lacks.
-ADVERSARIAL_WEIGHTS = {"distortion": 1.0, "feature_matching": 2.0, "perceptual": 2.0, "adversarial": 0.15}
+ADVERSARIAL_WEIGHTS = {"distortion": 1.0, "feature_matching": 2.0, "perceptual": 2.0, "adversarial": 0.4}
 
 
 def squared_error(x: torch.Tensor, x_hat: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
