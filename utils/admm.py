@@ -28,7 +28,7 @@ PRIMAL_TOLERANCE, DUAL_TOLERANCE = 0.01, 1e-5
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What a method does, as data. Defaults were tuned on three crops of images/val."""
+    """What a method does, as data. Defaults were tuned on crops of images/val (docs/how_it_works.md)."""
 
     method: str = "admm"
     iterations: int = 100
