@@ -1,4 +1,4 @@
-"""One crop three times: original, this codec, JPEG at the same bytes or a little more.
+"""One crop side by side: original, this codec, faithful and realistic, JPEG at the same bytes or a little more.
 
     python -m benchmarks.same_bytes --input kodim15.png --crop 150 60 320 320 --quality 1 --output docs/same_bytes.png
 """
@@ -31,10 +31,13 @@ def run(options) -> int:
     left, top, width, height = options.crop
     if left + width > original.shape[1] or top + height > original.shape[0]:
         raise ValueError(f"--crop {options.crop} leaves the picture of {original.shape[1]}x{original.shape[0]}")
-    panels = [("original", original), (f"BPGAN: {len(data)} bytes, {psnr(original, decoded):.1f} dB", decoded),
-              (f"JPEG: {len(coded.data)} bytes, {psnr(original, rival):.1f} dB", rival)]
+    panels = [("original", original), (f"BPGAN: {len(data)} bytes, {psnr(original, decoded):.1f} dB", decoded)]
+    if codec.has_realistic:
+        realistic = codec.decompress(data, 1.0)
+        panels.append((f"same file, realism 1: {psnr(original, realistic):.1f} dB", realistic))
+    panels.append((f"JPEG: {len(coded.data)} bytes, {psnr(original, rival):.1f} dB", rival))
     gap, caption = 8, 24
-    sheet = Image.new("RGB", (3 * width + 2 * gap, height + caption), "white")
+    sheet = Image.new("RGB", (len(panels) * (width + gap) - gap, height + caption), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for i, (label, pixels) in enumerate(panels):
         x = i * (width + gap)
