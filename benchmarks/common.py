@@ -31,7 +31,8 @@ from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from options.codec_options import CODER_NAMES
 from utils.admm import METHODS, OBJECTIVES, SearchConfig, preset
-from utils.batch import CHECKPOINTS, Item, find_inputs
+from utils.batch import Item, find_inputs
+from utils.checkpoint import CHECKPOINTS
 from utils.files import replacing
 from utils.metrics import bd_rate
 from utils.report import fail, pick_device

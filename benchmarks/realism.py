@@ -19,7 +19,8 @@ from data import kind_of
 from data.corpora import default_dataroot
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
-from utils.batch import CHECKPOINTS, find_inputs
+from utils.batch import find_inputs
+from utils.checkpoint import CHECKPOINTS
 
 PATCH = 7
 PATCHES = 2048          # of each picture and level

@@ -32,15 +32,15 @@ class PerceptualDistance(nn.Module):
         return total / len(LAYERS)
 
 
-def perceptual_distance(channels: int) -> PerceptualDistance | None:
-    """VGG16 with torchvision's ImageNet weights (from its cache or downloaded); None, and a line in
+def perceptual_distance(channels: int, device: torch.device) -> PerceptualDistance | None:
+    """On a device: VGG16 with torchvision's ImageNet weights (from its cache or downloaded); None, and a line in
     the log, for pictures that are not RGB or where the weights cannot be had."""
     if channels != 3:
         return None
     try:
         from torchvision.models import VGG16_Weights, vgg16
 
-        return PerceptualDistance(vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features)
+        return PerceptualDistance(vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features).to(device)
     except (ImportError, URLError, OSError, RuntimeError) as error:
         log.warning("VGG16's weights cannot be had (%s): feature matching alone is the perceptual loss", error)
         return None

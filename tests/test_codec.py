@@ -2,6 +2,7 @@
 
 import contextlib
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -477,7 +478,7 @@ def vgg_like() -> nn.Sequential:
 
 def test_vgg_goes_to_the_codec_s_device(tiny_checkpoints, monkeypatch):
     codec = load_codec(tiny_checkpoints["image"])
-    monkeypatch.setattr("utils.codec.perceptual_distance", lambda channels: PerceptualDistance(vgg_like()))
+    monkeypatch.setattr("torchvision.models.vgg16", lambda weights: SimpleNamespace(features=vgg_like()))
     codec.device = torch.device("meta")
     assert codec._vgg.mean.is_meta and codec._vgg.features[0].weight.is_meta
 

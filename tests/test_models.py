@@ -341,7 +341,7 @@ def test_perceptual_distance_is_zero_for_equals_and_grows():
     noise = torch.randn_like(x)
     values = [distance(x, x + scale * noise) for scale in (0.0, 0.05, 0.2)]
     assert values[0].tolist() == [0, 0] and (values[0] < values[1]).all() and (values[1] < values[2]).all()
-    assert perceptual_distance(1) is None       # not a picture in color
+    assert perceptual_distance(1, torch.device("cpu")) is None       # not a picture in color
 
 
 def test_multiply_adds_count_what_a_hand_does():

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data import KINDS
-from utils.batch import CHECKPOINTS
+from utils.checkpoint import CHECKPOINTS
 from utils.codec import load_codec
 from utils.decoder import load_decoder
 from utils.metrics import estoi, psnr

@@ -17,12 +17,12 @@ from tqdm import tqdm
 from data import KINDS, kind_of, signal_class
 from . import distributed
 from .bitstream import BitstreamError, read_file, kind_of_file, write_file
+from .checkpoint import CHECKPOINTS
 from .files import remove_leftovers, replacing
 from .journal import Journal
 from .report import fail
 
 SUFFIX = ".bpgan"
-CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 BATCH_BYTES = 1 << 23       # files that are opened at once, one alone may be larger
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)     # no other file of the batch would fare better
 

@@ -22,6 +22,7 @@ from safetensors.torch import save
 from models import ModelConfig
 from .files import replacing
 
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"      # the trained weights that are shipped
 FORMAT = 2
 FLOATS = (torch.float16, torch.float32)
 INTEGERS = (torch.uint8, torch.uint16, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -42,8 +43,9 @@ class Checkpoint:
     tables: dict[str, dict[str, np.ndarray]]     # 'network' or a coder's name -> integer arrays
     default_coder: str = "huffman"
     info: dict = dataclasses.field(default_factory=dict)
-    fingerprint: bytes = b""                     # set when loaded, as is
-    digest: str = ""                             # hexadecimal, of all that is in it but `info`
+    # Set when loaded: what files name their checkpoint by, and a hexadecimal digest of all but `info`.
+    fingerprint: bytes = b""
+    digest: str = ""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

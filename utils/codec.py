@@ -70,8 +70,7 @@ class Codec(Decoder):
     @cached_property
     def _vgg(self) -> PerceptualDistance | None:
         """Distance of VGG16's features, where there are any; loaded for the first search that asks for it."""
-        distance = perceptual_distance(self.config.in_channels)
-        return None if distance is None else distance.to(self.device)
+        return perceptual_distance(self.config.in_channels, self.device)
 
     def compress(self, signal: np.ndarray, quality: float = 3, search: str | SearchConfig = "admm",
                  iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0,

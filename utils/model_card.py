@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from models.complexity import multiply_adds
-from .batch import CHECKPOINTS
-from .checkpoint import Checkpoint, load_checkpoint
+from .checkpoint import CHECKPOINTS, Checkpoint, load_checkpoint
 from .files import replacing
 
 

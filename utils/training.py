@@ -150,8 +150,7 @@ class Trainer:
     @cached_property
     def _perceptual(self) -> PerceptualDistance | None:
         """Distance of VGG16's features, where there are any; loaded when a stage first needs it."""
-        distance = perceptual_distance(self.config.in_channels)
-        return None if distance is None else distance.to(self.device)
+        return perceptual_distance(self.config.in_channels, self.device)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         if self.optimizer_name == "adamw" or self.stage.name in ("entropy", "adversarial"):
