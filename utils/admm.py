@@ -2,12 +2,19 @@
 
     minimize  J(q) = F(x, G(q)) + bits(q)   over latents q on the codebook
 
-in bits, F = lmbda * 255^2 * squared error * samples. With a copy z that is free to move
-(z = q in the end) and a scaled dual eta:
+in bits, F = lmbda * 255^2 * squared error * samples. With a copy z that is free to move (z = q in
+the end) and a scaled dual eta, ADMM alternates
 
-    z-step     Adam on F(x, G(z~)) + bits(z~) + mu/2 |z - q + eta|^2, z~ a relaxed rounding of z
-    q-step     q = argmin over centers c of mu/2 |z + eta - c|^2 + bits(c): exact, place by place
-    dual step  eta += step * (z - q)
+    z-step     argmin over z of  F(x, G(z)) + bits around z + mu/2 |z - q + eta|^2
+    q-step     argmin over centers c of  mu/2 |z + eta - c|^2 + bits(c)
+    dual step  eta += z - q
+
+The z-step is linearized at q, where one back-propagation gives the slope g of F and of the bits
+that the neighbors cost with q as their context. Then z + eta = q - g / mu: the dual goes into the
+target of the q-step, which is exact, place by place, and the iterates are quantized all along. Three
+things make it pay: mu is the curvature of F, measured at the start and corrected by every step;
+the target remembers the ones before it; and the q-step draws from exp(-cost / T), T falling, so that
+it does not end in the first place where no single symbol is worth changing.
 
 Latents are on the axis of the symbols: center k lies at k. What is compared and returned are
 quantized latents only, and the first of them is encode-and-round. The module touches no files
@@ -16,41 +23,52 @@ and does not know the kind of signal.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
+from torch.nn.functional import avg_pool2d
+
+Prediction = tuple[torch.Tensor, torch.Tensor]      # mean and log scale, each (B, C, h, w)
 
 METHODS = ("admm", "paper", "sga", "ste", "iht", "round", "none")
 OBJECTIVES = ("mse", "ms_ssim", "perceptual")       # what F measures: utils/objectives.py
-# The search is done when z and its copy agree (root mean square, in steps) and the copy stands still
-# (fraction of places that changed): the primal and the dual residual of ADMM.
-PRIMAL_TOLERANCE, DUAL_TOLERANCE = 0.01, 1e-5
+PROBE = 0.5                         # steps: how far the curvature is measured
+CURVATURE_LIMITS = (0.3, 10.0)      # of what is seen of it, against what was measured at the start
+MIN_STEP = 100.0                    # bits of curvature in a move; less says nothing about it
+BACKTRACK = 1.5                     # mu rises by this where a move did not pay
+MAX_RELAXATION = 0.6
+# The search is done when z has come to its target (root mean square, in steps) and the copy q stands
+# still: the primal and the dual residual of ADMM.
+PRIMAL_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What a method does, as data. Defaults were tuned on crops of images/val (docs/how_it_works.md)."""
+    """What a method does, as data. Defaults were tuned on crops of images/val and speech/val (docs/how_it_works.md)."""
 
     method: str = "admm"
-    iterations: int = 100
-    learning_rate: tuple[float, float] = (0.03, 0.03)   # Adam's, start and end, against a step of 1
-    temperature: tuple[float, float] = (0.5, 0.15)    # of the relaxed rounding, start and end
+    iterations: int = 100               # back-propagations through the generator
+    objective: str = "mse"              # one of OBJECTIVES; the search itself is given F as a function
+    # admm
+    penalty: float = 0.85               # mu, as a fraction of the curvature; of `paper`: in bits
+    relaxation: float = 1.75            # of a new target that enters z, over the square root of the iterations
+    noise: tuple[float, float] = (3.0, 0.3)         # T of the q-step in bits, geometric, start and end
+    noise_until: float = 0.85           # fraction of the iterations; after it only what lowers J is kept
+    # the others: Adam on z
+    learning_rate: float = 0.03         # against a step of 1
+    temperature: tuple[float, float] = (0.5, 0.15)  # of the relaxed rounding, start and end
     cooling_from: float = 0.2           # fraction of the iterations from which it falls
-    penalty: tuple[float, float] = (0.3, 30.0)        # mu, geometric, start and end
-    coupling_from: float = 0.67         # fraction from which q, mu and eta enter
-    dual_step: float = 0.3
-    rate_weight: float = 1.0            # 0: the paper's method, which does not see the rate
-    project_every: int = 2              # iterations between q-steps: each costs a pass through the entropy model
     judge_every: int = 10               # iterations between looks at quantized candidates,
     judge_from: float = 0.5             # from this fraction on: before, the relaxation is too soft to win
-    objective: str = "mse"              # one of OBJECTIVES; the search itself is given F as a function
 
     def __post_init__(self):
         if self.method not in METHODS:
             raise ValueError(f"search method {self.method!r} is not one of {', '.join(METHODS)}")
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
-        if min(*self.penalty, *self.learning_rate) <= 0:
-            raise ValueError(f"penalty {self.penalty} and learning rate {self.learning_rate} must be positive")
+        if min(self.penalty, self.learning_rate, self.relaxation, *self.noise) <= 0:
+            raise ValueError(f"penalty {self.penalty}, relaxation {self.relaxation}, noise {self.noise} and learning rate "
+                             f"{self.learning_rate} must be positive")
         if self.iterations < 0:
             raise ValueError(f"{self.iterations} iterations: 0 or more are possible")
 
@@ -58,12 +76,12 @@ class SearchConfig:
 # Where a method differs from the defaults above.
 PRESETS = {
     "admm": {},
-    # Liu, Cao, Kim 2020: full dual, nearest centers, no rate, constant mu
-    "paper": dict(temperature=(0.0, 0.0), penalty=(3.0, 3.0), coupling_from=0.0, dual_step=1.0, rate_weight=0.0),
-    "sga": dict(coupling_from=1.0),         # Yang, Bamler, Mandt 2020
-    "ste": dict(learning_rate=(0.005, 0.005), judge_from=0.0),
-    "iht": dict(learning_rate=(0.02, 0.02), judge_from=0.0),        # iterative hard thresholding: a step, then the projection
-    "round": dict(),                        # back-propagation without rounding, rounded at the end
+    # Liu, Cao, Kim 2020: gradient steps on z, full dual, nearest centers, no rate, constant mu
+    "paper": dict(penalty=3.0),
+    "sga": {},                                      # Yang, Bamler, Mandt 2020
+    "ste": dict(learning_rate=0.005, judge_from=0.0),
+    "iht": dict(learning_rate=0.02, judge_from=0.0),    # iterative hard thresholding: a step, then the projection
+    "round": {},                                    # back-propagation without rounding, rounded at the end
     "none": dict(iterations=0),
 }
 
@@ -90,24 +108,28 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Problem:
-    """One batch of pictures to be coded; all functions are differentiable and batched.
+    """One batch of pictures to be coded; indices are latents (B, C, h, w) on the symbols' axis.
 
-    distortion  index (B, C, h, w) on the symbols' axis -> F (B,), in bits
-    rate        index -> estimated bits (B,), with itself as context
-    true_rate   symbols -> bits (B,) of what would be written
-    costs       (q, candidates (N, B, C, h, w)) -> bits of each candidate in the context q
-    start       the latent from which to search, on the symbols' axis
+    distortion  index -> F (B,), in bits; differentiable
+    predict     index -> mean and log scale that the entropy model names for every symbol in this context; differentiable
+    estimate    (prediction, index) -> estimated bits (B,); differentiable
+    bits        (prediction, candidates (..., B, C, h, w)) -> bits of each symbol as the coder writes it
+    start       the latent from which to search
     fallback    symbols that the result is never worse than: encode-and-round
     movable     bool (B, 1, h, w) or None: places that may change
     """
 
     distortion: Callable[[torch.Tensor], torch.Tensor]
-    rate: Callable[[torch.Tensor], torch.Tensor]
-    true_rate: Callable[[torch.Tensor], torch.Tensor]
-    costs: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    predict: Callable[[torch.Tensor], Prediction]
+    estimate: Callable[[Prediction, torch.Tensor], torch.Tensor]
+    bits: Callable[[Prediction, torch.Tensor], torch.Tensor]
     start: torch.Tensor
     fallback: torch.Tensor
     movable: torch.Tensor | None = None
+
+    def hold(self, index: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """The index where it may change, elsewhere the other one."""
+        return index if self.movable is None else torch.where(self.movable, index, other)
 
 
 def optimize_latent(problem: Problem, config: SearchConfig, seed: int = 0) -> SearchResult:
@@ -116,81 +138,187 @@ def optimize_latent(problem: Problem, config: SearchConfig, seed: int = 0) -> Se
     Returns the quantized candidate of least J seen, per picture: never worse than encode-and-round.
     """
     best = _Best(problem)
+    generator = torch.Generator(problem.start.device).manual_seed(seed)
     if config.iterations:
-        _iterate(problem, config, best, torch.Generator(problem.start.device).manual_seed(seed))
+        (_alternate if config.method == "admm" else _descend)(problem, config, best, generator)
     return SearchResult(best.symbols.to(torch.int16), best.cost, best.start_cost, best.history)
 
 
 class _Best:
     """The best quantized iterate so far, per picture."""
 
+    @torch.no_grad()
     def __init__(self, problem: Problem):
         self.problem = problem
         self.symbols = problem.fallback
         self.start_cost = self.cost = self._cost(self.symbols)
         self.history: list[dict] = [{"iteration": 0, "cost": self.cost.tolist()}]
 
-    @torch.no_grad()
     def _cost(self, symbols: torch.Tensor) -> torch.Tensor:
-        return self.problem.distortion(symbols) + self.problem.true_rate(symbols)
+        problem = self.problem
+        return problem.distortion(symbols) + problem.bits(problem.predict(symbols), symbols).flatten(1).sum(1)
 
+    @torch.no_grad()
     def judge(self, symbols: torch.Tensor, iteration: int) -> None:
-        cost = self._cost(symbols)
+        self.note(symbols, self._cost(symbols), iteration)
+
+    def note(self, symbols: torch.Tensor, cost: torch.Tensor, iteration: int) -> None:
+        """Takes symbols whose cost is known."""
         better = cost < self.cost
         self.cost = torch.where(better, cost, self.cost)
-        self.symbols = torch.where(better[:, None, None, None], symbols, self.symbols)
+        self.symbols = torch.where(_wide(better), symbols, self.symbols)
         self.history.append({"iteration": iteration, "cost": cost.tolist()})
 
 
-def _iterate(problem: Problem, config: SearchConfig, best: _Best, generator: torch.Generator) -> None:
+# -- ADMM ------------------------------------------------------------------------------------------
+
+
+class _View(NamedTuple):
+    """A quantized latent and what one back-propagation tells of it."""
+
+    q: torch.Tensor                 # (B, C, h, w)
+    cost: torch.Tensor              # (B,) J
+    slope: torch.Tensor             # (B, C, h, w) of F, and of the bits of all others with q as their context
+    mean: torch.Tensor              # the entropy model's prediction in that context
+    log_scale: torch.Tensor
+
+    @property
+    def prediction(self) -> Prediction:
+        return self.mean, self.log_scale
+
+    def where(self, condition: torch.Tensor, other: "_View") -> "_View":
+        """Picture by picture: this one where the condition (B,) holds, else the other."""
+        return _View(*(torch.where(condition if a.dim() == 1 else _wide(condition), a, b)
+                       for a, b in zip(self, other)))
+
+
+def _look(problem: Problem, q: torch.Tensor) -> _View:
+    leaf = q.detach().clone().requires_grad_(True)
+    prediction = problem.predict(leaf)
+    distortion = problem.distortion(leaf)
+    slope, = torch.autograd.grad(distortion.sum() + problem.estimate(prediction, q).sum(), leaf)
+    mean, log_scale = (tensor.detach() for tensor in prediction)
+    cost = distortion.detach() + problem.bits((mean, log_scale), q).flatten(1).sum(1)
+    return _View(q, cost, slope, mean, log_scale)
+
+
+@torch.no_grad()
+def _curvature(slope: torch.Tensor, probed: torch.Tensor, probe: torch.Tensor) -> torch.Tensor:
+    """Diagonal of the Hessian from the slopes at q and at q + probe, probe of random signs -> (B, C, h, w).
+
+    (Hutchinson's estimate with a difference in place of the derivative.) What one probe gives for one
+    symbol is mostly noise: the result is the product of a mean, a factor for each place, and a
+    cautious one for each channel, as steps of all channels are of about the same weight.
+    """
+    raw = (probed - slope) * probe / PROBE ** 2
+    mean = raw.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    place = avg_pool2d(raw.mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
+    channel = raw.mean((2, 3), keepdim=True)
+    return mean * (place / mean).clamp_min(0.05) * (channel / mean).clamp(0.5, 4.0).sqrt()
+
+
+def _alternate(problem: Problem, config: SearchConfig, best: _Best, generator: torch.Generator) -> None:
+    start = problem.start.round()
+    noise_shape, device = start.shape[1:], start.device     # every picture of a batch gets the same noise,
+    now = _look(problem, start)                             # whatever its company; only sums may round otherwise
+    if not torch.equal(start, problem.fallback):
+        best.note(start, now.cost, 0)
+    probe = PROBE * (2.0 * torch.randint(0, 2, noise_shape, generator=generator, device=device) - 1)
+    curvature = _curvature(now.slope, _look(problem, start + probe).slope, probe)
+    factor = torch.full_like(now.cost, 1.5)     # of the curvature along the moves that are made; corrected below
+    relaxation = min(MAX_RELAXATION, config.relaxation / config.iterations ** 0.5)
+    moves = max(1, config.iterations - 1)       # the probe was one
+    z = problem.start
+    for t in range(moves):
+        mu = config.penalty * _wide(factor) * curvature
+        target = now.q - now.slope / mu
+        z = z + relaxation * (target - z)
+        progress = t / (config.noise_until * moves)
+        warm = progress < 1
+        q, own = _project(problem, now, z, mu, _geometric(config.noise, progress) if warm else 0.0, generator)
+        move = q - now.q
+        primal = (z - target).square().flatten(1).mean(1).sqrt()
+        if not warm and not move.any() and bool((primal < PRIMAL_TOLERANCE).all()):
+            break
+        then = _look(problem, q)
+        best.note(q, then.cost, t + 1)
+        power = (curvature / 2 * move.square()).flatten(1).sum(1)
+        # what the slope and the symbols' own bits leave of the change of J is curvature
+        seen = (then.cost - now.cost - (now.slope * move).flatten(1).sum(1) - own) / power.clamp_min(1e-3)
+        factor = torch.where(power > MIN_STEP, (factor * seen.clamp(*CURVATURE_LIMITS)).sqrt(), factor)
+        taken = torch.full_like(factor, warm, dtype=torch.bool) | (then.cost <= now.cost)
+        factor = torch.where(taken, factor, BACKTRACK * factor)
+        z = torch.where(_wide(taken), z, now.q)
+        now = then.where(taken, now)
+
+
+def _project(problem: Problem, now: _View, target: torch.Tensor, mu: torch.Tensor, temperature: float,
+             generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """The q-step: of q and its two neighbors, beyond which no slope reaches, the center c of least
+    mu/2 (target - c)^2 + bits(c), bits in the context of q; drawn from exp(-that / temperature) above 0.
+
+    -> the new q, and what the changed symbols cost more themselves, (B,) bits.
+    """
+    candidates = torch.stack([now.q, now.q + 1, now.q - 1])
+    bits = problem.bits(now.prediction, candidates)
+    cost = mu / 2 * (target - candidates).square() + bits
+    if temperature:     # the least of costs with Gumbel noise
+        uniform = torch.rand((3, 1, *now.q.shape[1:]), generator=generator, device=cost.device).clamp(1e-6, 1 - 1e-6)
+        cost = cost + temperature * torch.log(-torch.log(uniform))
+    stay, up, down = cost       # (argmin over so short a dimension takes ten times as long)
+    choice = torch.where(torch.minimum(up, down) < stay, torch.where(up <= down, 1, 2), 0)[None]
+    if problem.movable is not None:
+        choice = choice * problem.movable       # 0: q
+    own = (bits.gather(0, choice)[0] - bits[0]).flatten(1).sum(1)
+    return candidates.gather(0, choice)[0], own
+
+
+# -- the methods to compare with -------------------------------------------------------------------
+
+
+def _descend(problem: Problem, config: SearchConfig, best: _Best, generator: torch.Generator) -> None:
+    """Adam on z, with rounding seen in the method's way."""
     fixed = problem.start.round()
     z = problem.start.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([z], lr=config.learning_rate[0])
+    optimizer = torch.optim.Adam([z], lr=config.learning_rate)
     q, eta = fixed, torch.zeros_like(z)
     for t in range(config.iterations):
         progress = t / config.iterations
-        coupled = config.method in ("admm", "paper") and progress >= config.coupling_from
-        mu = _geometric(config.penalty, (progress - config.coupling_from) / max(1 - config.coupling_from, 1e-9))
-        optimizer.param_groups[0]["lr"] = _geometric(config.learning_rate, progress)
         optimizer.zero_grad(set_to_none=True)
-        relaxed = _relax(z, config, progress, generator)
-        if problem.movable is not None:
-            relaxed = torch.where(problem.movable, relaxed, fixed)
+        relaxed = problem.hold(_relax(z, config, progress, generator), fixed)
         loss = problem.distortion(relaxed).sum()
-        if config.rate_weight:
-            loss = loss + config.rate_weight * problem.rate(relaxed).sum()
-        if coupled:
-            loss = loss + mu / 2 * (z - q + eta).square().sum()
+        if config.method == "paper":
+            loss = loss + config.penalty / 2 * (z - q + eta).square().sum()
+        else:
+            loss = loss + problem.estimate(problem.predict(relaxed), relaxed).sum()
         loss.backward()
         optimizer.step()
         with torch.no_grad():
-            done = False
-            if coupled and (t % config.project_every == 0 or t + 1 == config.iterations):
-                before, q = q, _project(problem, z + eta, q, mu, config.rate_weight)
-                eta += config.dual_step * (z - q)
-                primal = (z - q).square().flatten(1).mean(1).sqrt()
-                dual = (q != before).float().flatten(1).mean(1)
-                done = bool(((primal < PRIMAL_TOLERANCE) & (dual < DUAL_TOLERANCE)).all())
+            candidates = [z.round()]
+            if config.method == "paper":
+                q = (z + eta).round()
+                eta += z - q
+                candidates.append(q)
             elif config.method == "iht":
-                q = _project(problem, z, z.round(), 1.0, config.rate_weight)
-                z.copy_(q)
-            last = done or t + 1 == config.iterations
-            if last or (config.method != "round" and progress >= config.judge_from
+                z.copy_(_nearest(problem, z))
+                candidates = [z.detach()]
+            if t + 1 == config.iterations or (config.method != "round" and progress >= config.judge_from
                                                      and (t + 1) % config.judge_every == 0):
-                for candidate in [z.round()] + ([q] if coupled else []):
-                    if problem.movable is not None:
-                        candidate = torch.where(problem.movable, candidate, fixed)
-                    best.judge(candidate, t + 1)
-            if done:
-                break
+                for candidate in candidates:
+                    best.judge(problem.hold(candidate, fixed), t + 1)
 
 
-def _geometric(ends: tuple[float, float], progress: float) -> float:
-    return ends[0] * (ends[1] / ends[0]) ** min(max(progress, 0.0), 1.0)
+def _nearest(problem: Problem, z: torch.Tensor) -> torch.Tensor:
+    """The entropy-constrained projection with mu 1: of the centers around z, the next one toward zero, and zero."""
+    nearest = z.round()
+    candidates = torch.stack([nearest, torch.where(z > nearest, nearest + 1, nearest - 1),
+                              nearest - nearest.sign(), torch.zeros_like(nearest)])
+    cost = (z - candidates).square() / 2 + problem.bits(problem.predict(nearest), candidates)
+    return candidates.gather(0, cost.argmin(0, keepdim=True))[0]
 
 
 def _relax(z: torch.Tensor, config: SearchConfig, progress: float, generator: torch.Generator) -> torch.Tensor:
-    """What the z-step puts through the generator in place of z."""
+    """What a step of Adam puts through the generator in place of z."""
     if config.method in ("ste", "iht"):
         return z + (z.round() - z).detach()
     if config.method in ("round", "paper"):
@@ -201,24 +329,16 @@ def _relax(z: torch.Tensor, config: SearchConfig, progress: float, generator: to
     low = z.detach().floor()
     up = (z - low).clamp(1e-4, 1 - 1e-4)
     # Two classes: the difference of two Gumbel variables is logistic.
-    # Every picture of a batch gets the same noise, whatever its company; only sums may round otherwise.
     uniform = torch.rand(z.shape[1:], generator=generator, device=z.device).clamp(1e-6, 1 - 1e-6)
     logits = (torch.atanh(up) - torch.atanh(1 - up)) / temperature
     noise = torch.log(uniform) - torch.log1p(-uniform)
     return low + torch.sigmoid((logits + noise) / temperature)
 
 
-def _project(problem: Problem, target: torch.Tensor, context: torch.Tensor, mu: float,
-             rate_weight: float) -> torch.Tensor:
-    """The q-step: centers that minimize mu/2 (target - c)^2 + bits(c), bits in the current context.
+def _geometric(ends: tuple[float, float], progress: float) -> float:
+    return ends[0] * (ends[1] / ends[0]) ** min(max(progress, 0.0), 1.0)
 
-    Of the centers, those are tried that can win where bits rise away from a predicted value: the two
-    around the target, the next one toward zero, and zero.
-    """
-    nearest = target.round()
-    if not rate_weight:
-        return nearest
-    candidates = torch.stack([nearest, torch.where(target > nearest, nearest + 1, nearest - 1),
-                              nearest - nearest.sign(), torch.zeros_like(nearest)])
-    cost = mu / 2 * (target - candidates).square() + rate_weight * problem.costs(context, candidates)
-    return candidates.gather(0, cost.argmin(0, keepdim=True))[0]
+
+def _wide(per_picture: torch.Tensor) -> torch.Tensor:
+    """(B,) -> (B, 1, 1, 1)"""
+    return per_picture[:, None, None, None]

@@ -19,11 +19,12 @@ import torch
 
 from models import QUALITIES, QUALITY_STEPS, STRIDE
 from models.discriminator import Discriminator
+from models.entropy_model import logistic_bits
 from models.losses import squared_error
 from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import at_quality
 from . import bitstream
-from .admm import Problem, SearchConfig, optimize_latent, preset
+from .admm import Prediction, Problem, SearchConfig, optimize_latent, preset
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
 from .coders import Coder
 from .decoder import Decoder
@@ -325,19 +326,17 @@ class Codec(Decoder):
             x_hat = self._light_generator(z_hat.to(torch.bfloat16, memory_format=torch.channels_last), quality).float()
             return weight * distance(target, x_hat[..., :rows, :columns].clamp(-1, 1))
 
-        def rate(index: torch.Tensor) -> torch.Tensor:
+        def predict(index: torch.Tensor) -> Prediction:
             with self._autocast():
-                return model.rate(index, quality)
+                return model.context(index, quality)
 
-        def costs(context: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-            with self._autocast():
-                mean, log_scale = model.context(context, quality)
-            return coder.bits(candidates, mean, log_scale)
+        def estimate(prediction: Prediction, index: torch.Tensor) -> torch.Tensor:
+            return logistic_bits(index, *prediction).flatten(1).sum(1)
 
-        def true_rate(symbols: torch.Tensor) -> torch.Tensor:
-            return costs(symbols, symbols).flatten(1).sum(1)
+        def bits(prediction: Prediction, candidates: torch.Tensor) -> torch.Tensor:
+            return coder.bits(candidates, *prediction)
 
-        return Problem(distortion, rate, true_rate, costs, start, fallback, movable)
+        return Problem(distortion, predict, estimate, bits, start, fallback, movable)
 
     def _write(self, picture: np.ndarray, plain: np.ndarray, symbols: np.ndarray, step: int, coder: Coder,
                size: tuple[int, int], level: int, distortions: Callable[[], Distortion]) -> tuple[bytes, float]:
