@@ -51,7 +51,7 @@ system-packages:
 	$$as_root apt-get update -q && $$as_root apt-get install -q -y $$missing
 
 demo: $(STAMP)
-	$(VENV)/bin/python Compression_ADMM.py --output results/demo --iterations 50
+	$(VENV)/bin/python Compression_ADMM.py --output results/demo --iterations 25
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest tests
