@@ -81,39 +81,6 @@ def test_search_pays(kind, least):
 
 
 @pytest.mark.parametrize("coder", ["context", "huffman"])
-def test_samples_at_rising_qualities(codec, coder):
-    """Better quality costs more and looks or sounds better; a receiver decodes the same."""
-    path = codec.signal.samples()[0]
-    original = codec.signal.read(path)
-    receiver = load_decoder(CHECKPOINTS / f"{codec.signal.name}.safetensors")
-    score = psnr if codec.signal.name == "image" else estoi
-    sizes, scores = [], []
-    for quality in (1, 4, 8):
-        data = codec.compress(original, quality, "none", entropy_coder=coder)
-        decoded = receiver.decompress(data)
-        sizes.append(len(data))
-        scores.append(score(original, decoded))
-    assert sizes == sorted(set(sizes)) and scores == sorted(scores)
-
-
-def test_beats_jpeg_at_the_same_bytes():
-    codec = load_codec(CHECKPOINTS / "image.safetensors")
-    for path in codec.signal.samples():
-        original = codec.signal.read(path)
-        data = codec.compress(original, 3, "none")
-        n_bytes, rival = jpeg(original, len(data))
-        assert n_bytes >= len(data)
-        assert psnr(original, codec.decompress(data)) > psnr(original, rival), Path(path).name
-
-
-def test_search_pays():
-    """Forty iterations on a real photograph save 2.5 % of distortion plus rate, or more (2.9 to 3.1 by PyTorch version)."""
-    codec = load_codec(CHECKPOINTS / "image.safetensors")
-    original = codec.signal.read(codec.signal.samples()[0])[:192, :192]
-    assert codec.encode(original, 3, "admm", iterations=40).bits_saved > 0.025
-
-
-@pytest.mark.parametrize("coder", ["context", "huffman"])
 @pytest.mark.parametrize("color", [(200, 80, 40), (255, 255, 255), (0, 0, 0), (128, 128, 128), (30, 60, 200)])
 def test_a_blank_picture_is_tiny(coder, color):
     codec = load_codec(CHECKPOINTS / "image.safetensors")
