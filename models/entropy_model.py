@@ -7,6 +7,8 @@ half as the autoregressive model of Minnen et al. 2018 does, and training needs 
 convolution (as in MADE and PixelCNN) instead of a network per group.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,6 +20,14 @@ KERNEL = 5
 FEATURE_LIMIT = 63.0            # the context sees symbols clamped to this range
 MIN_LOG_SCALE, MAX_LOG_SCALE = -3.0, 4.0
 MIN_PROBABILITY = 2.0 ** -16    # what a fixed-point table can give at the least
+
+
+class Kernels(NamedTuple):
+    """Masked weights of the three layers."""
+
+    first: list[torch.Tensor]       # for each group (hidden, 2 * channels seen, 5, 5)
+    second: torch.Tensor
+    last: torch.Tensor
 
 
 class ContextModel(nn.Module):
@@ -55,34 +65,47 @@ class ContextModel(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def _first_layer(self, symbols: torch.Tensor) -> torch.Tensor:
-        """Signed values and magnitudes through the masked 5x5 convolution: signs predict means,
-        magnitudes predict scales.
+    def kernels(self, dtype: torch.dtype | None = None) -> Kernels:
+        """The masked weights, in another type if named: who passes them to `forward` again and again saves the masking.
 
         A group's units see the channels up to the group's end only: a convolution for each group
         leaves out most of what the mask makes zero.
         """
-        limited = symbols.clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
-        magnitude, weight = limited.abs(), self.first.weight * self.first_mask
-        units, channels = len(self.first.bias) // len(self.groups), symbols.shape[1]
+        first = self.first.weight * self.first_mask
+        units, channels = len(self.first.bias) // len(self.groups), sum(self.groups)
         parts, seen = [], 0
         for group, size in enumerate(self.groups):
             seen += size
-            own = slice(group * units, (group + 1) * units)
-            kernel = torch.cat([weight[own, :seen], weight[own, channels:channels + seen]], dim=1)
-            features = torch.cat([limited[:, :seen], magnitude[:, :seen]], dim=1)
-            parts.append(F.conv2d(features, kernel, self.first.bias[own], padding=KERNEL // 2))
+            own = first[group * units:(group + 1) * units]
+            parts.append(torch.cat([own[:, :seen], own[:, channels:channels + seen]], dim=1))
+        kernels = [*parts, self.second.weight * self.second_mask, self.last.weight * self.last_mask]
+        *parts, second, last = [kernel.to(dtype or kernel.dtype) for kernel in kernels]
+        return Kernels(parts, second, last)
+
+    def _first_layer(self, symbols: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Tensor:
+        """Signed values and magnitudes through the masked 5x5 convolution: signs predict means,
+        magnitudes predict scales."""
+        limited = symbols.clamp(-FEATURE_LIMIT, FEATURE_LIMIT).to(kernels[0].dtype)
+        signed, magnitude = limited.split(self.groups, 1), limited.abs().split(self.groups, 1)
+        parts = []
+        for group, (kernel, bias) in enumerate(zip(kernels, self.first.bias.chunk(len(kernels)))):
+            features = torch.cat([*signed[:group + 1], *magnitude[:group + 1]], dim=1)
+            parts.append(F.conv2d(features, kernel, bias, padding=KERNEL // 2))
         return torch.cat(parts, dim=1)
 
-    def forward(self, symbols: torch.Tensor, quality: torch.Tensor):
-        """symbols (B, C, h, w) float integers, quality (B,) in 0..7 -> (mean, log_scale), like symbols."""
-        h = self._first_layer(symbols)
+    def forward(self, symbols: torch.Tensor, quality: torch.Tensor, kernels: Kernels | None = None):
+        """symbols (B, C, h, w) float integers, quality (B,) in 0..7 -> (mean, log_scale), like symbols.
+
+        `kernels`: this model's own, where they are at hand.
+        """
+        kernels = kernels or self.kernels()
+        h = self._first_layer(symbols, kernels.first)
         h = h + at_quality(self.quality_bias, quality)[:, :, None, None]
         if self.row_bias is not None:
             h = h + self.row_bias
         h = F.relu(h)
-        h = F.relu(F.conv2d(h, self.second.weight * self.second_mask, self.second.bias))
-        out = F.conv2d(h, self.last.weight * self.last_mask, self.last.bias).float()
+        h = F.relu(F.conv2d(h, kernels.second, self.second.bias))
+        out = F.conv2d(h, kernels.last, self.last.bias).float()
         out = out + at_quality(self.prior, quality)[:, :, None, None]
         mean, log_scale = out.chunk(2, dim=1)
         return mean, log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)

@@ -14,7 +14,7 @@ def squared_error(x: torch.Tensor, x_hat: torch.Tensor, weights: torch.Tensor | 
 
     `weights`, like x, count each sample's error; None: all alike.
     """
-    error = (x_hat.float() - x.float()).square()
+    error = F.mse_loss(x_hat.float(), x.float(), reduction="none")
     if weights is not None:
         error = weights * error
     return error.flatten(1).mean(1) / 4

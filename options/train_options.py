@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .base_options import SIGNAL_NAMES, Parser, in_range
 
-STAGE_NAMES = ("joint", "quantized", "entropy", "adversarial")
+STAGE_NAMES = ("joint", "quantized", "entropy", "searched", "adversarial")
 
 
 def train_parser() -> Parser:

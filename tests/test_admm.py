@@ -207,14 +207,14 @@ def test_projection_minimizes_over_its_candidates():
     """Of a center and its neighbors the best one; with these costs it is the nearest, its neighbor or one toward zero."""
     problem = toy_problem()
     target = torch.linspace(-4, 4, int(np.prod(SHAPE))).view(SHAPE)
-    now = admm._look(problem, target.round())
+    now, prediction = admm._look(problem, target.round()), problem.predict(target.round())
     for mu in (2.0, 5.0, 30.0):
         mu = torch.full((1, 1, 1, 1), mu)
         got, own = admm._project(problem, now, target, mu, 0.0, None)
         every = torch.stack([now.q, now.q - 1, now.q + 1])
-        cost = mu / 2 * (target - every).square() + problem.bits(now.prediction, every)
+        cost = mu / 2 * (target - every).square() + problem.bits(prediction, every)
         assert torch.equal(got, every.gather(0, cost.argmin(0, keepdim=True))[0])
-        more = problem.bits(now.prediction, got) - problem.bits(now.prediction, now.q)
+        more = problem.bits(prediction, got) - problem.bits(prediction, now.q)
         torch.testing.assert_close(own, more.flatten(1).sum(1))
         generator = torch.Generator().manual_seed(0)
         drawn, _ = admm._project(problem, now, target, mu, 50.0, generator)

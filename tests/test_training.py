@@ -21,13 +21,14 @@ from conftest import ROOT, environment, tiny_checkpoint, tiny_config
 from data import build_signal
 from data.dataset import PictureSet
 from data.images import ImageSignal
-from models import QUALITIES
+from models import QUALITIES, losses
+from utils import searched, training
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec import load_codec
 from utils.fitting import fit_centers
 from utils.training import SCHEDULE, Trainer
 
-STAGES = ["joint", "quantized", "entropy", "adversarial"]
+STAGES = ["joint", "quantized", "entropy", "searched", "adversarial"]
 N_BATCHES = 2       # of the fits, here
 
 
@@ -41,6 +42,7 @@ def small(monkeypatch):
         return [data.batch(4, rng) for _ in range(N_BATCHES)]
 
     monkeypatch.setattr(Trainer, "_fitting_batches", batches)
+    monkeypatch.setattr(training, "SEARCH_ITERATIONS", 3)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,7 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
         "joint": {"model": ("encoder", "generator", "gains", "context")},
         "quantized": {"model": ("generator", "gains.log_inverse", "context")},
         "entropy": {"model": ("context",)},
+        "searched": {"model": ("generator", "gains.log_inverse", "context")},
         "adversarial": {"realistic": ("",), "discriminator": ("",)},
     }
     for stage in STAGES:
@@ -122,6 +125,43 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
             moved = {prefix for prefix in prefixes for name, tensor in getattr(trainer, module).named_parameters()
                      if name.startswith(prefix) and not torch.equal(tensor, before[module][name])}
             assert moved == set(prefixes), f"{stage}: {module} learns nothing"
+
+
+def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeypatch):
+    """Searches come in a row, then every eighth step; a lost run finds its batches again; what is found costs less."""
+    monkeypatch.setattr(training, "FIRST_SEARCHES", 3)
+    monkeypatch.setattr(searched, "CAPACITY", 4)
+    trainer, data = make_trainer(tmp_path, stages=["searched"], steps=1000), picture_set(roots)
+    x, quality = data.batch(4, np.random.default_rng(0)), torch.tensor([1, 3, 5, 7])
+    counts = []
+    for trainer.stage_step in range(32):
+        trainer.searched_step(x, quality)
+        counts.append(trainer.searched.count)
+    assert counts[:9] == [1, 2, 3, 3, 3, 3, 3, 3, 4] and counts[-1] == 6
+    trainer._save_state()
+
+    again = make_trainer(tmp_path, stages=["searched"], steps=1000)
+    again.resume()
+    assert again.searched.count == 6
+    for seed in range(9):
+        same(*([*batches.draw(np.random.default_rng(seed), torch.device("cpu"))]
+               for batches in (trainer.searched, again.searched)))
+    trainer.searched.remove()
+    assert not any(trainer.searched.folder.iterdir())
+    again.resume()
+    again.stage_step = 33       # not a step of a search, but there is nothing left to draw from
+    again.searched_step(x, quality)
+    assert again.searched.count == 1
+
+    def cost(symbols) -> float:
+        with torch.no_grad():
+            x_hat, bits = again._decoded(symbols, quality)
+        return float(losses.rate_distortion(x, x_hat, bits, again.lmbdas[quality])["loss"].sum())
+
+    monkeypatch.setattr(training, "SEARCH_ITERATIONS", 40)
+    again.model.load_state_dict(again.average.state_dict())
+    plain, found = again._search(x, quality)
+    assert cost(found) < cost(plain)
 
 
 def test_training_reduces_the_loss(roots, tmp_path):
@@ -173,13 +213,14 @@ def test_later_stages_keep_what_files_depend_on(roots, tmp_path):
 
     trainer.export = spy
     trainer.run(data, None)
-    joint, quantized, entropy, adversarial = (seen[name] for name in STAGES)
+    joint, quantized, entropy, searched, adversarial = (seen[name] for name in STAGES)
     for name in joint.model:
         if name.startswith("encoder.") or name in ("gains.log_gain", "codebook.centers"):
             assert torch.equal(joint.model[name], quantized.model[name]), name
+            assert torch.equal(joint.model[name], searched.model[name]), name
     same(quantized.model, entropy.model)        # the network of its tables alone is another
-    same(entropy.model, adversarial.model)
-    same({k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in entropy.tables.items()},
+    same(searched.model, adversarial.model)
+    same({k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in searched.tables.items()},
          {k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in adversarial.tables.items()})
     assert joint.realistic is None and adversarial.realistic is not None
 
@@ -231,6 +272,7 @@ def uninterrupted(roots, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageSignal, "crop_shape", (64, 64))
+        patch.setattr(training, "SEARCH_ITERATIONS", 3)
         patch.setattr(Trainer, "_fitting_batches", lambda self, data, rng=None: [
             data.batch(4, r) for r in [np.random.default_rng(0)] for _ in range(N_BATCHES)])
         data = picture_set(roots, cls=Interrupting)
@@ -238,11 +280,11 @@ def uninterrupted(roots, tmp_path_factory):
     return saved(folder), load_checkpoint(path), data.calls
 
 
-@pytest.mark.parametrize("at", [1, 3, 5, 8, 9, 10, 12, 14, 16])
+@pytest.mark.parametrize("at", [1, 3, 5, 7, 8, 10, 11, 13, 14, 15, 17])
 def test_resume_is_bit_exact(roots, tmp_path, uninterrupted, at):
     """Interrupted in a step of any stage, in the fit between them or in the export, and resumed."""
     state, checkpoint, calls = uninterrupted
-    assert calls == 17      # 4 steps, fit, export, then three times 1 step, export
+    assert calls == 19      # 3 steps, fit, export, then four times 1 step, export
     data = picture_set(roots, cls=Interrupting)
     data.at = at
     with pytest.raises(KeyboardInterrupt):

@@ -179,12 +179,7 @@ class _View(NamedTuple):
     q: torch.Tensor                 # (B, C, h, w)
     cost: torch.Tensor              # (B,) J
     slope: torch.Tensor             # (B, C, h, w) of F, and of the bits of all others with q as their context
-    mean: torch.Tensor              # the entropy model's prediction in that context
-    log_scale: torch.Tensor
-
-    @property
-    def prediction(self) -> Prediction:
-        return self.mean, self.log_scale
+    bits: torch.Tensor              # (3, B, C, h, w) of each symbol of q, q + 1 and q - 1 in the context of q
 
     def where(self, condition: torch.Tensor, other: "_View") -> "_View":
         """Picture by picture: this one where the condition (B,) holds, else the other."""
@@ -197,9 +192,8 @@ def _look(problem: Problem, q: torch.Tensor) -> _View:
     prediction = problem.predict(leaf)
     distortion = problem.distortion(leaf)
     slope, = torch.autograd.grad(distortion.sum() + problem.estimate(prediction, q).sum(), leaf)
-    mean, log_scale = (tensor.detach() for tensor in prediction)
-    cost = distortion.detach() + problem.bits((mean, log_scale), q).flatten(1).sum(1)
-    return _View(q, cost, slope, mean, log_scale)
+    bits = problem.bits(tuple(tensor.detach() for tensor in prediction), torch.stack([q, q + 1, q - 1]))
+    return _View(q, distortion.detach() + bits[0].flatten(1).sum(1), slope, bits)
 
 
 @torch.no_grad()
@@ -259,18 +253,20 @@ def _project(problem: Problem, now: _View, target: torch.Tensor, mu: torch.Tenso
 
     -> the new q, and what the changed symbols cost more themselves, (B,) bits.
     """
-    candidates = torch.stack([now.q, now.q + 1, now.q - 1])
-    bits = problem.bits(now.prediction, candidates)
-    cost = mu / 2 * (target - candidates).square() + bits
+    pull = mu * (target - now.q)
+    more_up, more_down = now.bits[1:] - now.bits[0]
+    stay, up, down = torch.zeros_like(pull), more_up + mu / 2 - pull, more_down + mu / 2 + pull     # less the cost of q
     if temperature:     # the least of costs with Gumbel noise
-        uniform = torch.rand((3, 1, *now.q.shape[1:]), generator=generator, device=cost.device).clamp(1e-6, 1 - 1e-6)
-        cost = cost + temperature * torch.log(-torch.log(uniform))
-    stay, up, down = cost       # (argmin over so short a dimension takes ten times as long)
-    choice = torch.where(torch.minimum(up, down) < stay, torch.where(up <= down, 1, 2), 0)[None]
+        uniform = torch.rand((3, *now.q.shape[1:]), generator=generator, device=pull.device).clamp_(1e-6, 1 - 1e-6)
+        noise = temperature * torch.log(-torch.log(uniform))
+        stay, up, down = stay + noise[0], up + noise[1], down + noise[2]
+    leaves = torch.minimum(up, down) < stay     # (argmin over so short a dimension takes ten times as long)
     if problem.movable is not None:
-        choice = choice * problem.movable       # 0: q
-    own = (bits.gather(0, choice)[0] - bits[0]).flatten(1).sum(1)
-    return candidates.gather(0, choice)[0], own
+        leaves = leaves & problem.movable
+    rises = up <= down
+    step = torch.where(rises, 1.0, -1.0) * leaves
+    own = (torch.where(rises, more_up, more_down) * leaves).flatten(1).sum(1)
+    return now.q + step, own
 
 
 # -- the methods to compare with -------------------------------------------------------------------

@@ -5,7 +5,6 @@
     pixels = codec.decompress(data)
 """
 
-import copy
 import dataclasses
 import math
 import time
@@ -19,16 +18,16 @@ import torch
 
 from models import QUALITIES, QUALITY_STEPS, STRIDE
 from models.discriminator import Discriminator
-from models.entropy_model import logistic_bits
 from models.losses import squared_error
 from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import at_quality
 from . import bitstream
-from .admm import Prediction, Problem, SearchConfig, optimize_latent, preset
+from .admm import Problem, SearchConfig, optimize_latent, preset
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
 from .coders import Coder
 from .decoder import Decoder
 from .objectives import Distortion, FeatureDistance, discriminator_distance, ms_ssim_distance
+from .problem import Searchable
 from .tiling import Window, latent_shape, pad_to_stride, windows
 
 TARGET_TOLERANCE = 0.03     # a target rate is met from below within this fraction
@@ -64,9 +63,8 @@ class Codec(Decoder):
             self.discriminator = Discriminator(self.config.in_channels)
             load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
             self.discriminator.requires_grad_(False).eval().to(self.device)
-        # What the search back-propagates through, a hundred times: bfloat16 throughout saves the casts of
-        # autocast. The result is judged by what the float32 generator makes of it, in `_write`.
-        self._light_generator = copy.deepcopy(self.model.generator).to(torch.bfloat16)
+        # its result is judged by what the float32 generator makes of it, in `_write`
+        self._searchable = Searchable(self.model)
 
     @cached_property
     def _vgg(self) -> PerceptualDistance | None:
@@ -316,27 +314,10 @@ class Codec(Decoder):
                  movable: torch.Tensor | None, valid: tuple[int, int], coder: Coder,
                  distance: Distortion) -> Problem:
         """The search's functions for one window of every picture; `valid` rows and columns of x are the signal's own."""
-        model, quality = self.model, self.quality_tensor(step)
-        rows, columns = valid
-        weight = self.config.lmbda(1 + step / QUALITY_STEPS) * 255 ** 2 * rows * columns
-        target = x[..., :rows, :columns]
-
-        def distortion(index: torch.Tensor) -> torch.Tensor:
-            z_hat = model.gains.unscale(model.codebook.from_index(index), quality)
-            x_hat = self._light_generator(z_hat.to(torch.bfloat16, memory_format=torch.channels_last), quality).float()
-            return weight * distance(target, x_hat[..., :rows, :columns].clamp(-1, 1))
-
-        def predict(index: torch.Tensor) -> Prediction:
-            with self._autocast():
-                return model.context(index, quality)
-
-        def estimate(prediction: Prediction, index: torch.Tensor) -> torch.Tensor:
-            return logistic_bits(index, *prediction).flatten(1).sum(1)
-
-        def bits(prediction: Prediction, candidates: torch.Tensor) -> torch.Tensor:
-            return coder.bits(candidates, *prediction)
-
-        return Problem(distortion, predict, estimate, bits, start, fallback, movable)
+        weight = self.config.lmbda(1 + step / QUALITY_STEPS) * 255 ** 2 * math.prod(valid)
+        return self._searchable.problem(x, valid, self.quality_tensor(step), weight, distance,
+                                        lambda prediction, candidates: coder.bits(candidates, *prediction),
+                                        start, fallback, movable)
 
     def _write(self, picture: np.ndarray, plain: np.ndarray, symbols: np.ndarray, step: int, coder: Coder,
                size: tuple[int, int], level: int, distortions: Callable[[], Distortion]) -> tuple[bytes, float]:

@@ -19,6 +19,7 @@ from .context_network import contexts, freeze, thaw
 from .repeats import find_repeats, pack_repeats, unpack_repeats
 
 NETWORK = "network"     # the name of its tables in a checkpoint
+MAX_RESIDUAL = 255      # the search sees larger ones as this one
 
 
 class Coder(ABC):
@@ -29,7 +30,7 @@ class Coder(ABC):
 
     def __init__(self, network: ContextTables, tables):
         self.network, self.tables = network, tables
-        self.costs = torch.from_numpy(tables.costs)      # bits by row and index of the residual
+        self._costs = torch.from_numpy(_costs_with_escapes(tables)).view(-1)
 
     def encode(self, symbols: np.ndarray, quality_step: int) -> tuple[bytes, bool]:
         """-> payload, and whether it begins with a map of repeats: the header says so."""
@@ -67,16 +68,12 @@ class Coder(ABC):
         The search's view of `cost_bits`: the float network's rows are the integer one's but for rounding.
         """
         sixteenths = (mean * MEAN_STEPS).round()
-        center = torch.div(sixteenths + MEAN_STEPS // 2, MEAN_STEPS, rounding_mode="floor")
+        center = ((sixteenths + MEAN_STEPS // 2) / MEAN_STEPS).floor()
         scale = ((log_scale - MIN_LOG_SCALE) * SCALE_STEPS).round().clamp(0, N_SCALES - 1)
         row = scale * MEAN_STEPS + sixteenths - center * MEAN_STEPS + MEAN_STEPS // 2
-        residual = symbols - center
-        # between the largest residuals that have a word and the escape the difference is small
-        limit = torch.as_tensor(self.tables.radius, device=row.device)[row.long()]
-        index = residual.clamp(-limit, limit) + context_coder.MAX_RADIUS
-        costs = self.costs.to(row.device)
-        excess = (residual.abs() - limit).clamp_min(0)
-        return costs.view(-1)[(row * costs.shape[1] + index).long()] + 2 * torch.log2(1 + excess)
+        middle = row * (2 * MAX_RESIDUAL + 1) + MAX_RESIDUAL        # below 2^24: exact in float32
+        index = (symbols - center).clamp_(-MAX_RESIDUAL, MAX_RESIDUAL).add_(middle).int()
+        return self._costs.to(index.device).index_select(0, index.view(-1)).view(index.shape)
 
     @classmethod
     @abstractmethod
@@ -136,6 +133,18 @@ class ContextCoder(Coder):
 
 
 CODERS = {coder.name: coder for coder in (HuffmanCoder, ContextCoder)}
+
+
+def _costs_with_escapes(tables) -> np.ndarray:
+    """Bits by row and residual -MAX_RESIDUAL..MAX_RESIDUAL, float32.
+
+    Between the largest residuals that have a word and the escape the difference is small.
+    """
+    residual = np.arange(-MAX_RESIDUAL, MAX_RESIDUAL + 1)[None]
+    limit = tables.radius[:, None]
+    word = np.clip(residual, -limit, limit) + context_coder.MAX_RADIUS
+    excess = np.maximum(np.abs(residual) - limit, 0)
+    return (np.take_along_axis(tables.costs, word, axis=1) + 2 * np.log2(1 + excess)).astype(np.float32)
 
 
 def _arrays(tables) -> dict[str, np.ndarray]:

@@ -5,6 +5,8 @@ Stages (how runs of them went: docs/training.md):
   quantized    centers fitted to the data; the encoder is fixed, generator and entropy model see
                truly quantized latents
   entropy      the entropy model alone, many times as many latents a minute: it learns longest
+  searched     generator and entropy model on what the search makes of training crops: the search moves a
+               latent to where the generator serves it best, this moves the generator to such latents
   adversarial  a second generator, started from the first, with the discriminators; everything that
                a file depends on stays as it is
 """
@@ -29,14 +31,18 @@ from data.dataset import PictureSet
 from models import QUALITIES, ModelConfig, build_generator, build_model
 from models import losses
 from models.discriminator import Discriminator
+from models.entropy_model import logistic_bits
 from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import resample
 from . import distributed
+from .admm import optimize_latent, preset
 from .checkpoint import Checkpoint, load_strictly, save_checkpoint
 from .coders import load_weights
 from .files import replacing
 from .fitting import fit_centers, fit_coders
 from .model_card import write_model_card
+from .problem import Searchable
+from .searched import SearchedBatches
 from .soap import SOAP
 from .tiling import pad_to_stride
 
@@ -61,11 +67,15 @@ class Stage:
 
 
 SCHEDULE = {stage.name: stage for stage in (
-    Stage("joint", share=0.67, learning_rate=1.0, final_rate=0.02),
-    Stage("quantized", share=0.12, learning_rate=0.25, final_rate=0.05),
-    Stage("entropy", share=0.08, learning_rate=0.5, final_rate=0.02),
-    Stage("adversarial", share=0.13, learning_rate=0.15, final_rate=0.1),
+    Stage("joint", share=0.58, learning_rate=1.0, final_rate=0.02),
+    Stage("quantized", share=0.10, learning_rate=0.25, final_rate=0.05),
+    Stage("entropy", share=0.07, learning_rate=0.5, final_rate=0.02),
+    Stage("searched", share=0.13, learning_rate=0.25, final_rate=0.05),
+    Stage("adversarial", share=0.12, learning_rate=0.15, final_rate=0.1),
 )}
+# The stage `searched`: iterations of a search; steps from one search to the next; searches in a row at the
+# start; the share of crops that are trained as the search found them, the others as the encoder left them.
+SEARCH_ITERATIONS, STEPS_PER_SEARCH, FIRST_SEARCHES, SEARCHED_SHARE = 25, 8, 16, 0.7
 
 
 class StopRequest:
@@ -114,7 +124,9 @@ class Trainer:
         self.stage_seconds = self.seconds = 0.0
         self.history: list[dict] = []
         self._discriminator_optimizer = None
-        self.steps_of_stages = {"entropy": self.entropy_step, "adversarial": self.adversarial_step}
+        self.searched = SearchedBatches(self.folder / "searched", self.rank)
+        self.steps_of_stages = {"searched": self.searched_step, "entropy": self.entropy_step,
+                                "adversarial": self.adversarial_step}
         self._start_stage()
         self.forward = torch.compile(self.model) if compile_step else self.model
 
@@ -131,7 +143,7 @@ class Trainer:
             for module in (model, self.average):
                 module.codebook.reset()
         model.requires_grad_(name != "adversarial")
-        if name == "quantized":
+        if name in ("quantized", "searched"):
             model.encoder.requires_grad_(False)
             model.gains.log_gain.requires_grad_(False)
         if name == "entropy":
@@ -201,10 +213,11 @@ class Trainer:
     def generator_step(self, x: torch.Tensor, quality: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step on rate + distortion; -> its terms, batch means."""
         with self._autocast():
-            if self.stage.name == "joint":
-                x_hat, bits = self.forward(x, quality)
-            else:
-                x_hat, bits = self._quantized_forward(x, quality)
+            x_hat, bits = self.forward(x, quality) if self.stage.name == "joint" else self._quantized_forward(x, quality)
+        return self._descend(x, quality, x_hat, bits)
+
+    def _descend(self, x, quality, x_hat, bits) -> dict[str, torch.Tensor]:
+        """A step down the loss of pictures x_hat that took `bits`; -> its terms, batch means."""
         terms = losses.rate_distortion(x, x_hat, bits, self.lmbdas[quality], self.kind.weights(x))
         self._update(self.optimizer, self.trained, (terms["loss"] * self._balance(quality)).mean())
         return {name: value.mean().detach() for name, value in terms.items()}
@@ -214,12 +227,39 @@ class Trainer:
         return (self.lmbdas[-1] / self.lmbdas[quality]) ** QUALITY_BALANCE
 
     def _quantized_forward(self, x, quality):
-        model = self.model
         with torch.no_grad():
-            symbols = model.codebook.quantize(model.analyze(x, quality))
-            y_hat = model.codebook.dequantize(symbols)
-            symbols = symbols.float()
-        return model.generate(y_hat, quality), model.rate(symbols, quality)
+            symbols = self.model.codebook.quantize(self.model.analyze(x, quality))
+        return self._decoded(symbols, quality)
+
+    def _decoded(self, symbols, quality):
+        """Pictures and bits (B,) of symbols."""
+        return self.model.generate(self.model.codebook.dequantize(symbols), quality), self.model.rate(symbols.float(), quality)
+
+    def searched_step(self, x: torch.Tensor, quality: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step on a batch that was searched before.
+
+        The given batch is searched and joins the others where its turn has come.
+        """
+        if self.stage_step < FIRST_SEARCHES or self.stage_step % STEPS_PER_SEARCH == 0 or not self.searched.count:
+            self.searched.add(x, quality, *self._search(x, quality))
+        x, quality, plain, found = self.searched.draw(self.rng, self.device)
+        taken = torch.from_numpy(self.rng.uniform(size=len(x)) < SEARCHED_SHARE).to(self.device)
+        symbols = torch.where(taken[:, None, None, None], found, plain)
+        with self._autocast():
+            x_hat, bits = self._decoded(symbols, quality)
+        return self._descend(x, quality, x_hat, bits)
+
+    def _search(self, x: torch.Tensor, quality: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Symbols int16 as the encoder leaves them, and as a search by the entropy model's own bits finds them."""
+        model = self.average
+        with torch.no_grad(), self._autocast():
+            index = model.codebook.to_index(model.analyze(x, quality))
+        weight = self.lmbdas[quality] * 255 ** 2 * x.shape[-2] * x.shape[-1]
+        problem = Searchable(model).problem(
+            x, tuple(x.shape[-2:]), quality, weight, lambda a, b: losses.squared_error(a, b, self.kind.weights(a)),
+            lambda prediction, candidates: logistic_bits(candidates, *prediction), index, index.round())
+        found = optimize_latent(problem, preset("admm", SEARCH_ITERATIONS), seed=self.stage_step)
+        return index.round().to(torch.int16), found.symbols
 
     def entropy_step(self, x: torch.Tensor, quality: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step of the entropy model, each crop at half of the qualities: one pass of the encoder serves all."""
@@ -351,6 +391,7 @@ class Trainer:
             if writer:
                 writer.close()
         self._save_state()
+        self.searched.remove()
         return path
 
     def _stage_progress(self) -> float:
@@ -451,6 +492,7 @@ class Trainer:
         state = {"config": self.config.to_dict(), "stages": [s.name for s in self.stages],
                  "stage_index": self.stage_index, "stage_step": self.stage_step, "step": self.step,
                  "stage_seconds": self.stage_seconds, "seconds": self.seconds, "modules": modules,
+                 "searched": self.searched.count,
                  "optimizer": self.optimizer.state_dict(), "history": self.history,
                  "rng": self.rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
         if self._discriminator_optimizer:
@@ -495,6 +537,7 @@ class Trainer:
         self.stage_step, self.step = state["stage_step"], state["step"]
         self.stage_seconds, self.seconds = state["stage_seconds"], state["seconds"]
         self.history = state["history"]
+        self.searched.resume(state.get("searched", 0))
         own = self._state_path(self.rank)
         if self.rank:
             state = torch.load(own, map_location=self.device, weights_only=True) if own.is_file() else {"step": None}

@@ -1,0 +1,58 @@
+"""Training crops with the latents that a search found for them, kept in files so that a run can resume."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .files import replacing
+
+CAPACITY = 256      # batches; with more, the oldest ones go, searched with weights long past
+
+
+class SearchedBatches:
+    """Batches (x, quality, plain, found) of one process, numbered in the order of their search."""
+
+    def __init__(self, folder: Path, rank: int):
+        self.folder, self.rank = Path(folder), rank
+        self.count = 0      # batches so far: what a run's state keeps
+        self._batches: dict[int, tuple[torch.Tensor, ...]] = {}
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{self.rank}_{number}.pt"
+
+    def resume(self, count: int) -> None:
+        """Goes on after `count` batches, or anew where their files are not all there: another number of processes wrote them."""
+        self.count = count
+        if not all(self._path(number).is_file() for number in range(self._oldest(), count)):
+            self.count = 0
+
+    def _oldest(self) -> int:
+        return max(0, self.count - CAPACITY)
+
+    def add(self, x: torch.Tensor, quality: torch.Tensor, plain: torch.Tensor, found: torch.Tensor) -> None:
+        """x (B, C, H, W), kept in float16; quality (B,) in 0..7; symbols int16 (B, latent_channels, h, w) before
+        and after the search."""
+        batch = x.half().cpu(), quality.cpu(), plain.cpu(), found.cpu()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self._path(self.count)) as temporary:
+            torch.save(batch, temporary)
+        self._batches[self.count] = batch
+        self.count += 1
+        gone = self._oldest() - 1
+        self._batches.pop(gone, None)
+        # the state that is saved may be one with this batch among its own: the file stays that long
+        self._path(gone - CAPACITY).unlink(missing_ok=True)
+
+    def draw(self, rng: np.random.Generator, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """One of the batches, x in float32 and channels_last."""
+        number = int(rng.integers(self._oldest(), self.count))
+        if number not in self._batches:
+            self._batches[number] = torch.load(self._path(number), weights_only=True)
+        x, *others = (tensor.to(device) for tensor in self._batches[number])
+        return x.float().contiguous(memory_format=torch.channels_last), *others
+
+    def remove(self) -> None:
+        """Deletes the files of this process."""
+        for path in self.folder.glob(f"{self.rank}_*.pt"):
+            path.unlink()
