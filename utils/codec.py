@@ -63,7 +63,7 @@ class Codec(Decoder):
             self.discriminator = Discriminator(self.config.in_channels)
             load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
             self.discriminator.requires_grad_(False).eval().to(self.device)
-        # its result is judged by what the float32 generator makes of it, in `_write`
+        # What the search finds with it is judged by what the float32 generator makes of it, in `_write`.
         self._searchable = Searchable(self.model)
 
     @cached_property

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files import replacing
+from .files import remove_leftovers, replacing
 
 CAPACITY = 256      # batches; with more, the oldest ones go, searched with weights long past
 
@@ -23,6 +23,7 @@ class SearchedBatches:
 
     def resume(self, count: int) -> None:
         """Goes on after `count` batches, or anew where their files are not all there: another number of processes wrote them."""
+        remove_leftovers([self.folder])
         self.count = count
         if not all(self._path(number).is_file() for number in range(self._oldest(), count)):
             self.count = 0
@@ -34,7 +35,6 @@ class SearchedBatches:
         """x (B, C, H, W), kept in float16; quality (B,) in 0..7; symbols int16 (B, latent_channels, h, w) before
         and after the search."""
         batch = x.half().cpu(), quality.cpu(), plain.cpu(), found.cpu()
-        self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(self._path(self.count)) as temporary:
             torch.save(batch, temporary)
         self._batches[self.count] = batch
