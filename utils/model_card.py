@@ -20,7 +20,7 @@ def model_card(checkpoint: Checkpoint, name: str, links: bool = False) -> str:
         f"# {name}", "",
         f"Encoder, generator, codebook and entropy tables for {config.signal}, trained by this repository's `train.py`.", "",
         "| | |", "|---|---|",
-        f"| command | `{info.get('command', 'unknown')}` |",
+        *(f"| command | `{command}` |" for command in commands(info) or ["unknown"]),
         f"| data | {info.get('files', '?')} files: {info.get('data', 'see the command')} |",
         f"| training | {info.get('minutes', '?')} minutes, {info.get('steps', '?')} steps, on {info.get('device', '?')} |",
         *([f"| perceptual loss | {info['perceptual_loss']} |"] if "perceptual_loss" in info else []),
@@ -45,6 +45,11 @@ def model_card(checkpoint: Checkpoint, name: str, links: bool = False) -> str:
             cells = " | ".join(f"{row[f'val_bpp_{q}']:.3f} / {row[f'val_psnr_{q}']:.2f}" for q in qualities)
             lines.append(f"| {row['minutes']:.0f} | {row['stage']} | {row['step']} | {cells} |")
     return "\n".join(lines) + "\n"
+
+
+def commands(info: dict) -> list[str]:
+    """Of the runs that a checkpoint's weights went through, in their order."""
+    return info["commands"] if "commands" in info else [info["command"]] if "command" in info else []
 
 
 def write_model_card(path: Path) -> Path:

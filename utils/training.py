@@ -30,10 +30,10 @@ from data.base import Signal
 from data.dataset import PictureSet
 from models import QUALITIES, ModelConfig, build_generator, build_model
 from models import losses
+from models.adapt import move_qualities, widen, widen_generator
 from models.discriminator import Discriminator
 from models.entropy_model import logistic_bits
 from models.perceptual import PerceptualDistance, perceptual_distance
-from models.quality import resample
 from . import distributed
 from .admm import optimize_latent, preset
 from .checkpoint import Checkpoint, load_strictly, save_checkpoint
@@ -52,7 +52,7 @@ SAVE_SECONDS = 60          # an interrupt loses at most this much
 WARMUP_STEPS = 100
 # Qualities differ fifty-fold in rate; with plain sums the best one alone would steer the network,
 # with relative weights the gradient of the worst one is mostly noise. This exponent lies between.
-QUALITY_BALANCE = 0.6
+QUALITY_BALANCE = 0.4
 VALIDATED_QUALITIES = (1, 3, 5, 8)
 
 
@@ -189,10 +189,13 @@ class Trainer:
         self.model.load_state_dict(self.average.state_dict())
 
     def adopt(self, checkpoint: Checkpoint) -> None:
-        """Start from the weights of a checkpoint of the same sizes; its qualities may span other rates."""
+        """Start from the weights of a checkpoint; its qualities may span other rates, its latent have fewer channels."""
+        wider = checkpoint.config.latent_channels != self.config.latent_channels
+        old = build_model(checkpoint.config)
+        load_weights(old, checkpoint)
+        move_qualities(old, checkpoint.config, self.config)
         for module in (self.model, self.average):
-            load_weights(module, checkpoint)
-            _move_qualities(module, checkpoint.config, self.config)
+            widen(old, module) if wider else module.load_state_dict(old.state_dict())
         self._start_stage()     # anew: what it builds and resets is made from these weights
         if self.stage.name == "entropy" and checkpoint.realistic:
             # generators stay as they are: the realistic one goes with the faithful one still
@@ -200,9 +203,11 @@ class Trainer:
         if self.realistic is None:
             return
         if checkpoint.realistic:
+            generator = build_generator(checkpoint.config)
+            load_strictly(generator, checkpoint.realistic, "the checkpoint's realistic generator")
+            move_qualities(generator, checkpoint.config, self.config)
             for module in (self.realistic, self.realistic_average):
-                load_strictly(module, checkpoint.realistic, "the checkpoint's realistic generator")
-                _move_qualities(module, checkpoint.config, self.config)
+                widen_generator(generator, old, module) if wider else module.load_state_dict(generator.state_dict())
         if checkpoint.discriminator:
             load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
         elif self.stage.name != "adversarial":
@@ -522,7 +527,7 @@ class Trainer:
         other = [name for name in config if state["config"].get(name) != config[name]]
         if other:
             raise ValueError(f"the saved run is of another model, its {', '.join(other)} differ: give the same --signal, "
-                             "--init, --width, --lmbda_low and --lmbda_high")
+                             "--init, --width, --latent_channels, --lmbda_low and --lmbda_high")
         self.stage_index = state["stage_index"]
         self._start_stage()
         if self.realistic is None and "realistic" in state["modules"]:
@@ -546,15 +551,3 @@ class Trainer:
             torch.set_rng_state(state["torch_rng"].cpu())
         else:
             self.rng = np.random.default_rng([self.seed, self.rank, self.step])
-
-
-@torch.no_grad()
-def _move_qualities(model: torch.nn.Module, old: ModelConfig, new: ModelConfig) -> None:
-    """Rows of all tables by quality, taken where the old model had the new one's rate weights."""
-    if (old.lmbda_low, old.lmbda_high) == (new.lmbda_low, new.lmbda_high):
-        return
-    places = torch.tensor([(QUALITIES - 1) * math.log(new.lmbda(q) / old.lmbda_low)
-                           / math.log(old.lmbda_high / old.lmbda_low) for q in range(1, QUALITIES + 1)])
-    for parameter in model.parameters():
-        if parameter.dim() == 2 and len(parameter) == QUALITIES:
-            parameter.copy_(resample(parameter, places.to(parameter.device)))

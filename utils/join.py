@@ -1,0 +1,89 @@
+"""One checkpoint of successive runs: a later one's weights, and what the adversarial stage of an earlier one brought.
+
+    python -m utils.join runs/early/checkpoint.safetensors runs/late/checkpoint.safetensors --output joined.safetensors
+
+The realistic generator becomes the later faithful one plus a share of the difference between the earlier
+realistic one and the earlier faithful one, weight by weight (Wang et al. 2018, ESRGAN, mix generators
+so): stages that improve the faithful generator need not be followed by an adversarial one. The
+discriminator is the earlier one's. The model card beside the output tells of the runs of both.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from models import ModelConfig, build_generator
+from models.adapt import move_qualities
+from options.base_options import Parser, in_range
+from .checkpoint import Checkpoint, load_checkpoint, load_strictly, save_checkpoint
+from .model_card import commands, write_model_card
+
+GENERATOR = "generator."
+NEW_CHANNELS = "in16.weight"        # grows with the latent
+
+
+def faithful(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The faithful generator's weights, named as the realistic one's are."""
+    return {name.removeprefix(GENERATOR): tensor for name, tensor in checkpoint.model.items() if name.startswith(GENERATOR)}
+
+
+def _at_rates(state: dict[str, torch.Tensor], own: ModelConfig, wanted: ModelConfig) -> dict[str, torch.Tensor]:
+    """A generator's weights with the tables by quality that another range of rates needs."""
+    generator = build_generator(own)
+    load_strictly(generator, state, "a generator of the earlier checkpoint")
+    move_qualities(generator, own, wanted)
+    return generator.state_dict()
+
+
+def join(earlier: Checkpoint, later: Checkpoint, share: float) -> Checkpoint:
+    """Raises ValueError where the earlier one has no realistic generator or the sizes do not fit."""
+    if not earlier.realistic:
+        raise ValueError("the earlier checkpoint has no realistic generator: nothing to join")
+    sizes = ("signal", "in_channels", "generator_widths", "generator_depths", "latent_rows")
+    other = [name for name in sizes if getattr(earlier.config, name) != getattr(later.config, name)]
+    if other or earlier.config.latent_channels > later.config.latent_channels:
+        raise ValueError(f"the checkpoints' {', '.join(other or ['latent_channels'])} differ: only rates and a latent "
+                         "that has grown go together")
+    before = _at_rates(faithful(earlier), earlier.config, later.config)
+    after = _at_rates(earlier.realistic, earlier.config, later.config)
+    realistic = {}
+    for name, weights in faithful(later).items():
+        difference = torch.zeros_like(weights)
+        place = (slice(None), slice(before[name].shape[1])) if name == NEW_CHANNELS else ...
+        difference[place] = after[name] - before[name]
+        realistic[name] = weights + share * difference
+    return dataclasses.replace(later, realistic=realistic, discriminator=earlier.discriminator,
+                               info=_joined_info(earlier.info, later.info))
+
+
+def _joined_info(earlier: dict, later: dict) -> dict:
+    """How both came about, one after the other."""
+    minutes, steps = earlier.get("minutes", 0), earlier.get("steps", 0)
+    rows = [{**row, "minutes": round(row["minutes"] + minutes, 1), "step": row["step"] + steps}
+            for row in later.get("validation", [])]
+    both = {name: value for name, value in {**earlier, **later}.items() if name != "command"}
+    return {**both, "commands": commands(earlier) + commands(later),
+            "minutes": round(minutes + later.get("minutes", 0), 1), "steps": steps + later.get("steps", 0),
+            "validation": earlier.get("validation", []) + rows}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser("Join the checkpoints of two successive runs.")
+    parser.add_argument("earlier", type=Path, help="checkpoint with a realistic generator")
+    parser.add_argument("later", type=Path, help="checkpoint whose faithful generator is the newer one")
+    parser.add_argument("--share", type=in_range(float, 0.0, 2.0), default=1.0, help="of the realistic difference")
+    parser.add_argument("--output", type=Path, required=True, help="where the joined checkpoint goes, its card beside it")
+
+    def run(options) -> int:
+        joined = join(load_checkpoint(options.earlier), load_checkpoint(options.later), options.share)
+        save_checkpoint(options.output, joined)
+        print(f"wrote {options.output} and {write_model_card(options.output)}")
+        return 0
+
+    return parser.run(argv, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
