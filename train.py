@@ -9,7 +9,6 @@ from data import build_signal
 from data.corpora import default_dataroot, is_timit, list_files, timit_files
 from data.dataset import PictureSet
 from models import ModelConfig
-from models.adapt import widened
 from options.base_options import save_options
 from options.train_options import train_parser
 from utils import distributed
@@ -20,7 +19,7 @@ from utils.training import Trainer
 
 # What differs between kinds of signal in size and range: first choices, not yet tuned.
 CONFIGS = {
-    "image": dict(in_channels=3, latent_channels=192, context_groups=(4, 4, 8, 8, 16, 16, 32, 40, 64)),
+    "image": dict(in_channels=3, latent_channels=128),
     "speech": dict(in_channels=1, latent_channels=96, latent_rows=8,
                    encoder_widths=(48, 96, 160), generator_widths=(48, 96, 160),
                    context_groups=(4, 4, 8, 8, 16, 16, 16, 24), lmbda_low=0.00025, lmbda_high=0.01),
@@ -30,28 +29,20 @@ CONFIGS = {
 def model_config(options) -> ModelConfig:
     """The kind's configuration with what the command line changes."""
     config = ModelConfig(signal=options.signal, **CONFIGS[options.signal])
-    if options.latent_channels:
-        raise ValueError("--latent_channels adds channels to a checkpoint's latent: it goes with --init")
-    changes = rate_weights(options)
+    changes = {name: getattr(options, name) for name in ("lmbda_low", "lmbda_high") if getattr(options, name)}
     for name in ("encoder_widths", "generator_widths"):
         changes[name] = tuple(max(8, round(n * options.width / 8) * 8) for n in getattr(config, name))
     return dataclasses.replace(config, **changes)
 
 
 def starting_config(config: ModelConfig, options) -> ModelConfig:
-    """The checkpoint's configuration; of it only the range of rates can still be changed, and channels be added."""
+    """The checkpoint's configuration; of it only the range of rates can still be changed."""
     if config.signal != options.signal:
         raise ValueError(f"--init: a checkpoint for {config.signal}, --signal says {options.signal}")
     if options.width != 1.0:
         raise ValueError("--width does not go with --init: the checkpoint's widths are kept")
-    if options.latent_channels:
-        config = widened(config, options.latent_channels)
-    return dataclasses.replace(config, **rate_weights(options))
-
-
-def rate_weights(options) -> dict[str, float]:
-    """Those that the command line names."""
-    return {name: getattr(options, name) for name in ("lmbda_low", "lmbda_high") if getattr(options, name)}
+    changes = {name: getattr(options, name) for name in ("lmbda_low", "lmbda_high") if getattr(options, name)}
+    return dataclasses.replace(config, **changes)
 
 
 def gather(roots: list[Path], signal, split: str) -> list[Path]:

@@ -1,8 +1,10 @@
 """Qualities between the trained ones: every table with one row per quality is interpolated."""
 
+import math
+
 import torch
 
-from .config import QUALITIES
+from .config import QUALITIES, ModelConfig
 
 QUALITY_STEPS = 32      # a file names its quality in steps of 1/32: about 1.3 % of rate each
 
@@ -19,3 +21,15 @@ def resample(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Rows of a table (8, N) at `places` (8,) on the quality axis 0..7; beyond its ends it goes on straight."""
     low = places.floor().clamp(0, QUALITIES - 2)
     return table[low.long()] + (places - low)[:, None] * (table[low.long() + 1] - table[low.long()])
+
+
+@torch.no_grad()
+def move_qualities(model: torch.nn.Module, old: ModelConfig, new: ModelConfig) -> None:
+    """Rows of all tables by quality, taken where the old model had the new one's rate weights; in place."""
+    if (old.lmbda_low, old.lmbda_high) == (new.lmbda_low, new.lmbda_high):
+        return
+    places = torch.tensor([(QUALITIES - 1) * math.log(new.lmbda(q) / old.lmbda_low)
+                           / math.log(old.lmbda_high / old.lmbda_low) for q in range(1, QUALITIES + 1)])
+    for parameter in model.parameters():
+        if parameter.dim() == 2 and len(parameter) == QUALITIES:
+            parameter.copy_(resample(parameter, places.to(parameter.device)))

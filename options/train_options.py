@@ -32,8 +32,6 @@ def train_parser() -> Parser:
     add("--optimizer", choices=("soap", "adamw"), default="soap", help="soap learns more a minute")
     add("--width", type=in_range(float, 0.0625, 8.0), default=1.0,
         help="scales the number of channels of encoder and generator")
-    add("--latent_channels", type=in_range(int, 1, 4096), default=None,
-        help="with --init: adds channels to the checkpoint's latent, up to this number")
     add("--lmbda_low", type=in_range(float, 1e-6, 10.0), default=None, help="rate weight of quality 1")
     add("--lmbda_high", type=in_range(float, 1e-6, 10.0), default=None, help="rate weight of quality 8")
     add("--validate_every", type=in_range(float, 0.0, 1e6), default=5.0, help="minutes; 0: only at stage ends")

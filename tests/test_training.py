@@ -446,24 +446,6 @@ def test_the_script_starts_from_a_checkpoint_on_disk(roots, tmp_path, changes):
     assert codec.decompress(codec.compress(pixels, 2, "none")).shape == pixels.shape
 
 
-def test_the_script_adds_channels_to_a_checkpoint_s_latent(roots, tmp_path):
-    """Both generators get them, the run's state too, and files hold them."""
-    config, start = tiny_config("image"), untrained(tmp_path / "start.safetensors", realistic=True)
-    arguments = init(roots, tmp_path, start, "--latent_channels", "22", "--learning_rate", "1e-6", "--stages", "adversarial")
-    assert train.main(arguments) == 0
-    before, after = load_checkpoint(start), load_checkpoint(tmp_path / "r" / "checkpoint.safetensors")
-    assert after.config == dataclasses.replace(config, latent_channels=22, context_groups=(*config.context_groups, 6))
-    name = "generator.in16.weight"
-    torch.testing.assert_close(after.model[name][:, :16], before.model[name], atol=2e-3, rtol=0)
-    torch.testing.assert_close(after.realistic["in16.weight"][:, :16], before.realistic["in16.weight"], atol=2e-3, rtol=0)
-    assert after.model[name].shape == after.realistic["in16.weight"].shape == (16, 22, 1, 1)
-    codec = load_codec(tmp_path / "r" / "checkpoint.safetensors")
-    pixels = codec.signal.read(roots["image"] / "0.png")
-    data = codec.compress(pixels, 8, "admm", 2)
-    assert codec.read_symbols(data)[1].shape[0] == 22 and codec.decompress(data, 1.0).shape == pixels.shape
-    assert train.main([*arguments, "--resume"]) == 0
-
-
 @pytest.mark.parametrize("realistic", [False, True])
 def test_the_adversarial_stage_from_a_checkpoint_on_disk(roots, tmp_path, realistic):
     """Files stay valid, and the realistic generator goes on from the checkpoint's, or from the faithful one."""
@@ -524,14 +506,11 @@ def test_mistakes_with_init(roots, tmp_path, capsys):
     start = untrained(tmp_path / "start.safetensors")
     speech = untrained(tmp_path / "speech.safetensors", "speech")
     for arguments, words in ((init(roots, tmp_path, start, "--width", "0.5"), "--width does not go with --init"),
-                             (init(roots, tmp_path, start, "--latent_channels", "16"), "which can become 17 to 32"),
                              (init(roots, tmp_path, speech), "a checkpoint for speech, --signal says image"),
                              (init(roots, tmp_path, tmp_path / "none.safetensors"), "none.safetensors does not exist")):
         assert train.main(arguments) == 1
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and words in lines[0]
-    assert train.main(command(roots, tmp_path, "--steps", "1", "--latent_channels", "192")) == 1
-    assert "it goes with --init" in capsys.readouterr().err
 
 
 def test_sigterm_saves_the_state(roots, tmp_path):

@@ -15,13 +15,12 @@ from pathlib import Path
 import torch
 
 from models import ModelConfig, build_generator
-from models.adapt import move_qualities
+from models.quality import move_qualities
 from options.base_options import Parser, in_range
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly, save_checkpoint
 from .model_card import commands, write_model_card
 
 GENERATOR = "generator."
-NEW_CHANNELS = "in16.weight"        # grows with the latent
 
 
 def faithful(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -41,19 +40,12 @@ def join(earlier: Checkpoint, later: Checkpoint, share: float) -> Checkpoint:
     """Raises ValueError where the earlier one has no realistic generator or the sizes do not fit."""
     if not earlier.realistic:
         raise ValueError("the earlier checkpoint has no realistic generator: nothing to join")
-    sizes = ("signal", "in_channels", "generator_widths", "generator_depths", "latent_rows")
-    other = [name for name in sizes if getattr(earlier.config, name) != getattr(later.config, name)]
-    if other or earlier.config.latent_channels > later.config.latent_channels:
-        raise ValueError(f"the checkpoints' {', '.join(other or ['latent_channels'])} differ: only rates and a latent "
-                         "that has grown go together")
+    rates = {"lmbda_low": later.config.lmbda_low, "lmbda_high": later.config.lmbda_high}
+    if dataclasses.replace(earlier.config, **rates) != later.config:
+        raise ValueError("the checkpoints are of models of different sizes: only their rates may differ")
     before = _at_rates(faithful(earlier), earlier.config, later.config)
     after = _at_rates(earlier.realistic, earlier.config, later.config)
-    realistic = {}
-    for name, weights in faithful(later).items():
-        difference = torch.zeros_like(weights)
-        place = (slice(None), slice(before[name].shape[1])) if name == NEW_CHANNELS else ...
-        difference[place] = after[name] - before[name]
-        realistic[name] = weights + share * difference
+    realistic = {name: weights + share * (after[name] - before[name]) for name, weights in faithful(later).items()}
     return dataclasses.replace(later, realistic=realistic, discriminator=earlier.discriminator,
                                info=_joined_info(earlier.info, later.info))
 

@@ -30,10 +30,10 @@ from data.base import Signal
 from data.dataset import PictureSet
 from models import QUALITIES, ModelConfig, build_generator, build_model
 from models import losses
-from models.adapt import move_qualities, widen, widen_generator
 from models.discriminator import Discriminator
 from models.entropy_model import logistic_bits
 from models.perceptual import PerceptualDistance, perceptual_distance
+from models.quality import move_qualities
 from . import distributed
 from .admm import optimize_latent, preset
 from .checkpoint import Checkpoint, load_strictly, save_checkpoint
@@ -189,13 +189,10 @@ class Trainer:
         self.model.load_state_dict(self.average.state_dict())
 
     def adopt(self, checkpoint: Checkpoint) -> None:
-        """Start from the weights of a checkpoint; its qualities may span other rates, its latent have fewer channels."""
-        wider = checkpoint.config.latent_channels != self.config.latent_channels
-        old = build_model(checkpoint.config)
-        load_weights(old, checkpoint)
-        move_qualities(old, checkpoint.config, self.config)
+        """Start from the weights of a checkpoint of the same sizes; its qualities may span other rates."""
         for module in (self.model, self.average):
-            widen(old, module) if wider else module.load_state_dict(old.state_dict())
+            load_weights(module, checkpoint)
+            move_qualities(module, checkpoint.config, self.config)
         self._start_stage()     # anew: what it builds and resets is made from these weights
         if self.stage.name == "entropy" and checkpoint.realistic:
             # generators stay as they are: the realistic one goes with the faithful one still
@@ -203,11 +200,9 @@ class Trainer:
         if self.realistic is None:
             return
         if checkpoint.realistic:
-            generator = build_generator(checkpoint.config)
-            load_strictly(generator, checkpoint.realistic, "the checkpoint's realistic generator")
-            move_qualities(generator, checkpoint.config, self.config)
             for module in (self.realistic, self.realistic_average):
-                widen_generator(generator, old, module) if wider else module.load_state_dict(generator.state_dict())
+                load_strictly(module, checkpoint.realistic, "the checkpoint's realistic generator")
+                move_qualities(module, checkpoint.config, self.config)
         if checkpoint.discriminator:
             load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
         elif self.stage.name != "adversarial":
@@ -527,7 +522,7 @@ class Trainer:
         other = [name for name in config if state["config"].get(name) != config[name]]
         if other:
             raise ValueError(f"the saved run is of another model, its {', '.join(other)} differ: give the same --signal, "
-                             "--init, --width, --latent_channels, --lmbda_low and --lmbda_high")
+                             "--init, --width, --lmbda_low and --lmbda_high")
         self.stage_index = state["stage_index"]
         self._start_stage()
         if self.realistic is None and "realistic" in state["modules"]:
