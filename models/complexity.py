@@ -18,7 +18,7 @@ def multiply_adds(config: ModelConfig) -> dict[str, float]:
 
     def add(conv: nn.Conv2d, _, output: torch.Tensor) -> None:
         nonlocal count
-        count += conv.weight.numel() * output.shape[-2] * output.shape[-1]
+        count += conv.weight[0].numel() * output.numel()        # shuffled or not
 
     rows = config.latent_rows or SIDE
     model = build_model(config).requires_grad_(False)

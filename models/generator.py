@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .blocks import linear_conv, stack
+from .blocks import linear_conv, stack, upsampling_conv
 from .config import QUALITIES
 from .quality import at_quality
 
@@ -24,22 +24,20 @@ class Generator(nn.Module):
         self.row_bias = nn.Parameter(torch.zeros(1, n16, rows, 1)) if rows else None
         self.quality16 = nn.Parameter(torch.zeros(QUALITIES, n16))
         self.body16 = stack(n16, depths[2])
-        self.out16 = linear_conv(n16, 4 * n8)
+        self.out16 = upsampling_conv(n16, n8, 2)
         self.quality8 = nn.Parameter(torch.zeros(QUALITIES, n8))
         self.body8 = stack(n8, depths[1])
-        self.out8 = linear_conv(n8, 4 * n4)
+        self.out8 = upsampling_conv(n8, n4, 2)
         self.body4 = stack(n4, depths[0])
-        self.out4 = linear_conv(n4, 16 * out_channels, 3)
+        self.out4 = upsampling_conv(n4, out_channels, 4, kernel=3)
         with torch.no_grad():
             self.out4.weight.mul_(0.3)      # pictures have a standard deviation of about 0.3
-        self.up2 = nn.PixelShuffle(2)
-        self.up4 = nn.PixelShuffle(4)
 
     def forward(self, z_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         h = self.in16(z_hat) + at_quality(self.quality16, quality)[:, :, None, None]    # (B, n16, h, w)
         if self.row_bias is not None:
             h = h + self.row_bias
-        h = self.up2(self.out16(self.body16(h)))                            # (B, n8, 2h, 2w)
+        h = self.out16(self.body16(h))                                      # (B, n8, 2h, 2w)
         h = h + at_quality(self.quality8, quality)[:, :, None, None]
-        h = self.up2(self.out8(self.body8(h)))                              # (B, n4, 4h, 4w)
-        return self.up4(self.out4(self.body4(h)))                           # (B, C, 16h, 16w)
+        h = self.out8(self.body8(h))                                        # (B, n4, 4h, 4w)
+        return self.out4(self.body4(h))                                     # (B, C, 16h, 16w)

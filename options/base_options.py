@@ -59,7 +59,10 @@ class Parser(argparse.ArgumentParser):
         if options.dry_run:
             return 0
         from utils import distributed
+        from utils.memory import keep_freed_memory
         from utils.report import fail
+
+        keep_freed_memory()
 
         # A shell that starts us in the background ignores SIGINT for us; SIGTERM is what schedulers send.
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from conftest import tiny_checkpoint
-from models.losses import squared_error
 from utils import admm
 from utils.admm import METHODS, Problem, SearchConfig, optimize_latent, preset
 from utils.codec import Codec
+from utils.objectives import clamped_squared_error
 
 SHAPE = (2, 3, 4, 5)
 
@@ -210,16 +210,26 @@ def test_projection_minimizes_over_its_candidates():
     now, prediction = admm._look(problem, target.round()), problem.predict(target.round())
     for mu in (2.0, 5.0, 30.0):
         mu = torch.full((1, 1, 1, 1), mu)
-        got, own = admm._project(problem, now, target, mu, 0.0, None)
+        got, own = admm._project(problem, now, target, mu, None)
         every = torch.stack([now.q, now.q - 1, now.q + 1])
         cost = mu / 2 * (target - every).square() + problem.bits(prediction, every)
         assert torch.equal(got, every.gather(0, cost.argmin(0, keepdim=True))[0])
         more = problem.bits(prediction, got) - problem.bits(prediction, now.q)
         torch.testing.assert_close(own, more.flatten(1).sum(1))
-        generator = torch.Generator().manual_seed(0)
-        drawn, _ = admm._project(problem, now, target, mu, 50.0, generator)
+        gumbel = admm._Gumbel(SHAPE[1:], torch.Generator().manual_seed(0), torch.device("cpu"))
+        drawn, _ = admm._project(problem, now, target, mu, 50 * gumbel.draw())
         assert not torch.equal(drawn, got) and ((drawn - now.q).abs() <= 1).all()
-        assert (admm._project(problem, now, target, mu, 1e-3, generator)[0] == got).float().mean() > 0.9
+        assert (admm._project(problem, now, target, mu, 1e-3 * gumbel.draw())[0] == got).float().mean() > 0.9
+
+
+def test_noise_is_gumbel_and_moves():
+    gumbel = admm._Gumbel((8, 40, 50), torch.Generator().manual_seed(0), torch.device("cpu"))
+    first, second = gumbel.draw(), gumbel.draw()
+    assert first.shape == (3, 8, 40, 50) and not torch.equal(first, second)
+    assert abs(float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])) < 0.02
+    for draw in (first, second):        # mean and variance of the distribution
+        assert float(draw.mean()) == pytest.approx(0.5772, abs=0.02)
+        assert float(draw.var()) == pytest.approx(np.pi ** 2 / 6, rel=0.03)
 
 
 def test_config_errors():
@@ -254,7 +264,7 @@ def test_through_the_tiny_model(codec, method, coder, ramp_image):
     step = 100
     plain = codec._analyze(picture, step)
     problem = codec._problem(codec._window(picture, next(iter(_windows(plain)))), plain[None], plain[None].round(), step, None,
-                             picture.shape[1:], codec.coders[coder], squared_error)
+                             picture.shape[1:], codec.coders[coder], clamped_squared_error)
     result = optimize_latent(problem, preset(method, 20))
     with torch.no_grad():
         torch.testing.assert_close(result.start_cost, objective(problem, plain[None].round()))

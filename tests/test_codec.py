@@ -443,6 +443,19 @@ def test_each_objective_is_best_at_its_own_metric(codecs, texture_image, objecti
     assert cost(both[objective]) < cost(both[other])
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_clamped_error_is_the_squared_error_of_the_clamped_picture(weighted):
+    from models.losses import squared_error
+    from utils.objectives import clamped_squared_error
+
+    x, x_hat = torch.rand(2, 3, 5, 7) * 2 - 1, torch.randn(2, 3, 5, 7, requires_grad=True)
+    weights, outer = torch.rand_like(x) if weighted else None, torch.tensor([2.0, -3.0])
+    got = clamped_squared_error(x, x_hat, weights)
+    expected = squared_error(x, torch.nn.functional.hardtanh(x_hat), weights)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(*(torch.autograd.grad((e * outer).sum(), x_hat)[0] for e in (got, expected)))
+
+
 def test_the_perceptual_objective_lowers_the_features_distance(codecs, texture_image):
     from utils.objectives import discriminator_distance
 

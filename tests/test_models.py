@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from conftest import randomize_context, tiny_config, tiny_model
 from models import ModelConfig, build_model, losses
+from models.blocks import upsampling_conv
 from models.discriminator import Discriminator
 from models.entropy_model import MIN_PROBABILITY, ContextModel, logistic_bits
 from models.quality import at_quality
@@ -97,6 +99,19 @@ def test_generator_knows_quality_and_rows():
     model.generator.row_bias[0, :, 7] += 1.0
     rows = (model.generator(z, quality(1)) - before).abs().amax((0, 1, 3)).view(8, 16).amax(1)
     assert rows[7] > 1e-4 and rows[0] == 0      # 7 rows away, beyond the reach of 5
+
+
+@pytest.mark.parametrize("factor, kernel", [(2, 1), (4, 3)])
+def test_sub_pixel_convolution_is_convolution_and_pixel_shuffle(factor, kernel):
+    conv = upsampling_conv(6, 3, factor, kernel)
+    x = torch.randn(2, 6, 5, 7, requires_grad=True)
+    expected = F.pixel_shuffle(F.conv2d(x, conv.weight, conv.bias, padding=kernel // 2), factor)
+    weights = torch.randn_like(expected)
+    leaves = (x, conv.weight, conv.bias)
+    got = conv(x)
+    torch.testing.assert_close(got, expected)
+    for a, b in zip(torch.autograd.grad((got * weights).sum(), leaves), torch.autograd.grad((expected * weights).sum(), leaves)):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("depths", [(1, 1, 1), (2, 3, 1)])

@@ -223,13 +223,14 @@ def _alternate(problem: Problem, config: SearchConfig, best: _Best, generator: t
     relaxation = min(MAX_RELAXATION, config.relaxation / config.iterations ** 0.5)
     moves = max(1, config.iterations - 1)       # the probe was one
     z = problem.start
+    gumbel = _Gumbel(noise_shape, generator, device)
     for t in range(moves):
         mu = config.penalty * _wide(factor) * curvature
         target = now.q - now.slope / mu
         z = z + relaxation * (target - z)
         progress = t / (config.noise_until * moves)
         warm = progress < 1
-        q, own = _project(problem, now, z, mu, _geometric(config.noise, progress) if warm else 0.0, generator)
+        q, own = _project(problem, now, z, mu, _geometric(config.noise, progress) * gumbel.draw() if warm else None)
         move = q - now.q
         primal = (z - target).square().flatten(1).mean(1).sqrt()
         if not warm and not move.any() and bool((primal < PRIMAL_TOLERANCE).all()):
@@ -246,20 +247,36 @@ def _alternate(problem: Problem, config: SearchConfig, best: _Best, generator: t
         now = then.where(taken, now)
 
 
-def _project(problem: Problem, now: _View, target: torch.Tensor, mu: torch.Tensor, temperature: float,
-             generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+class _Gumbel:
+    """Noise (3, C, h, w), the same for every picture of a batch.
+
+    Drawn once, as that takes longer than all else in a q-step; each time it is moved by a random number of places.
+    """
+
+    def __init__(self, shape: torch.Size, generator: torch.Generator, device: torch.device):
+        self.shape, self.generator = (3, *shape), generator
+        uniform = torch.rand(self.shape, generator=generator, device=device).clamp_(1e-6, 1 - 1e-6)
+        self.noise = uniform.log_().neg_().log_().neg_().flatten().repeat(2)
+
+    def draw(self) -> torch.Tensor:
+        count = len(self.noise) // 2
+        start = int(torch.randint(count, (), generator=self.generator, device=self.noise.device))
+        return self.noise[start:start + count].view(self.shape)
+
+
+def _project(problem: Problem, now: _View, target: torch.Tensor, mu: torch.Tensor,
+             noise: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The q-step: of q and its two neighbors, beyond which no slope reaches, the center c of least
-    mu/2 (target - c)^2 + bits(c), bits in the context of q; drawn from exp(-that / temperature) above 0.
+    mu/2 (target - c)^2 + bits(c), bits in the context of q. Gumbel noise (3, C, h, w), T times as large, makes it
+    a draw from exp(-that / T).
 
     -> the new q, and what the changed symbols cost more themselves, (B,) bits.
     """
     pull = mu * (target - now.q)
     more_up, more_down = now.bits[1:] - now.bits[0]
     stay, up, down = torch.zeros_like(pull), more_up + mu / 2 - pull, more_down + mu / 2 + pull     # less the cost of q
-    if temperature:     # the least of costs with Gumbel noise
-        uniform = torch.rand((3, *now.q.shape[1:]), generator=generator, device=pull.device).clamp_(1e-6, 1 - 1e-6)
-        noise = temperature * torch.log(-torch.log(uniform))
-        stay, up, down = stay + noise[0], up + noise[1], down + noise[2]
+    if noise is not None:
+        stay, up, down = stay - noise[0], up - noise[1], down - noise[2]
     leaves = torch.minimum(up, down) < stay     # (argmin over so short a dimension takes ten times as long)
     if problem.movable is not None:
         leaves = leaves & problem.movable

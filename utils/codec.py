@@ -18,7 +18,6 @@ import torch
 
 from models import QUALITIES, QUALITY_STEPS, STRIDE
 from models.discriminator import Discriminator
-from models.losses import squared_error
 from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import at_quality
 from . import bitstream
@@ -26,7 +25,7 @@ from .admm import Problem, SearchConfig, optimize_latent, preset
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
 from .coders import Coder
 from .decoder import Decoder
-from .objectives import Distortion, FeatureDistance, discriminator_distance, ms_ssim_distance
+from .objectives import Distortion, FeatureDistance, clamped_squared_error, discriminator_distance, ms_ssim_distance
 from .problem import Searchable
 from .tiling import Window, latent_shape, pad_to_stride, windows
 
@@ -237,7 +236,7 @@ class Codec(Decoder):
     def _distortions(self, objective: str) -> Callable[[], Distortion]:
         """A function that makes the objective for one window: some objects serve one search only."""
         def error(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
-            return squared_error(x, x_hat, self.signal.weights(x))
+            return clamped_squared_error(x, x_hat, self.signal.weights(x))
 
         if objective == "mse":
             return lambda: error

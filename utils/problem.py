@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable
 
 import torch
-from torch.nn.functional import hardtanh
 
 from models import BPGAN
 from models.entropy_model import logistic_bits
@@ -31,12 +30,12 @@ class Searchable:
         F is `weight`, (B,) or for all, times the `distance`; bits, start, fallback, movable as in `Problem`.
         """
         model, (rows, columns) = self.model, valid
-        target = x[..., :rows, :columns]
+        target = x[..., :rows, :columns].contiguous(memory_format=torch.channels_last)    # as the generator's
 
         def distortion(index: torch.Tensor) -> torch.Tensor:
             z_hat = model.gains.unscale(model.codebook.from_index(index), quality)
-            x_hat = self.generator(z_hat.to(torch.bfloat16, memory_format=torch.channels_last), quality).float()
-            return weight * distance(target, hardtanh(x_hat[..., :rows, :columns]))
+            x_hat = self.generator(z_hat.to(torch.bfloat16, memory_format=torch.channels_last), quality)
+            return weight * distance(target, x_hat[..., :rows, :columns])
 
         def predict(index: torch.Tensor) -> Prediction:
             with torch.autocast(index.device.type, torch.bfloat16):

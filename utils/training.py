@@ -41,6 +41,7 @@ from .coders import load_weights
 from .files import replacing
 from .fitting import fit_centers, fit_coders
 from .model_card import write_model_card
+from .objectives import clamped_squared_error
 from .problem import Searchable
 from .searched import SearchedBatches
 from .soap import SOAP
@@ -256,7 +257,7 @@ class Trainer:
             index = model.codebook.to_index(model.analyze(x, quality))
         weight = self.lmbdas[quality] * 255 ** 2 * x.shape[-2] * x.shape[-1]
         problem = Searchable(model).problem(
-            x, tuple(x.shape[-2:]), quality, weight, lambda a, b: losses.squared_error(a, b, self.kind.weights(a)),
+            x, tuple(x.shape[-2:]), quality, weight, lambda a, b: clamped_squared_error(a, b, self.kind.weights(a)),
             lambda prediction, candidates: logistic_bits(candidates, *prediction), index, index.round())
         found = optimize_latent(problem, preset("admm", SEARCH_ITERATIONS), seed=self.stage_step)
         return index.round().to(torch.int16), found.symbols
