@@ -315,6 +315,27 @@ def test_resume_twice_in_a_row(roots, tmp_path, uninterrupted):
     same(uninterrupted[0], saved(tmp_path))
 
 
+@pytest.mark.parametrize("devices", [("cpu", "cpu"), pytest.param(("cpu", "cuda"), marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a GPU"))])
+def test_a_run_moves_from_device_to_device_and_back(roots, tmp_path, devices):
+    """Interrupted again and again, through all stages, and each time resumed on the other device."""
+    for turn in range(9):
+        trainer = make_trainer(tmp_path, device=torch.device(devices[turn % 2]))
+        if turn:
+            trainer.resume()
+        data = picture_set(roots, cls=Interrupting)
+        data.at = 3 + 2 * N_BATCHES + 1       # in the next stage: what is saved is the start of one
+        try:
+            path = trainer.run(data, None)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert turn >= 2
+    pixels = ImageSignal().read(sorted(roots["image"].iterdir())[0])
+    codec = load_codec(path)
+    assert codec.decompress(codec.compress(pixels, 3, iterations=3)).shape == pixels.shape
+
+
 def test_resume_refuses_what_does_not_fit(roots, tmp_path):
     with pytest.raises(ValueError, match="nothing to resume.*state.pt"):
         make_trainer(tmp_path).resume()
