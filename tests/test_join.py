@@ -48,6 +48,14 @@ def test_the_realistic_difference_is_added(tmp_path, capsys):
     assert [*join.join(joined, later, 1.0).info["commands"]] == ["train one", "train two", "train two"]
 
 
+def test_the_realistic_generator_need_not_follow(tmp_path):
+    earlier, later = tiny_checkpoint("image", 0), tiny_checkpoint("image", 1, with_realistic=False)
+    assert run(tmp_path, earlier, later, "--follow", "0") == 0
+    joined, before = (load_checkpoint(tmp_path / f"{name}.safetensors") for name in ("joined", "earlier"))
+    for name, tensor in joined.realistic.items():
+        torch.testing.assert_close(tensor, before.realistic[name], atol=2e-3, rtol=2e-3)
+
+
 def test_other_rates(tmp_path):
     """Differences of tables by quality come from where the rate weights are the same."""
     earlier = tiny_checkpoint("image", 0)

@@ -80,6 +80,14 @@ def test_search_pays(kind, least):
     assert saved > codec.encode(original, 3, "sga", iterations=25).bits_saved + 0.02
 
 
+@pytest.mark.parametrize("quality", [1, 2, 8])
+def test_search_pays_at_the_ends_of_the_range(quality):
+    """On a whole, detailed picture, where a wrong curvature would lead astray."""
+    codec = load_codec(CHECKPOINTS / "image.safetensors")
+    original = codec.signal.read(codec.signal.samples()[0])
+    assert codec.encode(original, quality, "admm", iterations=15).bits_saved > 0.04
+
+
 @pytest.mark.parametrize("coder", ["context", "huffman"])
 @pytest.mark.parametrize("color", [(200, 80, 40), (255, 255, 255), (0, 0, 0), (128, 128, 128), (30, 60, 200)])
 def test_a_blank_picture_is_tiny(coder, color):

@@ -32,10 +32,12 @@ Prediction = tuple[torch.Tensor, torch.Tensor]      # mean and log scale, each (
 
 METHODS = ("admm", "paper", "sga", "ste", "iht", "round", "none")
 OBJECTIVES = ("mse", "ms_ssim", "perceptual")       # what F measures: utils/objectives.py
-PROBE = 0.5                         # steps: how far the curvature is measured
+PROBE = 0.25                        # steps: how far the curvature is measured; a generator trained on searched
+                                    # latents takes most of a larger disturbance away, and seems flat
 CURVATURE_LIMITS = (0.3, 10.0)      # of what is seen of it, against what was measured at the start
 MIN_STEP = 100.0                    # bits of curvature in a move; less says nothing about it
-BACKTRACK = 1.5                     # mu rises by this where a move did not pay
+BACKTRACK = 1.5                     # mu rises by this where a move was not taken
+MAX_RISE = 1.5                      # of J by a noisy move, or it is not taken: the curvature measured was too small
 MAX_RELAXATION = 0.6
 # The search is done when z has come to its target (root mean square, in steps) and the copy q stands
 # still: the primal and the dual residual of ADMM.
@@ -241,7 +243,7 @@ def _alternate(problem: Problem, config: SearchConfig, best: _Best, generator: t
         # what the slope and the symbols' own bits leave of the change of J is curvature
         seen = (then.cost - now.cost - (now.slope * move).flatten(1).sum(1) - own) / power.clamp_min(1e-3)
         factor = torch.where(power > MIN_STEP, (factor * seen.clamp(*CURVATURE_LIMITS)).sqrt(), factor)
-        taken = torch.full_like(factor, warm, dtype=torch.bool) | (then.cost <= now.cost)
+        taken = then.cost <= (MAX_RISE if warm else 1) * now.cost
         factor = torch.where(taken, factor, BACKTRACK * factor)
         z = torch.where(_wide(taken), z, now.q)
         now = then.where(taken, now)

@@ -4,8 +4,9 @@
 
 The realistic generator becomes the later faithful one plus a share of the difference between the earlier
 realistic one and the earlier faithful one, weight by weight (Wang et al. 2018, ESRGAN, mix generators
-so): stages that improve the faithful generator need not be followed by an adversarial one. The
-discriminator is the earlier one's. The model card beside the output tells of the runs of both.
+so): stages that improve the faithful generator need not be followed by an adversarial one. Where the two do
+not add up well, it follows the faithful one less far: with --follow 0 the earlier realistic one stays, and serves the later
+latents as long as the encoder is the same. The discriminator is the earlier one's. The model card beside the output tells of the runs of both.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ def _at_rates(state: dict[str, torch.Tensor], own: ModelConfig, wanted: ModelCon
     return generator.state_dict()
 
 
-def join(earlier: Checkpoint, later: Checkpoint, share: float) -> Checkpoint:
+def join(earlier: Checkpoint, later: Checkpoint, share: float, follow: float = 1.0) -> Checkpoint:
     """Raises ValueError where the earlier one has no realistic generator or the sizes do not fit."""
     if not earlier.realistic:
         raise ValueError("the earlier checkpoint has no realistic generator: nothing to join")
@@ -45,7 +46,8 @@ def join(earlier: Checkpoint, later: Checkpoint, share: float) -> Checkpoint:
         raise ValueError("the checkpoints are of models of different sizes: only their rates may differ")
     before = _at_rates(faithful(earlier), earlier.config, later.config)
     after = _at_rates(earlier.realistic, earlier.config, later.config)
-    realistic = {name: weights + share * (after[name] - before[name]) for name, weights in faithful(later).items()}
+    realistic = {name: before[name] + follow * (weights - before[name]) + share * (after[name] - before[name])
+                 for name, weights in faithful(later).items()}
     return dataclasses.replace(later, realistic=realistic, discriminator=earlier.discriminator,
                                info=_joined_info(earlier.info, later.info))
 
@@ -66,10 +68,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("earlier", type=Path, help="checkpoint with a realistic generator")
     parser.add_argument("later", type=Path, help="checkpoint whose faithful generator is the newer one")
     parser.add_argument("--share", type=in_range(float, 0.0, 2.0), default=1.0, help="of the realistic difference")
+    parser.add_argument("--follow", type=in_range(float, 0.0, 1.0), default=1.0,
+                        help="how far it goes with the faithful generator, from the earlier one to the later one")
     parser.add_argument("--output", type=Path, required=True, help="where the joined checkpoint goes, its card beside it")
 
     def run(options) -> int:
-        joined = join(load_checkpoint(options.earlier), load_checkpoint(options.later), options.share)
+        joined = join(load_checkpoint(options.earlier), load_checkpoint(options.later), options.share, options.follow)
         save_checkpoint(options.output, joined)
         print(f"wrote {options.output} and {write_model_card(options.output)}")
         return 0
