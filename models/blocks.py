@@ -65,7 +65,7 @@ def upsampling_conv(n_in: int, n_out: int, factor: int, kernel: int = 1) -> SubP
     return _unit_gain(SubPixelConv(n_in, n_out, factor, kernel))
 
 
-def _unit_gain(conv):
+def _unit_gain(conv: nn.Conv2d) -> nn.Conv2d:
     nn.init.normal_(conv.weight, std=conv.weight[0].numel() ** -0.5)
     nn.init.zeros_(conv.bias)
     return conv

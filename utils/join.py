@@ -4,9 +4,10 @@
 
 The realistic generator becomes the later faithful one plus a share of the difference between the earlier
 realistic one and the earlier faithful one, weight by weight (Wang et al. 2018, ESRGAN, mix generators
-so): stages that improve the faithful generator need not be followed by an adversarial one. Where the two do
-not add up well, it follows the faithful one less far: with --follow 0 the earlier realistic one stays, and serves the later
-latents as long as the encoder is the same. The discriminator is the earlier one's. The model card beside the output tells of the runs of both.
+so): stages that improve the faithful generator need not be followed by an adversarial one. Where the two
+do not add up well, it follows the faithful one less far: with --follow 0 the earlier realistic one stays,
+and serves the later latents as long as the encoder is the same. The discriminator is the earlier one's.
+The model card beside the output tells of the runs of both.
 """
 
 import dataclasses
