@@ -1,12 +1,12 @@
 """What the search is given of a model: distortion and bits of a latent, as functions."""
 
-import copy
 from collections.abc import Callable
 
 import torch
 
 from models import BPGAN
 from models.entropy_model import logistic_bits
+from models.winograd import generator_for_search
 from .admm import Prediction, Problem
 from .objectives import Distortion
 
@@ -19,7 +19,7 @@ class Searchable:
 
     def __init__(self, model: BPGAN):
         self.model = model
-        self.generator = copy.deepcopy(model.generator).to(torch.bfloat16)
+        self.generator = generator_for_search(model.generator)
         self.kernels = model.context.kernels(torch.bfloat16)
 
     def problem(self, x: torch.Tensor, valid: tuple[int, int], quality: torch.Tensor, weight: torch.Tensor | float,

@@ -1,0 +1,114 @@
+"""Residual blocks with fixed weights, as the search on a CPU runs them: Winograd convolutions in bfloat16.
+
+The search takes a picture through the generator and back a hundred times, and nearly all of that is 3x3
+convolutions, which run at the cores' peak already. F(4x4, 3x3) (Lavin and Gray 2016, "Fast Algorithms for
+Convolutional Neural Networks") has 36 products for a tile of 4x4 outputs where they have 144:
+
+    Y = A^T [ (G g G^T) * (B^T d B) ] A         d: 6x6 inputs, g: 3x3 weights, Y: 4x4 outputs
+
+The products of all channels are 36 matrix products, made by PyTorch in bfloat16; A and B, in float32, are the kernels
+of `winograd_kernels.py`. What stands around a convolution (activation, bias, residual, slope of the activation) is
+done on the way, in no pass over memory of its own. With the points +-3/4 and +-3/2 in place of the usual +-1 and +-2 a
+picture is about as near to float32's as with direct convolutions in bfloat16 (docs/how_it_works.md).
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from . import winograd_kernels as kernels
+from .generator import Generator
+
+CHUNK = 49152       # tiles times channels that go through together: 3.5 MB transformed, and as much of products
+
+
+def generator_for_search(generator: Generator) -> Generator:
+    """A copy in bfloat16 with fixed weights, its residual blocks as `FrozenStack` where that is faster."""
+    result = copy.deepcopy(generator).to(torch.bfloat16).requires_grad_(False)
+    if next(generator.parameters()).device.type == "cpu" and pays_here():
+        for name in ("body16", "body8", "body4"):
+            setattr(result, name, FrozenStack(getattr(generator, name)))
+    return result
+
+
+def pays_here() -> bool:
+    """Whether this CPU has bfloat16 instructions for vectors, and none for matrices: those leave nothing to save."""
+    return (torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+            and kernels.available())
+
+
+class FrozenStack(nn.Module):
+    """What `blocks.stack` computes, with the weights it has now: (B, N, H, W) -> bfloat16 (B, N, H, W).
+
+    Gradients reach the input only.
+    """
+
+    def __init__(self, blocks: nn.Sequential):
+        super().__init__()
+        convolutions = [conv for block in blocks for conv in (block.conv1, block.conv2)]
+        self.forward_weights = [_transformed(conv.weight.detach()) for conv in convolutions]
+        # back-propagation is the convolution with mirrored weights, inputs and outputs exchanged
+        self.backward_weights = [_transformed(conv.weight.detach().flip(2, 3).transpose(0, 1)) for conv in convolutions]
+        self.biases = [conv.bias.detach().float().clone() for conv in convolutions]
+        self.no_bias = torch.zeros_like(self.biases[0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _Stack.apply(x, self)
+
+
+class _Stack(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x, stack):
+        x, kept = _channels_last(x), []
+        for first in range(0, len(stack.biases), 2):
+            second = first + 1
+            h = _convolve(x, stack.forward_weights[first], stack.biases[first], activate=True)
+            kept += [x, h]
+            x = _convolve(h, stack.forward_weights[second], stack.biases[second], activate=True, base=x)
+        ctx.stack = stack
+        ctx.save_for_backward(*kept)
+        return x.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        stack, kept, slope = ctx.stack, ctx.saved_tensors, _channels_last(gradient)
+        for first in range(len(kept) - 2, -1, -2):
+            second = first + 1
+            inner = _convolve(slope, stack.backward_weights[second], stack.no_bias, gate=kept[second])
+            slope = _convolve(inner, stack.backward_weights[first], stack.no_bias, gate=kept[first], base=slope)
+        return slope.permute(0, 3, 1, 2), None
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) -> bfloat16 (B, H, W, C): no copy of one in channels_last."""
+    return x.to(torch.bfloat16).permute(0, 2, 3, 1).contiguous()
+
+
+def _transformed(weight: torch.Tensor) -> torch.Tensor:
+    """(outputs, inputs, 3, 3) -> G g G^T, bfloat16 (36, inputs, outputs)."""
+    p, q = kernels.P, kernels.Q
+    rows = [[1 / (p * q) ** 2, 0, 0]]
+    for point, other in ((p, q), (q, p)):
+        scale = 1 / (2 * point ** 2 * (point ** 2 - other ** 2))
+        rows += [[scale, sign * point * scale, point ** 2 * scale] for sign in (1, -1)]
+    matrix = torch.tensor([*rows, [0, 0, 1]], dtype=torch.float32, device=weight.device)
+    tiles = torch.einsum("ai,ocij,bj->abco", matrix, weight.float(), matrix)
+    return tiles.flatten(0, 1).to(torch.bfloat16).contiguous()
+
+
+def _convolve(x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor, activate: bool = False,
+              gate: torch.Tensor | None = None, base: torch.Tensor | None = None) -> torch.Tensor:
+    """base + slope of the activation at gate * (bias + convolution of x, activated): all of them (B, H, W, C)."""
+    batch, height, width, channels = x.shape
+    y = torch.empty_like(x)
+    across, rows = -(-width // 4), batch * -(-height // 4)
+    step = -(-rows // -(-rows * across * channels // CHUNK))
+    for first in range(0, rows, step):
+        end = min(first + step, rows)
+        tiles = torch.empty(36, (end - first) * across, channels, dtype=torch.bfloat16)
+        kernels.to_tiles(x, tiles, first, end, activate)
+        products = torch.bmm(tiles, weights)
+        kernels.from_tiles(products, y, first, end, bias, gate, base)
+    return y

@@ -1,0 +1,266 @@
+"""The transforms of F(4x4, 3x3) Winograd convolutions on a CPU: picture to tiles, products of tiles to picture.
+
+Pictures are bfloat16 (B, H, W, C). A tile has 6x6 inputs and 4x4 outputs; rows of tiles are numbered through all
+pictures of a batch. Numba compiles the loops, PyTorch's own threads run them: a second set of threads, as Numba's would
+be, fights with the first for the cores, because idle threads of OpenMP keep looking for work for milliseconds.
+"""
+
+import ctypes
+import os
+from functools import cache
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.extending import intrinsic
+
+from .blocks import NEGATIVE_SLOPE
+
+P, Q = 0.75, 1.5        # the polynomials' points are 0, +-P, +-Q and infinity
+SLOPE = np.float32(NEGATIVE_SLOPE)
+# what stands in A^T and B^T
+P1, P2, P3 = np.float32(P), np.float32(P ** 2), np.float32(P ** 3)
+Q1, Q2, Q3 = np.float32(Q), np.float32(Q ** 2), np.float32(Q ** 3)
+PPQQ, SUM, PPQ, PQQ = np.float32((P * Q) ** 2), np.float32(P ** 2 + Q ** 2), np.float32(P ** 2 * Q), np.float32(P * Q ** 2)
+ROWS_AT_ONCE = 2        # rows of tiles that a thread takes: the second one needs four new rows of six
+
+
+def to_tiles(x: torch.Tensor, tiles: torch.Tensor, first: int, end: int, activate: bool) -> None:
+    """Rows of tiles first..end of x, activated or not -> B^T d B (36, tiles, C)."""
+    _in_threads(_to_tiles, [first, end, *x.shape, x.data_ptr(), tiles.data_ptr(), int(activate)])
+
+
+def from_tiles(products: torch.Tensor, y: torch.Tensor, first: int, end: int, bias: torch.Tensor,
+               gate: torch.Tensor | None, base: torch.Tensor | None) -> None:
+    """Products m (36, tiles, C) -> rows of tiles first..end of y: base + gate's slope * (bias + A^T m A).
+
+    bias float32 (C,); gate and base like y: the slope of the activation is taken where gate is negative.
+    """
+    _in_threads(_from_tiles, [first, end, *y.shape, y.data_ptr(), products.data_ptr(), bias.data_ptr(),
+                              0 if gate is None else gate.data_ptr(), 0 if base is None else base.data_ptr()])
+
+
+@cache
+def _parallel():
+    """What code that GCC compiled calls to run a function in all threads of OpenMP (libgomp's manual, "Implementing
+    PARALLEL construct"), from the library that PyTorch has loaded; None where it is another one."""
+    try:
+        function = ctypes.CDLL("libgomp.so.1", os.RTLD_NOLOAD | os.RTLD_LAZY).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return function
+
+
+def available() -> bool:
+    """Whether `to_tiles` and `from_tiles` can run here."""
+    return _parallel() is not None
+
+
+@cache
+def _compiled(kernel):
+    return cfunc(types.void(types.CPointer(types.int64)), cache=True)(kernel)
+
+
+def _in_threads(kernel, arguments: list[int]) -> None:
+    """The kernel in as many threads as PyTorch uses, which share out its rows of tiles; see `_take`."""
+    values = np.array([arguments[0], *arguments], np.int64)     # the first one counts the rows taken
+    _parallel()(_compiled(kernel).address, values.ctypes.data, torch.get_num_threads(), 0)
+
+
+@intrinsic
+def _take(typing_context, pointer, count):
+    """Adds to an integer that threads share -> what it was."""
+    def generate(context, builder, signature, arguments):
+        return builder.atomic_rmw("add", *arguments, "monotonic")
+    return types.int64(types.CPointer(types.int64), types.int64), generate
+
+
+@intrinsic
+def _pointer(typing_context, address, example):
+    """An address -> a pointer to what the example is."""
+    result = types.CPointer(example)
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(result))
+    return result(types.int64, example), generate
+
+
+# bfloat16 is the upper half of a float32
+
+
+@intrinsic
+def _float_of(typing_context, bits):
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+    return types.float32(types.uint32), generate
+
+
+@intrinsic
+def _bits_of(typing_context, value):
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+    return types.uint32(types.float32), generate
+
+
+@njit(nogil=True, cache=True)
+def _wide(half):
+    """uint16 with the bits of a bfloat16 -> float32."""
+    return _float_of(np.uint32(half) << np.uint32(16))
+
+
+@njit(nogil=True, cache=True)
+def _half(value):
+    """float32 -> uint16 with the bits of the nearest bfloat16, even at half."""
+    bits = _bits_of(value)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+# -- picture to tiles ------------------------------------------------------------------------------
+#
+# Loops over one long axis, which LLVM makes vector instructions of.
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def _load(x, to, activate):
+    if activate:
+        for i in range(to.size):
+            value = _wide(x[i])
+            to[i] = max(value, SLOPE * value)
+    else:
+        for i in range(to.size):
+            to[i] = _wide(x[i])
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def _load_row(x, columns, activate):
+    """A row x (W, C), activated or not -> (4, tiles + 1, C): one column of zeros and its own, every fourth together."""
+    for place in range(4 * columns.shape[1]):
+        to = columns[place % 4, place // 4]
+        if 1 <= place <= len(x):
+            _load(x[place - 1], to, activate)
+        else:
+            to[:] = 0
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def _mix(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
+    """B^T of six rows."""
+    for i in range(m0.size):
+        m0[i] = PPQQ * d0[i] - SUM * d2[i] + d4[i]
+        even, odd = d4[i] - Q2 * d2[i], P1 * d3[i] - PQQ * d1[i]
+        m1[i], m2[i] = even + odd, even - odd
+        even, odd = d4[i] - P2 * d2[i], Q1 * d3[i] - PPQ * d1[i]
+        m3[i], m4[i] = even + odd, even - odd
+        m5[i] = PPQQ * d1[i] - SUM * d3[i] + d5[i]
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def _mix_half(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
+    """The same, to bfloat16."""
+    for i in range(m0.size):
+        m0[i] = _half(PPQQ * d0[i] - SUM * d2[i] + d4[i])
+        even, odd = d4[i] - Q2 * d2[i], P1 * d3[i] - PQQ * d1[i]
+        m1[i], m2[i] = _half(even + odd), _half(even - odd)
+        even, odd = d4[i] - P2 * d2[i], Q1 * d3[i] - PPQ * d1[i]
+        m3[i], m4[i] = _half(even + odd), _half(even - odd)
+        m5[i] = _half(PPQQ * d1[i] - SUM * d3[i] + d5[i])
+
+
+def _to_tiles(values):
+    v = carray(values, 10)
+    first, end, batch, height, width, channels, activate = v[1], v[2], v[3], v[4], v[5], v[6], v[9] != 0
+    across, down = -(-width // 4), -(-height // 4)
+    count, padded = across * channels, (across + 1) * channels
+    x = carray(_pointer(v[7], np.uint16(0)), (batch, height, width, channels))
+    tiles = carray(_pointer(v[8], np.uint16(0)), (6, 6, end - first, count))
+    rows = np.empty((6, 4, across + 1, channels), np.float32)       # of the input: columns by their place in a tile
+    d = rows.reshape(6, 4, padded)
+    m = np.empty((6, 4, padded), np.float32)                        # B^T d
+    while True:
+        start = _take(values, ROWS_AT_ONCE)
+        if start >= end:
+            return
+        for number in range(start, min(start + ROWS_AT_ONCE, end)):
+            picture, row, t = number // down, number % down, number - first
+            for r in range(6):
+                source = 4 * row - 1 + r
+                if r < 2 and number > start and row > 0:
+                    rows[r] = rows[r + 4]
+                elif 0 <= source < height:
+                    _load_row(x[picture, source], rows[r], activate)
+                else:
+                    rows[r] = 0
+            for p in range(4):
+                _mix(d[0, p], d[1, p], d[2, p], d[3, p], d[4, p], d[5, p],
+                     m[0, p], m[1, p], m[2, p], m[3, p], m[4, p], m[5, p])
+            for r in range(6):
+                # columns 0 to 5 of all tiles of the row: neighbors share two
+                _mix_half(m[r, 0], m[r, 1], m[r, 2], m[r, 3], m[r, 0, channels:], m[r, 1, channels:],
+                          tiles[r, 0, t], tiles[r, 1, t], tiles[r, 2, t], tiles[r, 3, t], tiles[r, 4, t], tiles[r, 5, t])
+
+
+# -- products to picture ---------------------------------------------------------------------------
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def _fold_half(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
+    """A^T of six rows of bfloat16."""
+    for i in range(y0.size):
+        a, b, c, d = _wide(m1[i]), _wide(m2[i]), _wide(m3[i]), _wide(m4[i])
+        y0[i] = _wide(m0[i]) + (a + b) + (c + d)
+        y1[i] = P1 * (a - b) + Q1 * (c - d)
+        y2[i] = P2 * (a + b) + Q2 * (c + d)
+        y3[i] = P3 * (a - b) + Q3 * (c - d) + _wide(m5[i])
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def _fold(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
+    """The same, of float32."""
+    for i in range(y0.size):
+        a, b, c, d = m1[i], m2[i], m3[i], m4[i]
+        y0[i] = m0[i] + (a + b) + (c + d)
+        y1[i] = P1 * (a - b) + Q1 * (c - d)
+        y2[i] = P2 * (a + b) + Q2 * (c + d)
+        y3[i] = P3 * (a - b) + Q3 * (c - d) + m5[i]
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def _finish(x, bias, gate, gated, base, based, y):
+    for c in range(bias.size):
+        value = x[c] + bias[c]
+        if gated and gate[c] >= np.uint16(0x8000):      # the topmost bit is the sign
+            value *= SLOPE
+        if based:
+            value += _wide(base[c])
+        y[c] = _half(value)
+
+
+def _from_tiles(values):
+    v = carray(values, 12)
+    first, end, batch, height, width, channels, gated, based = v[1], v[2], v[3], v[4], v[5], v[6], v[10] != 0, v[11] != 0
+    across, down = -(-width // 4), -(-height // 4)
+    count, shape = across * channels, (batch, height, width, channels)
+    y = carray(_pointer(v[7], np.uint16(0)), shape)
+    m = carray(_pointer(v[8], np.uint16(0)), (6, 6, end - first, count))
+    bias = carray(_pointer(v[9], SLOPE), channels)
+    gate, base = carray(_pointer(v[10], np.uint16(0)), shape), carray(_pointer(v[11], np.uint16(0)), shape)
+    folded = np.empty((4, 6, count), np.float32)                    # A^T m
+    columns = np.empty((4, across, channels), np.float32)           # every fourth one together
+    flat = columns.reshape(4, count)
+    while True:
+        start = _take(values, ROWS_AT_ONCE)
+        if start >= end:
+            return
+        for number in range(start, min(start + ROWS_AT_ONCE, end)):
+            picture, row, t = number // down, number % down, number - first
+            for c in range(6):
+                _fold_half(m[0, c, t], m[1, c, t], m[2, c, t], m[3, c, t], m[4, c, t], m[5, c, t],
+                           folded[0, c], folded[1, c], folded[2, c], folded[3, c])
+            for r in range(min(4, height - 4 * row)):
+                f, to = folded[r], 4 * row + r
+                _fold(f[0], f[1], f[2], f[3], f[4], f[5], flat[0], flat[1], flat[2], flat[3])
+                for c in range(width):
+                    _finish(columns[c % 4, c // 4], bias, gate[picture, to, c], gated, base[picture, to, c], based,
+                            y[picture, to, c])
