@@ -21,9 +21,10 @@ $(STAMP): requirements.txt
 	@$(MAKE) --no-print-directory system-packages
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -r requirements.txt
-	@# numba compiles both coders and the phase once, for some seconds: now, and not on the first file
+	@# numba compiles coders, phase and the search's convolutions once, for some seconds: now, and not on the first file
 	for coder in huffman context; do \
-	    $(VENV)/bin/python test.py --output results/setup --entropy_coder $$coder > /dev/null || exit 1; \
+	    $(VENV)/bin/python Compression_ADMM.py --output results/setup/$$coder --entropy_coder $$coder --iterations 1 \
+	        > /dev/null || exit 1; \
 	done
 	rm -r results/setup
 	@touch $@

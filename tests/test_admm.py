@@ -169,6 +169,21 @@ def test_curvature_is_that_of_a_quadratic():
     torch.testing.assert_close(got.mean(1, keepdim=True) / got.mean(), smooth / smooth.mean(), rtol=0.03, atol=0)
 
 
+def test_a_noisy_move_that_raises_j_far_is_not_taken():
+    looked = []
+
+    def cliff(q):       # a slope that promises much, and nothing but loss wherever it leads
+        if q.requires_grad:
+            looked.append(q.detach().clone())
+        away = (q - problem.fallback).abs().flatten(1)
+        return 1000.0 * (1 + away.max(1).values.detach().ceil()) - 50.0 * away.sum(1) + 50.0 * away.sum(1).detach()
+
+    problem = dataclasses.replace(toy_problem(), distortion=cliff)
+    optimize_latent(problem, preset("admm", 20))
+    moved = [(q - problem.fallback).abs().max() for q in looked]
+    assert max(moved) == 1      # tried again and again, but never from where one of them led
+
+
 def test_each_picture_of_a_batch_keeps_its_own_best():
     """What one picture reaches does not depend on when the others get better."""
     problem = toy_problem()
