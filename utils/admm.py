@@ -51,11 +51,11 @@ class SearchConfig:
     method: str = "admm"
     iterations: int = 100               # back-propagations through the generator
     objective: str = "mse"              # one of OBJECTIVES; the search itself is given F as a function
-    # admm
+    # admm and iht
     penalty: float = 0.85               # mu, as a fraction of the curvature; of `paper`: in bits
     relaxation: float = 1.75            # of a new target that enters z, over the square root of the iterations
     noise: tuple[float, float] = (3.0, 0.3)         # T of the q-step in bits, geometric, start and end
-    noise_until: float = 0.85           # fraction of the iterations; after it only what lowers J is kept
+    noise_until: float = 0.85           # fraction of the iterations; after it only what lowers J is taken
     # the others: Adam on z
     learning_rate: float = 0.03         # against a step of 1
     temperature: tuple[float, float] = (0.5, 0.15)  # of the relaxed rounding, start and end
@@ -82,7 +82,8 @@ PRESETS = {
     "paper": dict(penalty=3.0),
     "sga": {},                                      # Yang, Bamler, Mandt 2020
     "ste": dict(learning_rate=0.005, judge_from=0.0),
-    "iht": dict(learning_rate=0.02, judge_from=0.0),    # iterative hard thresholding: a step, then the projection
+    # normalized iterative hard thresholding (Blumensath and Davies 2010): a step of measured length, then the projection
+    "iht": dict(noise_until=0.0),
     "round": {},                                    # back-propagation without rounding, rounded at the end
     "none": dict(iterations=0),
 }
@@ -142,7 +143,7 @@ def optimize_latent(problem: Problem, config: SearchConfig, seed: int = 0) -> Se
     best = _Best(problem)
     generator = torch.Generator(problem.start.device).manual_seed(seed)
     if config.iterations:
-        (_alternate if config.method == "admm" else _descend)(problem, config, best, generator)
+        (_alternate if config.method in ("admm", "iht") else _descend)(problem, config, best, generator)
     return SearchResult(best.symbols.to(torch.int16), best.cost, best.start_cost, best.history)
 
 
@@ -214,6 +215,7 @@ def _curvature(slope: torch.Tensor, probed: torch.Tensor, probe: torch.Tensor) -
 
 
 def _alternate(problem: Problem, config: SearchConfig, best: _Best, generator: torch.Generator) -> None:
+    """ADMM; or what is left of it without memory and noise, iterative hard thresholding."""
     start = problem.start.round()
     noise_shape, device = start.shape[1:], start.device     # every picture of a batch gets the same noise,
     now = _look(problem, start)                             # whatever its company; only sums may round otherwise
@@ -222,7 +224,9 @@ def _alternate(problem: Problem, config: SearchConfig, best: _Best, generator: t
     probe = PROBE * (2.0 * torch.randint(0, 2, noise_shape, generator=generator, device=device) - 1)
     curvature = _curvature(now.slope, _look(problem, start + probe).slope, probe)
     factor = torch.full_like(now.cost, 1.5)     # of the curvature along the moves that are made; corrected below
-    relaxation = min(MAX_RELAXATION, config.relaxation / config.iterations ** 0.5)
+    relaxation = 1.0
+    if config.method == "admm":
+        relaxation = min(MAX_RELAXATION, config.relaxation / config.iterations ** 0.5)
     moves = max(1, config.iterations - 1)       # the probe was one
     z = problem.start
     gumbel = _Gumbel(noise_shape, generator, device)
@@ -230,9 +234,10 @@ def _alternate(problem: Problem, config: SearchConfig, best: _Best, generator: t
         mu = config.penalty * _wide(factor) * curvature
         target = now.q - now.slope / mu
         z = z + relaxation * (target - z)
-        progress = t / (config.noise_until * moves)
-        warm = progress < 1
-        q, own = _project(problem, now, z, mu, _geometric(config.noise, progress) * gumbel.draw() if warm else None)
+        warm, noise = t < config.noise_until * moves, None
+        if warm:
+            noise = _geometric(config.noise, t / (config.noise_until * moves)) * gumbel.draw()
+        q, own = _project(problem, now, z, mu, noise)
         move = q - now.q
         primal = (z - target).square().flatten(1).mean(1).sqrt()
         if not warm and not move.any() and bool((primal < PRIMAL_TOLERANCE).all()):
@@ -314,27 +319,15 @@ def _descend(problem: Problem, config: SearchConfig, best: _Best, generator: tor
                 q = (z + eta).round()
                 eta += z - q
                 candidates.append(q)
-            elif config.method == "iht":
-                z.copy_(_nearest(problem, z))
-                candidates = [z.detach()]
             if t + 1 == config.iterations or (config.method != "round" and progress >= config.judge_from
                                                      and (t + 1) % config.judge_every == 0):
                 for candidate in candidates:
                     best.judge(problem.hold(candidate, fixed), t + 1)
 
 
-def _nearest(problem: Problem, z: torch.Tensor) -> torch.Tensor:
-    """The entropy-constrained projection with mu 1: of the centers around z, the next one toward zero, and zero."""
-    nearest = z.round()
-    candidates = torch.stack([nearest, torch.where(z > nearest, nearest + 1, nearest - 1),
-                              nearest - nearest.sign(), torch.zeros_like(nearest)])
-    cost = (z - candidates).square() / 2 + problem.bits(problem.predict(nearest), candidates)
-    return candidates.gather(0, cost.argmin(0, keepdim=True))[0]
-
-
 def _relax(z: torch.Tensor, config: SearchConfig, progress: float, generator: torch.Generator) -> torch.Tensor:
     """What a step of Adam puts through the generator in place of z."""
-    if config.method in ("ste", "iht"):
+    if config.method == "ste":
         return z + (z.round() - z).detach()
     if config.method in ("round", "paper"):
         return z
