@@ -119,10 +119,11 @@ def _half(value):
 
 # -- picture to tiles ------------------------------------------------------------------------------
 #
-# Loops over one long axis, which LLVM makes vector instructions of.
+# Loops over one long axis, which LLVM makes vector instructions of. Without fast math: with it, code just compiled and code
+# from Numba's cache rounded otherwise, and a search gave another file the first time.
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, cache=True)
 def _load(x, to, activate):
     if activate:
         for i in range(to.size):
@@ -133,7 +134,7 @@ def _load(x, to, activate):
             to[i] = _wide(x[i])
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, cache=True)
 def _load_row(x, columns, activate):
     """A row x (W, C), activated or not -> (4, tiles + 1, C): one column of zeros and its own, every fourth together."""
     for place in range(4 * columns.shape[1]):
@@ -144,7 +145,7 @@ def _load_row(x, columns, activate):
             to[:] = 0
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, cache=True)
 def _mix(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
     """B^T of six rows."""
     for i in range(m0.size):
@@ -156,7 +157,7 @@ def _mix(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
         m5[i] = PPQQ * d1[i] - SUM * d3[i] + d5[i]
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, cache=True)
 def _mix_half(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
     """The same, to bfloat16."""
     for i in range(m0.size):
@@ -204,7 +205,7 @@ def _to_tiles(values):
 # -- products to picture ---------------------------------------------------------------------------
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, cache=True)
 def _fold_half(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
     """A^T of six rows of bfloat16."""
     for i in range(y0.size):
@@ -215,7 +216,7 @@ def _fold_half(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
         y3[i] = P3 * (a - b) + Q3 * (c - d) + _wide(m5[i])
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, cache=True)
 def _fold(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
     """The same, of float32."""
     for i in range(y0.size):
@@ -226,7 +227,7 @@ def _fold(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
         y3[i] = P3 * (a - b) + Q3 * (c - d) + m5[i]
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, cache=True)
 def _finish(x, bias, gate, gated, base, based, y):
     for c in range(bias.size):
         value = x[c] + bias[c]

@@ -1,3 +1,9 @@
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -101,3 +107,20 @@ def test_weights_are_those_of_the_time_it_was_made(blocks):
         parameter.data.zero_()
     for result, reference in zip(both_ways(frozen, x, gradient), before):
         assert torch.equal(result, reference)
+
+
+def digest() -> str:
+    """Of what a stack makes of a picture, forward and backward."""
+    torch.manual_seed(2)
+    x, gradient = torch.randn(2, 1, 64, 40, 50).bfloat16()
+    y, slope = both_ways(FrozenStack(stack(64, 3)), x, gradient)
+    return hashlib.sha256(y.numpy().tobytes() + slope.numpy().tobytes()).hexdigest()
+
+
+@needs_kernels
+def test_code_compiled_anew_rounds_like_that_of_the_cache(tmp_path):
+    command = [sys.executable, "-c", "import test_winograd; print(test_winograd.digest())"]
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path)}
+    digests = {subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert digests == {digest() + "\n"}
