@@ -93,8 +93,9 @@ def _transformed(weight: torch.Tensor) -> torch.Tensor:
     for point, other in ((p, q), (q, p)):
         scale = 1 / (2 * point ** 2 * (point ** 2 - other ** 2))
         rows += [[scale, sign * point * scale, point ** 2 * scale] for sign in (1, -1)]
-    matrix = torch.tensor([*rows, [0, 0, 1]], dtype=torch.float32, device=weight.device)
-    tiles = torch.einsum("ai,ocij,bj->abco", matrix, weight.float(), matrix)
+    # in float64, whose sums round alike in any number of threads once they are bfloat16
+    matrix = torch.tensor([*rows, [0, 0, 1]], dtype=torch.float64, device=weight.device)
+    tiles = torch.einsum("ai,ocij,bj->abco", matrix, weight.double(), matrix)
     return tiles.flatten(0, 1).to(torch.bfloat16).contiguous()
 
 
