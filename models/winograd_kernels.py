@@ -146,27 +146,26 @@ def _load_row(x, columns, activate):
 
 
 @njit(nogil=True, cache=True)
+def _six(d0, d1, d2, d3, d4, d5):
+    """B^T of six numbers."""
+    even, odd = d4 - Q2 * d2, P1 * d3 - PQQ * d1
+    even2, odd2 = d4 - P2 * d2, Q1 * d3 - PPQ * d1
+    return PPQQ * d0 - SUM * d2 + d4, even + odd, even - odd, even2 + odd2, even2 - odd2, PPQQ * d1 - SUM * d3 + d5
+
+
+@njit(nogil=True, cache=True)
 def _mix(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
     """B^T of six rows."""
     for i in range(m0.size):
-        m0[i] = PPQQ * d0[i] - SUM * d2[i] + d4[i]
-        even, odd = d4[i] - Q2 * d2[i], P1 * d3[i] - PQQ * d1[i]
-        m1[i], m2[i] = even + odd, even - odd
-        even, odd = d4[i] - P2 * d2[i], Q1 * d3[i] - PPQ * d1[i]
-        m3[i], m4[i] = even + odd, even - odd
-        m5[i] = PPQQ * d1[i] - SUM * d3[i] + d5[i]
+        m0[i], m1[i], m2[i], m3[i], m4[i], m5[i] = _six(d0[i], d1[i], d2[i], d3[i], d4[i], d5[i])
 
 
 @njit(nogil=True, cache=True)
 def _mix_half(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
     """The same, to bfloat16."""
     for i in range(m0.size):
-        m0[i] = _half(PPQQ * d0[i] - SUM * d2[i] + d4[i])
-        even, odd = d4[i] - Q2 * d2[i], P1 * d3[i] - PQQ * d1[i]
-        m1[i], m2[i] = _half(even + odd), _half(even - odd)
-        even, odd = d4[i] - P2 * d2[i], Q1 * d3[i] - PPQ * d1[i]
-        m3[i], m4[i] = _half(even + odd), _half(even - odd)
-        m5[i] = _half(PPQQ * d1[i] - SUM * d3[i] + d5[i])
+        a, b, c, d, e, f = _six(d0[i], d1[i], d2[i], d3[i], d4[i], d5[i])
+        m0[i], m1[i], m2[i], m3[i], m4[i], m5[i] = _half(a), _half(b), _half(c), _half(d), _half(e), _half(f)
 
 
 def _to_tiles(values):
@@ -206,25 +205,24 @@ def _to_tiles(values):
 
 
 @njit(nogil=True, cache=True)
+def _four(m0, m1, m2, m3, m4, m5):
+    """A^T of six numbers."""
+    return (m0 + (m1 + m2) + (m3 + m4), P1 * (m1 - m2) + Q1 * (m3 - m4),
+            P2 * (m1 + m2) + Q2 * (m3 + m4), P3 * (m1 - m2) + Q3 * (m3 - m4) + m5)
+
+
+@njit(nogil=True, cache=True)
 def _fold_half(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
     """A^T of six rows of bfloat16."""
     for i in range(y0.size):
-        a, b, c, d = _wide(m1[i]), _wide(m2[i]), _wide(m3[i]), _wide(m4[i])
-        y0[i] = _wide(m0[i]) + (a + b) + (c + d)
-        y1[i] = P1 * (a - b) + Q1 * (c - d)
-        y2[i] = P2 * (a + b) + Q2 * (c + d)
-        y3[i] = P3 * (a - b) + Q3 * (c - d) + _wide(m5[i])
+        y0[i], y1[i], y2[i], y3[i] = _four(_wide(m0[i]), _wide(m1[i]), _wide(m2[i]), _wide(m3[i]), _wide(m4[i]), _wide(m5[i]))
 
 
 @njit(nogil=True, cache=True)
 def _fold(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
     """The same, of float32."""
     for i in range(y0.size):
-        a, b, c, d = m1[i], m2[i], m3[i], m4[i]
-        y0[i] = m0[i] + (a + b) + (c + d)
-        y1[i] = P1 * (a - b) + Q1 * (c - d)
-        y2[i] = P2 * (a + b) + Q2 * (c + d)
-        y3[i] = P3 * (a - b) + Q3 * (c - d) + m5[i]
+        y0[i], y1[i], y2[i], y3[i] = _four(m0[i], m1[i], m2[i], m3[i], m4[i], m5[i])
 
 
 @njit(nogil=True, cache=True)
