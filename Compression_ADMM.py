@@ -11,8 +11,17 @@ def run(options) -> int:
 
     from data import kind_of
     from utils import distributed
-    from utils.batch import (Checkpoints, Interrupted, attempt, code_files, find_inputs, prepare_output, run_batch,
-                             sample_files, write_results)
+    from utils.batch import (
+        Checkpoints,
+        Interrupted,
+        attempt,
+        code_files,
+        find_inputs,
+        prepare_output,
+        run_batch,
+        sample_files,
+        write_results,
+    )
     from utils.codec import load_codec
     from utils.journal import Journal, settings_of
     from utils.page import Run, write_report
@@ -28,8 +37,9 @@ def run(options) -> int:
         if target is not None:
             return (attempt(codec.encode_to_rate, signal, target, *arguments) for signal in signals)
         if options.target_psnr is not None and "psnr_db" in codec.signal.metric_names:
-            return (attempt(codec.encode_to_score, signal, "psnr_db", options.target_psnr, *arguments)
-                    for signal in signals)
+            return (
+                attempt(codec.encode_to_score, signal, "psnr_db", options.target_psnr, *arguments) for signal in signals
+            )
         return codec.encode_batch(signals, options.quality, *arguments)
 
     items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
@@ -38,8 +48,11 @@ def run(options) -> int:
     journal = Journal(options.output, settings_of(options, device=device.type), options.overwrite)
     try:
         rows, failures = run_batch(
-            items, lambda some: code_files(some, options.output, codecs, encode, journal), "compressing",
-            options.batch_size)
+            items,
+            lambda some: code_files(some, options.output, codecs, encode, journal),
+            "compressing",
+            options.batch_size,
+        )
     except Interrupted as stop:
         rows, failures = stop.rows, None
     if distributed.world()[0] == 0:

@@ -9,8 +9,16 @@ from options.codec_options import evaluate_parser
 def run(options) -> int:
     from data import kind_of
     from utils import distributed
-    from utils.batch import (Checkpoints, Interrupted, code_files, find_inputs, prepare_output, run_batch,
-                             sample_files, write_results)
+    from utils.batch import (
+        Checkpoints,
+        Interrupted,
+        code_files,
+        find_inputs,
+        prepare_output,
+        run_batch,
+        sample_files,
+        write_results,
+    )
     from utils.codec import load_codec
     from utils.journal import Journal, settings_of
     from utils.page import Run, write_report

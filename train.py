@@ -20,9 +20,16 @@ from utils.training import Trainer
 # What differs between kinds of signal in size and range: first choices, not yet tuned.
 CONFIGS = {
     "image": dict(in_channels=3, latent_channels=128),
-    "speech": dict(in_channels=1, latent_channels=96, latent_rows=8,
-                   encoder_widths=(48, 96, 160), generator_widths=(48, 96, 160),
-                   context_groups=(4, 4, 8, 8, 16, 16, 16, 24), lmbda_low=0.00025, lmbda_high=0.01),
+    "speech": dict(
+        in_channels=1,
+        latent_channels=96,
+        latent_rows=8,
+        encoder_widths=(48, 96, 160),
+        generator_widths=(48, 96, 160),
+        context_groups=(4, 4, 8, 8, 16, 16, 16, 24),
+        lmbda_low=0.00025,
+        lmbda_high=0.01,
+    ),
 }
 
 
@@ -69,7 +76,7 @@ def run(options) -> int:
     train_roots = options.dataroot or [default_dataroot(signal.name, "train")]
     val_roots = options.valroot or [default_dataroot(signal.name, "val")]
     files = gather(train_roots, signal, "train")
-    val_files = gather(val_roots, signal, "val")[:options.val_files] if rank == 0 else []
+    val_files = gather(val_roots, signal, "val")[: options.val_files] if rank == 0 else []
     folder = options.runs / (options.name or options.signal)
     if any(folder.glob("state*.pt")) and not options.resume:
         raise ValueError(f"{folder} holds a run already: go on with --resume, or choose another --name")
@@ -80,13 +87,26 @@ def run(options) -> int:
     data = PictureSet(signal, files, device, progress=rank == 0)
     validation = PictureSet(signal, val_files, device, progress=False) if rank == 0 else None
     trainer = Trainer(
-        config, signal, folder, options.stages, batch_size=options.batch_size,
-        learning_rate=options.learning_rate, optimizer=options.optimizer, minutes=options.minutes, steps=options.steps,
-        validate_every=options.validate_every, device=device, seed=options.seed,
+        config,
+        signal,
+        folder,
+        options.stages,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        optimizer=options.optimizer,
+        minutes=options.minutes,
+        steps=options.steps,
+        validate_every=options.validate_every,
+        device=device,
+        seed=options.seed,
         compile_step=options.compile,
-        description={"command": shlex.join(["python", "train.py", *options.argv]),
-                     "files": len(data), "device": device.type,
-                     "data": ", ".join("/".join(root.resolve().parts[-2:]) for root in train_roots)})
+        description={
+            "command": shlex.join(["python", "train.py", *options.argv]),
+            "files": len(data),
+            "device": device.type,
+            "data": ", ".join("/".join(root.resolve().parts[-2:]) for root in train_roots),
+        },
+    )
     if options.resume:
         trainer.resume()
     elif start:

@@ -40,7 +40,7 @@ def measure(codec, signal, quality: float) -> dict[str, float]:
         coder.encode(symbols, header.quality)
         coder.decode(payload, symbols.shape, header.quality, bool(header.repeats))
         row[name] = len(data)
-        row[f"{name} ms"] = 500 * (time.perf_counter() - started)     # mean of encode and decode
+        row[f"{name} ms"] = 500 * (time.perf_counter() - started)  # mean of encode and decode
     row["first order"] = first_order_bytes(symbols)
     grid = torch.from_numpy(symbols).float()[None].to(codec.device)
     with torch.no_grad():
@@ -49,8 +49,9 @@ def measure(codec, signal, quality: float) -> dict[str, float]:
 
 
 def run(options) -> int:
-    from data import kind_of
     from tqdm import tqdm
+
+    from data import kind_of
     from utils.batch import Checkpoints, find_inputs
     from utils.codec import load_codec
     from utils.report import pick_device
@@ -62,12 +63,17 @@ def run(options) -> int:
     for kind in sorted({kind_of(item.path) for item in items}):
         codec = codecs.of(kind)
         signals = [codec.signal.read(item.path) for item in items if kind_of(item.path) == kind]
-        measure(codec, signals[0], options.quality[0])      # what is compiled is compiled before the clock runs
+        measure(codec, signals[0], options.quality[0])  # what is compiled is compiled before the clock runs
         for quality in options.quality:
             rows = [measure(codec, signal, quality) for signal in tqdm(signals, leave=False)]
             means = [sum(row[column] for row in rows) / len(rows) for column in COLUMNS]
-            print(f"| {kind} | {quality:g} | " + " | ".join(f"{mean:.1f}" if " ms" in column else f"{mean:.0f}"
-                                                            for mean, column in zip(means, COLUMNS)) + " |")
+            print(
+                f"| {kind} | {quality:g} | "
+                + " | ".join(
+                    f"{mean:.1f}" if " ms" in column else f"{mean:.0f}" for mean, column in zip(means, COLUMNS)
+                )
+                + " |"
+            )
     return 0
 
 

@@ -40,7 +40,7 @@ from utils.report import fail, pick_device
 log = logging.getLogger(__name__)
 
 OURS = "bpgan"
-MIN_OVERLAP = 0.25      # of the shorter curve's qualities; a BD-rate over less says nothing
+MIN_OVERLAP = 0.25  # of the shorter curve's qualities; a BD-rate over less says nothing
 KEY = ("file", "crc32", "codec", "setting", "version")
 
 
@@ -52,8 +52,8 @@ class Missing(Exception):
 class Coded:
     """A coded signal."""
 
-    data: bytes                     # the whole file
-    n_bytes: int | None = None      # what its rate is counted from, if not the whole file
+    data: bytes  # the whole file
+    n_bytes: int | None = None  # what its rate is counted from, if not the whole file
 
     @property
     def counted(self) -> int:
@@ -66,15 +66,15 @@ class Codec:
 
     name: str
     label: str
-    settings: tuple[str, ...]                               # from low to high rate
+    settings: tuple[str, ...]  # from low to high rate
     version: str
-    encode: Callable[[np.ndarray, str], Coded]              # (signal, setting)
-    decode: Callable[[bytes, str], np.ndarray]              # (whole file, setting) -> signal
+    encode: Callable[[np.ndarray, str], Coded]  # (signal, setting)
+    decode: Callable[[bytes, str], np.ndarray]  # (whole file, setting) -> signal
     # (original, decoded) -> decoded, in place and of the original's length
     finish: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda original, decoded: decoded
     ours: bool = False
-    cost: str = ""                  # of decoding, if it is known
-    scale: tuple[str, ...] = ()     # all settings it can be brought to a size with, if more than `settings`
+    cost: str = ""  # of decoding, if it is known
+    scale: tuple[str, ...] = ()  # all settings it can be brought to a size with, if more than `settings`
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Measure:
 
     column: str
     label: str
-    scale: Callable[[float], float] = float                 # of a mean, for curves and BD-rates
+    scale: Callable[[float], float] = float  # of a mean, for curves and BD-rates
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class Curve:
     """Means of one codec over all files, or a published curve."""
 
     label: str
-    points: list[dict]              # rate unit and measures
-    group: str                      # "ours", "others", "published"
+    points: list[dict]  # rate unit and measures
+    group: str  # "ours", "others", "published"
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class Benchmark:
     """A kind of signal: who takes part, and what is compared."""
 
     kind: str
-    output: Path                    # where results go by default
-    codecs: dict[str, Callable]     # name -> options -> [Codec]; may raise Missing
+    output: Path  # where results go by default
+    codecs: dict[str, Callable]  # name -> options -> [Codec]; may raise Missing
     measures: tuple[Measure, ...]
-    references: tuple[str, ...]     # BD-rates are taken against these codecs or published curves
+    references: tuple[str, ...]  # BD-rates are taken against these codecs or published curves
     published: Path
     rate_ticks: tuple[float, ...]
     signal: Signal = field(init=False)
@@ -113,37 +113,71 @@ class Benchmark:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*KEY, "bytes", "file_bytes", self.signal.rate_unit, *self.signal.metric_names,
-                "encode_seconds", "decode_seconds")
+        return (
+            *KEY,
+            "bytes",
+            "file_bytes",
+            self.signal.rate_unit,
+            *self.signal.metric_names,
+            "encode_seconds",
+            "decode_seconds",
+        )
 
 
 # -- options ---------------------------------------------------------------------------------------
+
 
 def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
     """Options of a benchmark; --codecs only where it names some."""
     parser = Parser(description)
     add = parser.add_argument
-    add("--input", type=Path, nargs="+", default=None, metavar="FILE|DIR",
-        help="files or folders (else the test set below the folder that BPGAN_DATA names)")
+    add(
+        "--input",
+        type=Path,
+        nargs="+",
+        default=None,
+        metavar="FILE|DIR",
+        help="files or folders (else the test set below the folder that BPGAN_DATA names)",
+    )
     add("--output", type=Path, default=benchmark.output, metavar="DIR", help="where points, tables and plots go")
-    add("--checkpoint", type=Path, default=CHECKPOINTS / f"{benchmark.kind}.safetensors", metavar="FILE",
-        help="trained weights of this codec")
-    add("--iterations", type=in_range(int, 0, 100000), nargs="+", default=[0, 25, 100],
-        help="of this codec's search, a curve each; 0: no search")
+    add(
+        "--checkpoint",
+        type=Path,
+        default=CHECKPOINTS / f"{benchmark.kind}.safetensors",
+        metavar="FILE",
+        help="trained weights of this codec",
+    )
+    add(
+        "--iterations",
+        type=in_range(int, 0, 100000),
+        nargs="+",
+        default=[0, 25, 100],
+        help="of this codec's search, a curve each; 0: no search",
+    )
     add("--search", choices=METHODS, nargs="+", default=["admm"], help="methods of this codec's search")
     add("--objective", choices=OBJECTIVES, nargs="+", default=["mse"], help="of this codec's search, a curve each")
-    add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=list(range(1, QUALITIES + 1)),
-        help="of this codec")
+    add(
+        "--quality",
+        type=in_range(float, 1, QUALITIES),
+        nargs="+",
+        default=list(range(1, QUALITIES + 1)),
+        help="of this codec",
+    )
     if benchmark.codecs:
-        add("--codecs", nargs="+", choices=tuple(benchmark.codecs), default=list(benchmark.codecs),
-            help=f"who takes part; {OURS} is this codec")
-    add("--entropy_coder", choices=CODER_NAMES, default=None,
-        help="of this codec (else the one the checkpoint names)")
-    add("--limit", type=in_range(int, 1, 10 ** 9), default=None, help="only the first files")
+        add(
+            "--codecs",
+            nargs="+",
+            choices=tuple(benchmark.codecs),
+            default=list(benchmark.codecs),
+            help=f"who takes part; {OURS} is this codec",
+        )
+    add("--entropy_coder", choices=CODER_NAMES, default=None, help="of this codec (else the one the checkpoint names)")
+    add("--limit", type=in_range(int, 1, 10**9), default=None, help="only the first files")
     return parser
 
 
 # -- this codec ------------------------------------------------------------------------------------
+
 
 def own_codecs(options) -> list[Codec]:
     """This codec, a curve for each number of iterations. Raises ValueError, OSError for the checkpoint."""
@@ -168,19 +202,32 @@ def own_codecs(options) -> list[Codec]:
         label = ", ".join(["BPGAN", *(words if search.iterations else []), text])
         # points of another version's search settings are not this one's
         own = f"{version} search {zlib.crc32(repr(search).encode()):08x}" if search.iterations else version
-        if search.objective == "perceptual":    # steered by the discriminator, which the fingerprint leaves out
+        if search.objective == "perceptual":  # steered by the discriminator, which the fingerprint leaves out
             own += f" checkpoint {codec.digest[:16]}"
-        return Codec(name, label, settings, own,
-                     lambda signal, setting: Coded(codec.compress(signal, float(setting), search, None, coder, options.seed)),
-                     lambda data, _: codec.decompress(data), ours=True, cost=cost)
+        return Codec(
+            name,
+            label,
+            settings,
+            own,
+            lambda signal, setting: Coded(codec.compress(signal, float(setting), search, None, coder, options.seed)),
+            lambda data, _: codec.decompress(data),
+            ours=True,
+            cost=cost,
+        )
 
     searches = [preset("none")] if 0 in options.iterations else []
-    searches += [preset(method, iterations, objective) for objective in options.objective for method in options.search
-                 for iterations in sorted(set(options.iterations)) if iterations and method != "none"]
+    searches += [
+        preset(method, iterations, objective)
+        for objective in options.objective
+        for method in options.search
+        for iterations in sorted(set(options.iterations))
+        if iterations and method != "none"
+    ]
     return [of(search) for search in searches]
 
 
 # -- other codecs at a given size ------------------------------------------------------------------
+
 
 def at_size(codec: Codec, signal: np.ndarray, n_bytes: int) -> tuple[str, Coded]:
     """-> (setting, what it gives) of the smallest that counts at least `n_bytes`, else the largest there is.
@@ -199,6 +246,7 @@ def at_size(codec: Codec, signal: np.ndarray, n_bytes: int) -> tuple[str, Coded]
 
 
 # -- points on disk --------------------------------------------------------------------------------
+
 
 class Points:
     """points.csv: rows are appended one by one; a torn last row is dropped when it is opened."""
@@ -241,11 +289,13 @@ class Points:
     def add(self, row: dict) -> None:
         with open(self.path, "a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow(
-                [f"{row[name]:.6g}" if isinstance(row[name], float) else row[name] for name in self.columns])
+                [f"{row[name]:.6g}" if isinstance(row[name], float) else row[name] for name in self.columns]
+            )
         self._rows[self.key(row)] = row
 
 
 # -- measuring -------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Source:
@@ -262,7 +312,7 @@ def find_sources(benchmark: Benchmark, options) -> tuple[list[Source], int]:
     """-> (readable files, number of those that are not, which are named)."""
     inputs = options.input or [default_dataroot(benchmark.kind, "test")]
     sources, failures = [], 0
-    for item in find_inputs(inputs, lambda path: kind_of(path) == benchmark.kind)[:options.limit]:
+    for item in find_inputs(inputs, lambda path: kind_of(path) == benchmark.kind)[: options.limit]:
         try:
             benchmark.signal.read(item.path)
             sources.append(Source(item, f"{zlib.crc32(item.path.read_bytes()):08x}"))
@@ -296,24 +346,34 @@ def measure(signal: Signal, codec: Codec, setting: str, source: Source) -> dict:
     encoded_at = time.perf_counter()
     decoded = codec.decode(coded.data, setting)
     decoded_at = time.perf_counter()
-    return {**dict(zip(KEY, source.key(codec, setting))),
-            "bytes": coded.counted, "file_bytes": len(coded.data),
-            signal.rate_unit: signal.rate(coded.counted, signal.size(original)),
-            **signal.score(original, codec.finish(original, decoded)),
-            "encode_seconds": encoded_at - started, "decode_seconds": decoded_at - encoded_at}
+    return {
+        **dict(zip(KEY, source.key(codec, setting))),
+        "bytes": coded.counted,
+        "file_bytes": len(coded.data),
+        signal.rate_unit: signal.rate(coded.counted, signal.size(original)),
+        **signal.score(original, codec.finish(original, decoded)),
+        "encode_seconds": encoded_at - started,
+        "decode_seconds": decoded_at - encoded_at,
+    }
 
 
-def measure_all(codecs: list[Codec], sources: list[Source], points: Points,
-                measure_one: Callable[[Codec, str, Source], dict]) -> int:
+def measure_all(
+    codecs: list[Codec], sources: list[Source], points: Points, measure_one: Callable[[Codec, str, Source], dict]
+) -> int:
     """Every point that is not there yet, setting by setting; -> number of failures."""
-    todo = [(codec, setting, source) for codec in codecs for setting in codec.settings for source in sources
-            if points.get(source.key(codec, setting)) is None]
+    todo = [
+        (codec, setting, source)
+        for codec in codecs
+        for setting in codec.settings
+        for source in sources
+        if points.get(source.key(codec, setting)) is None
+    ]
     failures = 0
     for codec, setting, source in (bar := tqdm(todo, unit="point", file=sys.stderr, disable=not todo)):
         bar.set_description(f"{codec.name} {setting}", refresh=False)
         try:
             points.add(measure_one(codec, setting, source))
-        except Exception as error:          # another codec's library may raise anything
+        except Exception as error:  # another codec's library may raise anything
             failures += 1
             fail(error, f"{codec.name} at {setting}, {source.item.path}: ")
             log.info("where it failed", exc_info=True)
@@ -322,10 +382,10 @@ def measure_all(codecs: list[Codec], sources: list[Source], points: Points,
 
 # -- means and comparisons -------------------------------------------------------------------------
 
-def mean_curves(benchmark: Benchmark, codecs: list[Codec], sources: list[Source],
-                points: Points) -> dict[str, Curve]:
+
+def mean_curves(benchmark: Benchmark, codecs: list[Codec], sources: list[Source], points: Points) -> dict[str, Curve]:
     """Curves by codec name, of the settings at which every file was measured; others are named."""
-    values = benchmark.columns[len(KEY):]
+    values = benchmark.columns[len(KEY) :]
     curves = {}
     for codec in codecs:
         means = []
@@ -333,11 +393,19 @@ def mean_curves(benchmark: Benchmark, codecs: list[Codec], sources: list[Source]
             rows = [points.get(source.key(codec, setting)) for source in sources]
             lacking = rows.count(None)
             if lacking:
-                print(f"{codec.name} at {setting}: {lacking} of {len(rows)} files lack, left out of the means",
-                      file=sys.stderr)
+                print(
+                    f"{codec.name} at {setting}: {lacking} of {len(rows)} files lack, left out of the means",
+                    file=sys.stderr,
+                )
                 continue
-            means.append({"codec": codec.name, "setting": setting, "files": len(rows),
-                          **{name: _mean([row[name] for row in rows]) for name in values}})
+            means.append(
+                {
+                    "codec": codec.name,
+                    "setting": setting,
+                    "files": len(rows),
+                    **{name: _mean([row[name] for row in rows]) for name in values},
+                }
+            )
         if means:
             curves[codec.name] = Curve(codec.label, means, "ours" if codec.ours else "others")
     return curves
@@ -356,8 +424,11 @@ def published_curves(benchmark: Benchmark, sources: list[Source]) -> dict[str, C
         return {}
     curves = {}
     for name, entry in carried["curves"].items():
-        lists = {column: entry[column] for column in (benchmark.signal.rate_unit, *benchmark.signal.metric_names)
-                 if column in entry}
+        lists = {
+            column: entry[column]
+            for column in (benchmark.signal.rate_unit, *benchmark.signal.metric_names)
+            if column in entry
+        }
         rows = [dict(zip(lists, row)) for row in zip(*lists.values())]
         curves[f"published {name}"] = Curve(f"{entry['label']} ({entry['source']})", rows, "published")
     return curves
@@ -365,8 +436,11 @@ def published_curves(benchmark: Benchmark, sources: list[Source]) -> dict[str, C
 
 def curve_values(curve: Curve, measure: Measure, rate_unit: str) -> tuple[list[float], list[float]]:
     """Rates and scaled qualities of the points that have both."""
-    pairs = [(point[rate_unit], measure.scale(point[measure.column])) for point in curve.points
-             if math.isfinite(point.get(measure.column, math.nan))]
+    pairs = [
+        (point[rate_unit], measure.scale(point[measure.column]))
+        for point in curve.points
+        if math.isfinite(point.get(measure.column, math.nan))
+    ]
     return [rate for rate, _ in pairs], [quality for _, quality in pairs]
 
 
@@ -379,15 +453,19 @@ def compare(anchor: tuple[list, list], other: tuple[list, list]) -> float | None
         return None
     try:
         return bd_rate(*anchor, *other)
-    except ValueError:          # two points of one quality
+    except ValueError:  # two points of one quality
         return None
 
 
 def bd_table(benchmark: Benchmark, curves: dict[str, Curve]) -> str:
     """A Markdown table: mean rate difference of each curve against each reference, by measure."""
     unit = benchmark.signal.rate_unit
-    columns = [(reference, measure) for reference in benchmark.references if reference in curves
-               for measure in benchmark.measures]
+    columns = [
+        (reference, measure)
+        for reference in benchmark.references
+        if reference in curves
+        for measure in benchmark.measures
+    ]
     header = ["", unit, *(f"{measure.label} against {curves[reference].label}" for reference, measure in columns)]
     rows = []
     for name, curve in curves.items():
@@ -403,18 +481,22 @@ def bd_table(benchmark: Benchmark, curves: dict[str, Curve]) -> str:
 
 def times_table(codecs: list[Codec], curves: dict[str, Curve]) -> str:
     """A Markdown table: mean seconds of a file, over all settings, and the generator's cost."""
-    lines = ["| | seconds to encode | to decode | generator, thousand multiply-adds per picture sample |",
-             "|---|---:|---:|---:|"]
+    lines = [
+        "| | seconds to encode | to decode | generator, thousand multiply-adds per picture sample |",
+        "|---|---:|---:|---:|",
+    ]
     for codec in codecs:
         if codec.name in curves:
-            seconds = [_mean([point[name] for point in curves[codec.name].points])
-                       for name in ("encode_seconds", "decode_seconds")]
+            seconds = [
+                _mean([point[name] for point in curves[codec.name].points])
+                for name in ("encode_seconds", "decode_seconds")
+            ]
             lines.append(f"| {codec.label} | {seconds[0]:.3f} | {seconds[1]:.3f} | {codec.cost} |")
     return "\n".join(lines) + "\n"
 
 
 def write_summary(path: Path, benchmark: Benchmark, curves: dict[str, Curve]) -> None:
-    columns = ("codec", "setting", "files", *benchmark.columns[len(KEY):])
+    columns = ("codec", "setting", "files", *benchmark.columns[len(KEY) :])
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
@@ -449,20 +531,39 @@ def plot(path: Path, benchmark: Benchmark, measure: Measure, curves: dict[str, C
         index = counts[group]
         counts[group] += 1
         style = {
-            "ours": dict(color=_OURS_COLORS[index % len(_OURS_COLORS)], linewidth=2.8, marker="o", markersize=6,
-                         zorder=3),
-            "others": dict(color=colormaps["tab10" if index < 10 else "Dark2"](index % 10), linewidth=1.1,
-                           marker=_MARKERS[index % len(_MARKERS)], markersize=3.5, zorder=2),
-            "published": dict(color=colormaps["Dark2"](index % 8), linewidth=1,
-                              linestyle=(0, (5, 3) if index < 8 else (1, 2)), marker="" if len(rates) > 2 else "x",
-                              markersize=5, alpha=0.85, zorder=1)}[group]
+            "ours": dict(
+                color=_OURS_COLORS[index % len(_OURS_COLORS)], linewidth=2.8, marker="o", markersize=6, zorder=3
+            ),
+            "others": dict(
+                color=colormaps["tab10" if index < 10 else "Dark2"](index % 10),
+                linewidth=1.1,
+                marker=_MARKERS[index % len(_MARKERS)],
+                markersize=3.5,
+                zorder=2,
+            ),
+            "published": dict(
+                color=colormaps["Dark2"](index % 8),
+                linewidth=1,
+                linestyle=(0, (5, 3) if index < 8 else (1, 2)),
+                marker="" if len(rates) > 2 else "x",
+                markersize=5,
+                alpha=0.85,
+                zorder=1,
+            ),
+        }[group]
         axes.plot(rates, qualities, label=curves[name].label, **style)
 
     low, high = (pick(rate for rates, _ in measured for rate in rates) for pick in (min, max))
     bottom, top = (pick(quality for _, qualities in measured for quality in qualities) for pick in (min, max))
     margin = 0.04 * (top - bottom) or 1
-    axes.set(xscale="log", xlim=(low / 1.08, high * 1.08), ylim=(bottom - margin, top + margin),
-             xlabel=unit, ylabel=measure.label, title=title)
+    axes.set(
+        xscale="log",
+        xlim=(low / 1.08, high * 1.08),
+        ylim=(bottom - margin, top + margin),
+        xlabel=unit,
+        ylabel=measure.label,
+        title=title,
+    )
     ticks = [tick for tick in benchmark.rate_ticks if low / 1.08 <= tick <= high * 1.08]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -475,6 +576,7 @@ def plot(path: Path, benchmark: Benchmark, measure: Measure, curves: dict[str, C
 
 # -- all together ----------------------------------------------------------------------------------
 
+
 def report(benchmark: Benchmark, codecs: list[Codec], sources: list[Source], points: Points, output: Path) -> None:
     """summary.csv, bd_rate.md and the plots from the points that are there."""
     measured = mean_curves(benchmark, codecs, sources, points)
@@ -483,17 +585,24 @@ def report(benchmark: Benchmark, codecs: list[Codec], sources: list[Source], poi
     write_summary(output / "summary.csv", benchmark, measured)
     curves = measured | published_curves(benchmark, sources)
     table = bd_table(benchmark, curves)
-    text = ("Mean rate difference at equal quality (BD-rate; negative: fewer bits), each over the qualities that both "
-            f"curves cover, empty if those are under {MIN_OVERLAP:.0%} of the shorter curve. Files: {len(sources)}.\n\n"
-            f"{table}\nMeans over files and settings, on this machine with what else ran on it:\n\n"
-            f"{times_table(codecs, measured)}")
+    text = (
+        "Mean rate difference at equal quality (BD-rate; negative: fewer bits), each over the qualities that both "
+        f"curves cover, empty if those are under {MIN_OVERLAP:.0%} of the shorter curve. Files: {len(sources)}.\n\n"
+        f"{table}\nMeans over files and settings, on this machine with what else ran on it:\n\n"
+        f"{times_table(codecs, measured)}"
+    )
     with replacing(output / "bd_rate.md") as temporary:
         temporary.write_text(text)
     print(text)
     try:
         for each in benchmark.measures:
-            plot(output / f"{each.column}.png", benchmark, each, curves,
-                 f"Files: {len(sources)}, means; measured here unless a source is named")
+            plot(
+                output / f"{each.column}.png",
+                benchmark,
+                each,
+                curves,
+                f"Files: {len(sources)}, means; measured here unless a source is named",
+            )
     except ImportError:
         print("plots are skipped: pip install matplotlib", file=sys.stderr)
     print(f"{output}: points.csv, summary.csv, bd_rate.md, plots")

@@ -48,8 +48,9 @@ class Table:
             data = self.codec.compress(original, quality, method, self.options.iterations, seed=self.options.seed)
             for realism, word in ((0.0, ""), (1.0, ", realistic")):
                 if realism == 0 or self.codec.has_realistic:
-                    yield self._version(f"BPGAN, quality {quality:g}{word}", original,
-                                        self.codec.decompress(data, realism), len(data))
+                    yield self._version(
+                        f"BPGAN, quality {quality:g}{word}", original, self.codec.decompress(data, realism), len(data)
+                    )
             for other in self.others:
                 try:
                     setting, coded = at_size(other, original, len(data))
@@ -57,27 +58,34 @@ class Table:
                         seen.add((other.name, setting))
                         decoded = other.finish(original, other.decode(coded.data, setting))
                         yield self._version(f"{other.label} at {setting}", original, decoded, coded.counted)
-                except Exception as error:          # another codec's library may raise anything
+                except Exception as error:  # another codec's library may raise anything
                     self.failures += 1
                     fail(error, f"{other.name}: ")
                     log.info("where it failed", exc_info=True)
 
     def _version(self, label: str, original: np.ndarray, decoded: np.ndarray, n_bytes: int) -> Version:
         signal = self.codec.signal
-        return Version(label, signal.preview(decoded, original), {
-            "bytes": n_bytes, signal.rate_unit: signal.rate(n_bytes, signal.size(original)),
-            **signal.score(original, decoded)})
+        return Version(
+            label,
+            signal.preview(decoded, original),
+            {
+                "bytes": n_bytes,
+                signal.rate_unit: signal.rate(n_bytes, signal.size(original)),
+                **signal.score(original, decoded),
+            },
+        )
 
 
 def run(options) -> int:
     """-> exit code: 1 if a file or a codec failed; the page then lacks these."""
     from tqdm import tqdm
+
     from utils.codec import load_codec
 
     device = pick_device(options.device)
     inputs = options.input or [default_dataroot(kind, "test") for kind in KINDS]
     items = find_inputs(inputs, lambda path: kind_of(path) in BENCHMARKS)
-    by_kind = {kind: [item for item in items if kind_of(item.path) == kind][:options.limit] for kind in BENCHMARKS}
+    by_kind = {kind: [item for item in items if kind_of(item.path) == kind][: options.limit] for kind in BENCHMARKS}
     codecs = Checkpoints(options.checkpoint, lambda path: load_codec(path, device))
     failures = 0
     tables = {}
@@ -88,8 +96,10 @@ def run(options) -> int:
             failures += broken
             tables[kind] = Table(codecs.of(kind), others, options)
     searched = f"after {options.iterations} iterations of search" if options.iterations else "without search"
-    introduction = (f"BPGAN {searched}, and other codecs at the same bytes: the smallest file that is no smaller "
-                    "than BPGAN's, or the smallest there is. Bytes of other speech codecs are without containers.")
+    introduction = (
+        f"BPGAN {searched}, and other codecs at the same bytes: the smallest file that is no smaller "
+        "than BPGAN's, or the smallest there is. Bytes of other speech codecs are without containers."
+    )
     with writing_page(options.output, "BPGAN beside other codecs", introduction) as page:
         for item in tqdm([item for kind in tables for item in by_kind[kind]], file=sys.stderr):
             table = tables[kind_of(item.path)]
@@ -112,16 +122,33 @@ def run(options) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("A page of originals, this codec at several qualities, and others at the same bytes.")
     add = parser.add_argument
-    add("--input", type=Path, nargs="+", default=None, metavar="FILE|DIR",
-        help="images, recordings or folders (else the test sets below the folder that BPGAN_DATA names)")
+    add(
+        "--input",
+        type=Path,
+        nargs="+",
+        default=None,
+        metavar="FILE|DIR",
+        help="images, recordings or folders (else the test sets below the folder that BPGAN_DATA names)",
+    )
     add("--output", type=Path, default=Path("results/page.html"), metavar="FILE", help="the page to write")
-    add("--checkpoint", type=Path, nargs="+", default=None, metavar="FILE",
-        help="trained weights, one file a kind of signal (else those in checkpoints/)")
+    add(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        default=None,
+        metavar="FILE",
+        help="trained weights, one file a kind of signal (else those in checkpoints/)",
+    )
     add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=[1.0, 3.0, 5.0], help="of this codec")
     add("--iterations", type=in_range(int, 0, 100000), default=100, help="of this codec's search; 0: no search")
-    add("--codecs", nargs="*", choices=OTHERS, default=["jpeg", "webp", "avif", "opus", "amr-wb", "codec2"],
-        help="who else takes part")
-    add("--limit", type=in_range(int, 1, 10 ** 6), default=4, help="only the first files of each kind")
+    add(
+        "--codecs",
+        nargs="*",
+        choices=OTHERS,
+        default=["jpeg", "webp", "avif", "opus", "amr-wb", "codec2"],
+        help="who else takes part",
+    )
+    add("--limit", type=in_range(int, 1, 10**6), default=4, help="only the first files of each kind")
     return parser.run(argv, run)
 
 

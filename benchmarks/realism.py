@@ -23,9 +23,9 @@ from utils.batch import find_inputs
 from utils.checkpoint import CHECKPOINTS
 
 PATCH = 7
-PATCHES = 2048          # of each picture and level
+PATCHES = 2048  # of each picture and level
 DIRECTIONS = 512
-MIN_SIDE = 16           # of the coarsest level, pixels
+MIN_SIDE = 16  # of the coarsest level, pixels
 LEVELS = 5
 
 
@@ -62,6 +62,7 @@ def sliced_wasserstein(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -
 
 def run(options) -> int:
     from tqdm import tqdm
+
     from utils.codec import load_codec
     from utils.metrics import psnr
     from utils.report import pick_device
@@ -70,7 +71,7 @@ def run(options) -> int:
     if not codec.has_realistic:
         raise ValueError(f"{options.checkpoint} has no realistic generator to compare")
     inputs = options.input or [default_dataroot("image", "test")]
-    items = find_inputs(inputs, lambda path: kind_of(path) == "image")[:options.limit]
+    items = find_inputs(inputs, lambda path: kind_of(path) == "image")[: options.limit]
     print("| quality | realism | PSNR (dB) | " + " | ".join(f"level {k + 1}" for k in range(LEVELS)) + " | mean |")
     print("|" + "---|" * (LEVELS + 4))
     for quality in options.quality:
@@ -83,7 +84,8 @@ def run(options) -> int:
             for realism, pixels in versions.items():
                 # the same places in all versions: what differs is the picture
                 pools.setdefault(realism, []).append(
-                    patches(laplacian_pyramid(pixels), np.random.default_rng([options.seed, index])))
+                    patches(laplacian_pyramid(pixels), np.random.default_rng([options.seed, index]))
+                )
                 if realism is not None:
                     scores[realism].append(psnr(original, pixels))
         for realism in options.realism:
@@ -91,7 +93,11 @@ def run(options) -> int:
             for level in range(min(map(len, pools[None]))):
                 both = [np.concatenate([picture[level] for picture in pools[key]]) for key in (None, realism)]
                 distances.append(sliced_wasserstein(*both, np.random.default_rng(options.seed)))
-            cells = [f"{value:.1f}" for value in distances] + [""] * (LEVELS - len(distances)) + [f"{np.mean(distances):.1f}"]
+            cells = (
+                [f"{value:.1f}" for value in distances]
+                + [""] * (LEVELS - len(distances))
+                + [f"{np.mean(distances):.1f}"]
+            )
             print(f"| {quality:g} | {realism:g} | {np.mean(scores[realism]):.2f} | " + " | ".join(cells) + " |")
     return 0
 
@@ -99,12 +105,18 @@ def run(options) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("Sliced Wasserstein distance and PSNR of the faithful and the realistic generator.")
     add = parser.add_argument
-    add("--input", type=Path, nargs="+", default=None, metavar="FILE|DIR",
-        help="images (else the test set below the folder that BPGAN_DATA names)")
+    add(
+        "--input",
+        type=Path,
+        nargs="+",
+        default=None,
+        metavar="FILE|DIR",
+        help="images (else the test set below the folder that BPGAN_DATA names)",
+    )
     add("--checkpoint", type=Path, default=CHECKPOINTS / "image.safetensors", metavar="FILE", help="trained weights")
     add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=[1.0, 2.0], help="one or several")
     add("--realism", type=in_range(float, 0.0, 1.0), nargs="+", default=[0.0, 1.0], help="one or several")
-    add("--limit", type=in_range(int, 1, 10 ** 9), default=None, help="only the first files")
+    add("--limit", type=in_range(int, 1, 10**9), default=None, help="only the first files")
     return parser.run(argv, run)
 
 

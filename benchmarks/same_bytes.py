@@ -1,6 +1,6 @@
 """One crop side by side: original, this codec, faithful and realistic, JPEG at the same bytes or a little more.
 
-    python -m benchmarks.same_bytes --input kodim15.png --crop 150 60 320 320 --quality 1 --output docs/same_bytes.png
+python -m benchmarks.same_bytes --input kodim15.png --crop 150 60 320 320 --quality 1 --output docs/same_bytes.png
 """
 
 import sys
@@ -41,7 +41,7 @@ def run(options) -> int:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for i, (label, pixels) in enumerate(panels):
         x = i * (width + gap)
-        sheet.paste(Image.fromarray(pixels[top:top + height, left:left + width]), (x, caption))
+        sheet.paste(Image.fromarray(pixels[top : top + height, left : left + width]), (x, caption))
         draw.text((x + 2, 3), label, fill="black", font=font)
     with replacing(options.output) as temporary:
         sheet.save(temporary)
@@ -55,8 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     add("--input", type=Path, required=True, help="a picture")
     add("--output", type=Path, default=Path("results/same_bytes.png"), help="the PNG to write")
     add("--checkpoint", type=Path, default=Path("checkpoints/image.safetensors"), help="trained weights")
-    add("--crop", type=in_range(int, 0, 10 ** 6), nargs=4, default=[0, 0, 320, 320],
-        metavar=("LEFT", "TOP", "WIDTH", "HEIGHT"), help="what to show, in pixels")
+    add(
+        "--crop",
+        type=in_range(int, 0, 10**6),
+        nargs=4,
+        default=[0, 0, 320, 320],
+        metavar=("LEFT", "TOP", "WIDTH", "HEIGHT"),
+        help="what to show, in pixels",
+    )
     add("--quality", type=in_range(float, 1, QUALITIES), default=1.0, help="of this codec")
     add("--iterations", type=in_range(int, 0, 100000), default=100, help="of the search")
     return parser.run(argv, run)

@@ -19,12 +19,12 @@ from . import common, images, speech
 from .common import OURS, Benchmark, Curve
 
 BENCHMARKS = {"image": images.BENCHMARK, "speech": speech.BENCHMARK}
-SPEECH_RATE = 16000     # Hz
+SPEECH_RATE = 16000  # Hz
 
 
 def cropped(benchmark: Benchmark, crop: float) -> Benchmark:
     """The same benchmark on the middle of every signal: crop x crop pixels, or so many seconds."""
-    benchmark = dataclasses.replace(benchmark)      # with a signal of its own
+    benchmark = dataclasses.replace(benchmark)  # with a signal of its own
     read = benchmark.signal.read
 
     def read_middle(path: Path):
@@ -46,11 +46,14 @@ def comparison(benchmark: Benchmark, curves: dict[str, Curve]) -> list[dict]:
     for name, curve in curves.items():
         if name == f"{OURS}-0":
             continue
-        row = {"curve": curve.label.removeprefix("BPGAN, "),
-               "seconds": sum(point["encode_seconds"] for point in curve.points) / len(curve.points)}
+        row = {
+            "curve": curve.label.removeprefix("BPGAN, "),
+            "seconds": sum(point["encode_seconds"] for point in curve.points) / len(curve.points),
+        }
         for measure in benchmark.measures:
-            row[measure.column] = common.compare(common.curve_values(anchor, measure, unit),
-                                                 common.curve_values(curve, measure, unit))
+            row[measure.column] = common.compare(
+                common.curve_values(anchor, measure, unit), common.curve_values(curve, measure, unit)
+            )
         rows.append(row)
     return rows
 
@@ -93,18 +96,19 @@ def run(options) -> int:
     options.output = options.output or Path(f"results/benchmark_search_{options.signal}")
     sources, failures = common.find_sources(benchmark, options)
     codecs = common.own_codecs(options)
-    if options.crop:        # points of other parts of the files are not these
+    if options.crop:  # points of other parts of the files are not these
         codecs = [dataclasses.replace(codec, version=f"{codec.version} crop {options.crop:g}") for codec in codecs]
     points = common.Points(options.output / "points.csv", benchmark.columns)
-    failures += common.measure_all(codecs, sources, points,
-                                   lambda *point: common.measure(benchmark.signal, *point))
+    failures += common.measure_all(codecs, sources, points, lambda *point: common.measure(benchmark.signal, *point))
     curves = common.mean_curves(benchmark, codecs, sources, points)
     if f"{OURS}-0" not in curves:
         raise ValueError("without the points of no search there is nothing to compare with")
     rows = comparison(benchmark, curves)
     names = [measure.label for measure in benchmark.measures]
-    lines = ["| search | seconds | " + " | ".join(f"BD-rate, {name}" for name in names) + " |",
-             "|---" + "|---:" * (1 + len(names)) + "|"]
+    lines = [
+        "| search | seconds | " + " | ".join(f"BD-rate, {name}" for name in names) + " |",
+        "|---" + "|---:" * (1 + len(names)) + "|",
+    ]
     for row in rows:
         cells = ["" if row[m.column] is None else f"{row[m.column]:+.1f} %" for m in benchmark.measures]
         lines.append(f"| {row['curve']} | {row['seconds']:.2f} | " + " | ".join(cells) + " |")
@@ -120,13 +124,24 @@ def run(options) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = common.benchmark_parser(dataclasses.replace(images.BENCHMARK, codecs={}),     # none but this one
-                                     "Methods of search against each other and against none.")
+    parser = common.benchmark_parser(
+        dataclasses.replace(images.BENCHMARK, codecs={}),  # none but this one
+        "Methods of search against each other and against none.",
+    )
     parser.add_argument("--signal", choices=SIGNAL_NAMES, required=True, help="kind of signal")
-    parser.add_argument("--crop", type=in_range(float, 0.1, 1e6), default=None,
-                        help="only the middle of each signal: pixels a side, or seconds")
-    parser.set_defaults(search=[m for m in METHODS if m != "none"], iterations=[0, 10, 25, 50, 100, 250],
-                        quality=[2.0, 4.0, 6.0], output=None, checkpoint=None)
+    parser.add_argument(
+        "--crop",
+        type=in_range(float, 0.1, 1e6),
+        default=None,
+        help="only the middle of each signal: pixels a side, or seconds",
+    )
+    parser.set_defaults(
+        search=[m for m in METHODS if m != "none"],
+        iterations=[0, 10, 25, 50, 100, 250],
+        quality=[2.0, 4.0, 6.0],
+        output=None,
+        checkpoint=None,
+    )
     return parser.run(argv, run)
 
 

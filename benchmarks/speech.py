@@ -29,16 +29,19 @@ import numpy as np
 
 from .common import OURS, Benchmark, Codec, Coded, Measure, Missing, benchmark_parser, own_codecs, run
 
-RATE, NARROW = 16000, 8000      # Hz
-MAX_SHIFT = 240                 # samples at 16 kHz, 15 ms
-CODEC2_FRAME = 320              # samples at 8 kHz, 40 ms: a multiple of every mode's frame
-CODEC2_DELAY = 288              # samples at 16 kHz
+RATE, NARROW = 16000, 8000  # Hz
+MAX_SHIFT = 240  # samples at 16 kHz, 15 ms
+CODEC2_FRAME = 320  # samples at 8 kHz, 40 ms: a multiple of every mode's frame
+CODEC2_DELAY = 288  # samples at 16 kHz
 CODEC2_DELAY_700C = 448
-AMR_BYTES = {"#!AMR\n": (12, 13, 15, 17, 19, 20, 26, 31, 5),        # of a frame, by its mode
-             "#!AMR-WB\n": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5)}
+AMR_BYTES = {
+    "#!AMR\n": (12, 13, 15, 17, 19, 20, 26, 31, 5),  # of a frame, by its mode
+    "#!AMR-WB\n": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5),
+}
 
 
 # -- programs and files ----------------------------------------------------------------------------
+
 
 def _need(package: str, *programs: str) -> None:
     for program in programs:
@@ -98,9 +101,9 @@ def ogg_packets(data: bytes) -> list[int]:
     """Sizes of the packets of an Ogg file with one stream (RFC 3533)."""
     sizes, position, size = [], 0, 0
     while position < len(data):
-        if data[position:position + 4] != b"OggS":
+        if data[position : position + 4] != b"OggS":
             raise ValueError("not an Ogg page")
-        lacing = data[position + 27:position + 27 + data[position + 26]]
+        lacing = data[position + 27 : position + 27 + data[position + 26]]
         for part in lacing:
             size += part
             if part < 255:
@@ -118,7 +121,7 @@ def amr_payload(data: bytes) -> int:
     position, total = len(magic), 0
     while position < len(data):
         mode = data[position] >> 3 & 15
-        size = AMR_BYTES[magic][mode] if mode < len(AMR_BYTES[magic]) else 0     # 15: no data
+        size = AMR_BYTES[magic][mode] if mode < len(AMR_BYTES[magic]) else 0  # 15: no data
         position += 1 + size
         total += size
     return total
@@ -126,9 +129,10 @@ def amr_payload(data: bytes) -> int:
 
 # -- delays ----------------------------------------------------------------------------------------
 
+
 def fit_length(original: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     """Cut, or extend with silence, to the original's length."""
-    decoded = decoded[:original.size]
+    decoded = decoded[: original.size]
     return np.pad(decoded, (0, original.size - decoded.size)).astype(np.float32)
 
 
@@ -145,21 +149,48 @@ def align(original: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 
 # -- codecs ----------------------------------------------------------------------------------------
 
+
 def _opus(name: str, label: str, frame_ms: int) -> list[Codec]:
     _need("opus-tools", "opusenc", "opusdec")
 
     def encode(clip: np.ndarray, kbps: str) -> Coded:
-        data = _convert(_wav(clip, RATE), ".wav", ".opus", "opusenc", "--quiet", "--speech", "--comp", "10",
-                        "--bitrate", kbps, "--framesize", str(frame_ms), "--discard-comments", "--padding", "0",
-                        "IN", "OUT")
+        data = _convert(
+            _wav(clip, RATE),
+            ".wav",
+            ".opus",
+            "opusenc",
+            "--quiet",
+            "--speech",
+            "--comp",
+            "10",
+            "--bitrate",
+            kbps,
+            "--framesize",
+            str(frame_ms),
+            "--discard-comments",
+            "--padding",
+            "0",
+            "IN",
+            "OUT",
+        )
         return Coded(data, sum(ogg_packets(data)[2:]))
 
     def decode(data: bytes, _) -> np.ndarray:
         return from_raw(_convert(data, ".opus", ".raw", "opusdec", "--quiet", "--rate", str(RATE), "IN", "OUT"), RATE)
 
     version = _output("opusenc", "--version").splitlines()[0]
-    return [Codec(name, label, ("6", "7", "8", "10", "12", "16", "20", "24"), version, encode, decode, align,
-                  scale=tuple(map(str, range(6, 65))))]
+    return [
+        Codec(
+            name,
+            label,
+            ("6", "7", "8", "10", "12", "16", "20", "24"),
+            version,
+            encode,
+            decode,
+            align,
+            scale=tuple(map(str, range(6, 65))),
+        )
+    ]
 
 
 def opus(_) -> list[Codec]:
@@ -174,16 +205,27 @@ def _speex(name: str, label: str, rate: int, *options: str) -> list[Codec]:
     _need("speex", "speexenc", "speexdec")
 
     def encode(clip: np.ndarray, quality: str) -> Coded:
-        data = _convert(_wav(clip, rate), ".wav", ".spx", "speexenc", "--comp", "10", "--quality", quality,
-                        *options, "IN", "OUT")
+        data = _convert(
+            _wav(clip, rate), ".wav", ".spx", "speexenc", "--comp", "10", "--quality", quality, *options, "IN", "OUT"
+        )
         return Coded(data, sum(ogg_packets(data)[2:]))
 
     def decode(data: bytes, _) -> np.ndarray:
         return from_raw(_convert(data, ".spx", ".raw", "speexdec", "IN", "OUT"), rate)
 
     version = _output("speexenc", "--version").splitlines()[0]
-    return [Codec(name, label, ("0", "1", "2", "4", "6", "8"), version, encode, decode, align,
-                  scale=tuple(map(str, range(11))))]
+    return [
+        Codec(
+            name,
+            label,
+            ("0", "1", "2", "4", "6", "8"),
+            version,
+            encode,
+            decode,
+            align,
+            scale=tuple(map(str, range(11))),
+        )
+    ]
 
 
 def speex(_) -> list[Codec]:
@@ -199,12 +241,12 @@ def codec2(_) -> list[Codec]:
 
     def encode(clip: np.ndarray, mode: str) -> Coded:
         clip = _resample(clip, RATE, NARROW)
-        clip = np.pad(clip, (0, -clip.size % CODEC2_FRAME))       # it drops an incomplete frame
+        clip = np.pad(clip, (0, -clip.size % CODEC2_FRAME))  # it drops an incomplete frame
         return Coded(_convert(to_raw(clip), ".raw", ".bin", "c2enc", mode, "IN", "OUT"))
 
     def decode(data: bytes, mode: str) -> np.ndarray:
         clip = from_raw(_convert(data, ".bin", ".raw", "c2dec", mode, "IN", "OUT"), NARROW)
-        return clip[CODEC2_DELAY_700C if mode == "700C" else CODEC2_DELAY:]
+        return clip[CODEC2_DELAY_700C if mode == "700C" else CODEC2_DELAY :]
 
     modes = ("700C", "1200", "1300", "1600", "2400", "3200")
     return [Codec("codec2", "Codec2", modes, "codec2", encode, decode, fit_length)]
@@ -218,37 +260,60 @@ def _amr(name: str, label: str, encoder: str, decoder: str, rate: int, rates: tu
     ffmpeg = ("ffmpeg", "-nostdin", "-hide_banner", "-loglevel", "error")
 
     def encode(clip: np.ndarray, bit_rate: str) -> Coded:
-        data = _convert(_wav(clip, rate), ".wav", ".amr", *ffmpeg, "-i", "IN", "-c:a", encoder, "-b:a", bit_rate,
-                        "-f", "amr", "OUT")
+        data = _convert(
+            _wav(clip, rate), ".wav", ".amr", *ffmpeg, "-i", "IN", "-c:a", encoder, "-b:a", bit_rate, "-f", "amr", "OUT"
+        )
         return Coded(data, amr_payload(data))
 
     def decode(data: bytes, _) -> np.ndarray:
-        return from_raw(_convert(data, ".amr", ".raw", *ffmpeg, "-c:a", decoder, "-i", "IN",
-                                  "-f", "s16le", "OUT"), rate)
+        return from_raw(
+            _convert(data, ".amr", ".raw", *ffmpeg, "-c:a", decoder, "-i", "IN", "-f", "s16le", "OUT"), rate
+        )
 
     version = _output("ffmpeg", "-version").splitlines()[0].split(" Copyright")[0]
     return [Codec(name, label, rates, version, encode, decode, align)]
 
 
 def amr_nb(_) -> list[Codec]:
-    return _amr("amr-nb", "AMR-NB", "libopencore_amrnb", "libopencore_amrnb", NARROW,
-                ("4750", "5150", "5900", "6700", "7400", "7950", "10200", "12200"))
+    return _amr(
+        "amr-nb",
+        "AMR-NB",
+        "libopencore_amrnb",
+        "libopencore_amrnb",
+        NARROW,
+        ("4750", "5150", "5900", "6700", "7400", "7950", "10200", "12200"),
+    )
 
 
 def amr_wb(_) -> list[Codec]:
-    return _amr("amr-wb", "AMR-WB", "libvo_amrwbenc", "libopencore_amrwb", RATE,
-                ("6600", "8850", "12650", "15850", "19850", "23850"))
+    return _amr(
+        "amr-wb",
+        "AMR-WB",
+        "libvo_amrwbenc",
+        "libopencore_amrwb",
+        RATE,
+        ("6600", "8850", "12650", "15850", "19850", "23850"),
+    )
 
 
 BENCHMARK = Benchmark(
     kind="speech",
     output=Path("results/benchmark_speech"),
-    codecs={OURS: own_codecs, "opus": opus, "opus-40": opus_40, "amr-wb": amr_wb, "amr-nb": amr_nb,
-            "speex": speex, "speex-nb": speex_nb, "codec2": codec2},
+    codecs={
+        OURS: own_codecs,
+        "opus": opus,
+        "opus-40": opus_40,
+        "amr-wb": amr_wb,
+        "amr-nb": amr_nb,
+        "speex": speex,
+        "speex-nb": speex_nb,
+        "codec2": codec2,
+    },
     measures=(Measure("pesq_wb", "PESQ wideband"), Measure("estoi", "ESTOI")),
     references=("opus", "amr-wb"),
     published=Path(__file__).parent / "anchors" / "speech_measured.json",
-    rate_ticks=(0.3, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50))
+    rate_ticks=(0.3, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50),
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,7 +27,7 @@ from options.base_options import in_range
 from utils.files import replacing
 from utils.report import fail
 
-from .common import (KEY, Codec, Coded, Points, Source, benchmark_parser, find_codecs, find_sources, measure_all)
+from .common import KEY, Codec, Coded, Points, Source, benchmark_parser, find_codecs, find_sources, measure_all
 from .speech import BENCHMARK, RATE, from_raw, to_raw
 
 SPEECH = dataclasses.replace(BENCHMARK, output=Path("results/benchmark_words"))
@@ -62,11 +62,20 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
     """-> (substituted, deleted and inserted words, words of the reference), both texts normalized."""
     import jiwer
 
-    normalize = jiwer.Compose([jiwer.ToLowerCase(), jiwer.SubstituteRegexes({r"[^a-z0-9' ]+": " "}),
-                               jiwer.RemoveMultipleSpaces(), jiwer.Strip(), jiwer.ReduceToListOfListOfWords()])
+    normalize = jiwer.Compose(
+        [
+            jiwer.ToLowerCase(),
+            jiwer.SubstituteRegexes({r"[^a-z0-9' ]+": " "}),
+            jiwer.RemoveMultipleSpaces(),
+            jiwer.Strip(),
+            jiwer.ReduceToListOfListOfWords(),
+        ]
+    )
     counted = jiwer.process_words(reference, hypothesis, normalize, normalize)
-    return (counted.substitutions + counted.deletions + counted.insertions,
-            counted.hits + counted.substitutions + counted.deletions)
+    return (
+        counted.substitutions + counted.deletions + counted.insertions,
+        counted.hits + counted.substitutions + counted.deletions,
+    )
 
 
 def read_transcripts(path: Path) -> dict[str, str]:
@@ -87,14 +96,20 @@ def transcript_of(path: Path, transcripts: dict[str, str]) -> str | None:
         return transcripts[path.name]
     for beside in (path.with_suffix(".TXT"), path.with_suffix(".txt")):
         if beside.exists():
-            return beside.read_text().split(maxsplit=2)[-1]     # TIMIT: first sample, last sample, text
+            return beside.read_text().split(maxsplit=2)[-1]  # TIMIT: first sample, last sample, text
     return None
 
 
 def the_original() -> Codec:
     """The recording itself, as 16-bit samples."""
-    return Codec("original", "original, 16 bit", ("16-bit",), "", lambda clip, _: Coded(to_raw(clip)),
-                 lambda data, _: from_raw(data, RATE))
+    return Codec(
+        "original",
+        "original, 16 bit",
+        ("16-bit",),
+        "",
+        lambda clip, _: Coded(to_raw(clip)),
+        lambda data, _: from_raw(data, RATE),
+    )
 
 
 def summarize(codecs: list[Codec], sources: list[Source], points: Points) -> list[dict]:
@@ -106,20 +121,29 @@ def summarize(codecs: list[Codec], sources: list[Source], points: Points) -> lis
             if None in mine:
                 continue
             total = {name: sum(row[name] for row in mine) for name in COUNTS}
-            rows.append({
-                "codec": codec.label, "setting": setting, "files": len(mine),
-                "kbps": sum(row["kbps"] for row in mine) / len(mine),
-                "wer": 100 * total["errors"] / max(total["words"], 1),
-                "wer_to_original": 100 * total["errors_to_original"] / max(total["words_of_original"], 1)})
+            rows.append(
+                {
+                    "codec": codec.label,
+                    "setting": setting,
+                    "files": len(mine),
+                    "kbps": sum(row["kbps"] for row in mine) / len(mine),
+                    "wer": 100 * total["errors"] / max(total["words"], 1),
+                    "wer_to_original": 100 * total["errors_to_original"] / max(total["words_of_original"], 1),
+                }
+            )
     return rows
 
 
 def print_table(rows: list[dict], n_words: int) -> None:
-    print(f"{rows[0]['files']} recordings, {n_words} words.\n\n"
-          "| | setting | kbps | WER | WER against the original's |\n|---|---:|---:|---:|---:|")
+    print(
+        f"{rows[0]['files']} recordings, {n_words} words.\n\n"
+        "| | setting | kbps | WER | WER against the original's |\n|---|---:|---:|---:|---:|"
+    )
     for row in rows:
-        print(f"| {row['codec']} | {row['setting']} | {row['kbps']:.2f} | {row['wer']:.1f} % | "
-              f"{row['wer_to_original']:.1f} % |")
+        print(
+            f"| {row['codec']} | {row['setting']} | {row['kbps']:.2f} | {row['wer']:.1f} % | "
+            f"{row['wer_to_original']:.1f} % |"
+        )
 
 
 def run(options) -> int:
@@ -143,8 +167,10 @@ def run(options) -> int:
         raise ValueError("none of the input files has a transcript")
 
     codecs, broken = find_codecs(SPEECH, options.codecs, options)
-    codecs = [the_original()] + [codec if codec.ours else
-                                 dataclasses.replace(codec, settings=codec.settings[:options.lowest]) for codec in codecs]
+    codecs = [the_original()] + [
+        codec if codec.ours else dataclasses.replace(codec, settings=codec.settings[: options.lowest])
+        for codec in codecs
+    ]
     codecs = [dataclasses.replace(codec, version=f"{codec.version} {version}".strip()) for codec in codecs]
 
     @cache
@@ -156,8 +182,12 @@ def run(options) -> int:
         coded = codec.encode(original, setting)
         heard = recognize(codec.finish(original, codec.decode(coded.data, setting)))
         counts = (*word_errors(texts[source], heard), *word_errors(heard_in_original(source), heard))
-        return {**dict(zip(KEY, source.key(codec, setting))), "bytes": coded.counted,
-                "kbps": signal.rate(coded.counted, signal.size(original)), **dict(zip(COUNTS, counts))}
+        return {
+            **dict(zip(KEY, source.key(codec, setting))),
+            "bytes": coded.counted,
+            "kbps": signal.rate(coded.counted, signal.size(original)),
+            **dict(zip(COUNTS, counts)),
+        }
 
     points = Points(options.output / "points.csv", COLUMNS)
     interrupted = False
@@ -180,10 +210,19 @@ def run(options) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = benchmark_parser(SPEECH, "Word error rate of a recognizer on recordings, coded and not.")
     parser.set_defaults(iterations=[0], quality=[1.0, 2.0, 3.0, 5.0, 8.0], codecs=["bpgan", "opus", "amr-wb", "codec2"])
-    parser.add_argument("--transcripts", type=Path, default=None, metavar="FILE",
-                        help="CSV with columns file and text (else index.csv below the folder that BPGAN_DATA names)")
-    parser.add_argument("--lowest", type=in_range(int, 1, 100), default=3,
-                        help="of the other codecs the settings of the lowest rates, how many")
+    parser.add_argument(
+        "--transcripts",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="CSV with columns file and text (else index.csv below the folder that BPGAN_DATA names)",
+    )
+    parser.add_argument(
+        "--lowest",
+        type=in_range(int, 1, 100),
+        default=3,
+        help="of the other codecs the settings of the lowest rates, how many",
+    )
     return parser.run(argv, run)
 
 

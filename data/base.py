@@ -16,10 +16,10 @@ import numpy as np
 class Preview:
     """What a page shows, and plays, of a signal."""
 
-    pixels: np.ndarray                  # uint8 (rows, columns, 3), RGB
-    sound: np.ndarray | None = None     # float (n,) in [-1, 1]
-    sample_rate: int = 0                # Hz, of the sound
-    note: str = ""                      # what part of the signal it is, where it is not all; scales
+    pixels: np.ndarray  # uint8 (rows, columns, 3), RGB
+    sound: np.ndarray | None = None  # float (n,) in [-1, 1]
+    sample_rate: int = 0  # Hz, of the sound
+    note: str = ""  # what part of the signal it is, where it is not all; scales
 
 
 class Signal(ABC):
@@ -29,14 +29,14 @@ class Signal(ABC):
     (`Signal.settings`), so that a decoder rebuilds exactly the sender's picture.
     """
 
-    name: str                       # "image", "speech": used in options, logs and metrics.csv
-    code: int                       # what the file's header stores for `name`, 0..7, never reused
-    suffixes: tuple[str, ...]       # lower-case file suffixes that belong to this kind
-    output_suffix: str              # suffix of decoded files
-    channels: int                   # C of the picture
-    rate_unit: str                  # "bpp" or "kbps"
-    usual_size_b: int | None = None   # a second size that files need not spell out
-    metric_names: tuple[str, ...]   # keys of `score`, in the order of the table
+    name: str  # "image", "speech": used in options, logs and metrics.csv
+    code: int  # what the file's header stores for `name`, 0..7, never reused
+    suffixes: tuple[str, ...]  # lower-case file suffixes that belong to this kind
+    output_suffix: str  # suffix of decoded files
+    channels: int  # C of the picture
+    rate_unit: str  # "bpp" or "kbps"
+    usual_size_b: int | None = None  # a second size that files need not spell out
+    metric_names: tuple[str, ...]  # keys of `score`, in the order of the table
 
     @property
     @abstractmethod
@@ -93,9 +93,9 @@ class Signal(ABC):
         return Preview(np.repeat(gray[:, :, None], 3, axis=2))
 
     # What training needs to know of a kind.
-    crop_shape: tuple[int, int]                    # rows and columns of a training crop
-    storage: str                                   # "uint8" or "float16": pictures in memory
-    stretch: tuple[float, float]                   # rows, columns: crops of up to this size shrink to one
+    crop_shape: tuple[int, int]  # rows and columns of a training crop
+    storage: str  # "uint8" or "float16": pictures in memory
+    stretch: tuple[float, float]  # rows, columns: crops of up to this size shrink to one
 
     @abstractmethod
     def augment(self, crop, rng):

@@ -59,14 +59,12 @@ def list_files(root: Path | str, signal: Signal) -> list[Path]:
 def _without_converted(paths: list[Path]) -> list[Path]:
     """Drop each `NAME.WAV.wav` beside which `NAME.WAV` is listed too."""
     listed = set(paths)
-    return [path for path in paths
-            if not (path.suffix.lower() == ".wav" and path.with_suffix("") in listed)]
+    return [path for path in paths if not (path.suffix.lower() == ".wav" and path.with_suffix("") in listed)]
 
 
 def _child(folder: Path, name: str) -> Path | None:
     """The subfolder of that name in either letter case, or None."""
-    matches = sorted(entry for entry in folder.iterdir()
-                     if entry.name.lower() == name and entry.is_dir())
+    matches = sorted(entry for entry in folder.iterdir() if entry.name.lower() == name and entry.is_dir())
     return matches[0] if matches else None
 
 
@@ -77,8 +75,10 @@ def _find_timit(root: Path) -> Path | None:
     for level in ([root], root.glob("*"), root.glob("*/*")):
         for folder in sorted(path for path in level if path.is_dir()):
             splits = [_child(folder, split) for split in TIMIT_SPLITS]
-            if all(split and any(re.fullmatch(r"dr[1-8]", entry.name.lower())
-                                 for entry in split.iterdir()) for split in splits):
+            if all(
+                split and any(re.fullmatch(r"dr[1-8]", entry.name.lower()) for entry in split.iterdir())
+                for split in splits
+            ):
                 return folder
     return None
 
@@ -129,8 +129,10 @@ def default_dataroot(signal_name: str, split: str) -> Path:
         raise ValueError(f"no default folder for {signal_name} {split}; there are: {known}")
     base = os.environ.get(DATAROOT_VARIABLE)
     if not base:
-        raise ValueError(f"no folder given (--dataroot, --input) and {DATAROOT_VARIABLE} is not set; "
-                         f"name the folder of {signal_name} files for {split} with either")
+        raise ValueError(
+            f"no folder given (--dataroot, --input) and {DATAROOT_VARIABLE} is not set; "
+            f"name the folder of {signal_name} files for {split} with either"
+        )
     folder = Path(base) / _DATAROOTS[signal_name, split]
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder (from {DATAROOT_VARIABLE}={base})")

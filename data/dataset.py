@@ -16,8 +16,7 @@ log = logging.getLogger(__name__)
 class PictureSet:
     """Pictures of one kind of signal, in memory; `batch` gives random augmented crops."""
 
-    def __init__(self, signal: Signal, files: list[Path], device: torch.device | str = "cpu",
-                 progress: bool = True):
+    def __init__(self, signal: Signal, files: list[Path], device: torch.device | str = "cpu", progress: bool = True):
         """Reads every file; one that cannot be read is named in the log and left out.
 
         Raises ValueError if none is left.
@@ -33,10 +32,12 @@ class PictureSet:
                 continue
             self.pictures.append(self._store(picture))
         if not self.pictures:
-            raise ValueError(f"none of {len(files)} files could be read as {signal.name}: "
-                             f"--dataroot must hold files with one of {', '.join(signal.suffixes)}")
+            raise ValueError(
+                f"none of {len(files)} files could be read as {signal.name}: "
+                f"--dataroot must hold files with one of {', '.join(signal.suffixes)}"
+            )
         columns = np.array([p.shape[-1] * p.shape[-2] for p in self.pictures], dtype=np.float64)
-        self.weights = columns / columns.sum()      # every sample of every picture is as likely
+        self.weights = columns / columns.sum()  # every sample of every picture is as likely
 
     def _store(self, picture: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(picture))
@@ -60,19 +61,20 @@ class PictureSet:
 
     def _crop(self, stored: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         rows, columns = self.signal.crop_shape
-        factor = rng.uniform() if rng.uniform() < 0.5 else 0.0    # half of the crops keep their scale
-        take = [min(int(round(n * (1 + factor * (most - 1)))), max(n, have))
-                for n, most, have in zip((rows, columns), self.signal.stretch, stored.shape[-2:])]
-        if self.signal.stretch[0] == self.signal.stretch[1]:      # isotropic: keep the aspect
+        factor = rng.uniform() if rng.uniform() < 0.5 else 0.0  # half of the crops keep their scale
+        take = [
+            min(round(n * (1 + factor * (most - 1))), max(n, have))
+            for n, most, have in zip((rows, columns), self.signal.stretch, stored.shape[-2:])
+        ]
+        if self.signal.stretch[0] == self.signal.stretch[1]:  # isotropic: keep the aspect
             scale = min(take[0] / rows, take[1] / columns)
-            take = [int(round(rows * scale)), int(round(columns * scale))]
+            take = [round(rows * scale), round(columns * scale)]
         top = int(rng.integers(0, max(stored.shape[-2] - take[0], 0) + 1))
         left = int(rng.integers(0, max(stored.shape[-1] - take[1], 0) + 1))
-        crop = self._load(stored[:, top:top + take[0], left:left + take[1]])
+        crop = self._load(stored[:, top : top + take[0], left : left + take[1]])
         missing = (take[0] - crop.shape[-2], take[1] - crop.shape[-1])
         if missing[0] > 0 or missing[1] > 0:
             crop = F.pad(crop[None], (0, max(missing[1], 0), 0, max(missing[0], 0)), mode="replicate")[0]
         if tuple(crop.shape[-2:]) != (rows, columns):
-            crop = F.interpolate(crop[None], (rows, columns), mode="bilinear", antialias=True,
-                                 align_corners=False)[0]
+            crop = F.interpolate(crop[None], (rows, columns), mode="bilinear", antialias=True, align_corners=False)[0]
         return self.signal.augment(crop, rng)

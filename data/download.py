@@ -29,10 +29,9 @@ from tqdm import tqdm
 
 KODAK_URL = "http://r0k.us/graphics/kodak/kodak"
 OPENIMAGES_URL = "https://open-images-dataset.s3.amazonaws.com/validation"
-OPENIMAGES_LIST_URL = ("https://storage.googleapis.com/openimages/2018_04/validation/"
-                       "validation-images-with-rotation.csv")
+OPENIMAGES_LIST_URL = "https://storage.googleapis.com/openimages/2018_04/validation/validation-images-with-rotation.csv"
 
-TIMEOUT = 30            # seconds without a byte after which a server counts as unreachable
+TIMEOUT = 30  # seconds without a byte after which a server counts as unreachable
 
 # SHA-256 of kodim01.png to kodim24.png.
 KODAK_SHA256 = (
@@ -100,8 +99,7 @@ def _transfer(url: str, part: Path, progress: bool) -> str:
     if held:
         headers["Range"] = f"bytes={held}-"
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers),
-                                          timeout=TIMEOUT)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and held:
             # Nothing lies beyond what is held: it is complete, unless it belongs to another file,
@@ -124,20 +122,21 @@ def _transfer(url: str, part: Path, progress: bool) -> str:
             raise DownloadError(f"{url}: asked from byte {start}, got {content_range!r}")
         length = response.headers.get("Content-Length")
         expected = start + int(length) if length else None
-        with (open(part, "ab" if start else "wb") as file,
-              tqdm(total=expected, initial=start, unit="B", unit_scale=True,
-                   desc=part.stem, disable=not progress) as bar):
+        with (
+            open(part, "ab" if start else "wb") as file,
+            tqdm(total=expected, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=not progress) as bar,
+        ):
             try:
                 while block := response.read(1 << 16):
                     file.write(block)
                     bar.update(len(block))
             except (OSError, http.client.HTTPException) as error:
-                raise DownloadError(f"{url}: the transfer broke off ({error}); "
-                                    "run again to continue it") from None
+                raise DownloadError(f"{url}: the transfer broke off ({error}); run again to continue it") from None
     received = part.stat().st_size
     if expected is not None and received != expected:
-        raise DownloadError(f"{url}: the transfer broke off at {received} of {expected} bytes; "
-                            "run again to continue it")
+        raise DownloadError(
+            f"{url}: the transfer broke off at {received} of {expected} bytes; run again to continue it"
+        )
     return response.headers.get("ETag", "")
 
 
@@ -160,8 +159,10 @@ def _digest(path: Path, algorithm: str) -> str:
 
 
 def _kodak_jobs(output: Path, count: int) -> list[tuple[str, Path, str | None]]:
-    return [(f"{KODAK_URL}/kodim{index:02}.png", output / f"kodim{index:02}.png", digest)
-            for index, digest in enumerate(KODAK_SHA256[:count], start=1)]
+    return [
+        (f"{KODAK_URL}/kodim{index:02}.png", output / f"kodim{index:02}.png", digest)
+        for index, digest in enumerate(KODAK_SHA256[:count], start=1)
+    ]
 
 
 def _openimages_jobs(output: Path, count: int) -> list[tuple[str, Path, str | None]]:
@@ -174,8 +175,7 @@ def _openimages_jobs(output: Path, count: int) -> list[tuple[str, Path, str | No
     ids = [name for name in ids if re.fullmatch(r"[0-9a-f]{16}", name)]
     if not ids:
         raise DownloadError(f"{listing}: holds no image ids; remove it and run again")
-    return [(f"{OPENIMAGES_URL}/{name}.jpg", output / f"{name}.jpg", None)
-            for name in ids[:count]]
+    return [(f"{OPENIMAGES_URL}/{name}.jpg", output / f"{name}.jpg", None) for name in ids[:count]]
 
 
 _CORPORA = {
@@ -192,13 +192,12 @@ def _is_done(path: Path, sha256: str | None) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0 if all files are there and verified, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m data.download",
-                                     description="Fetch public pictures, verified and resumable.")
+    parser = argparse.ArgumentParser(
+        prog="python -m data.download", description="Fetch public pictures, verified and resumable."
+    )
     parser.add_argument("corpus", choices=sorted(_CORPORA))
-    parser.add_argument("--output", type=Path, metavar="DIR",
-                        help="default: datasets/kodak or datasets/images/train")
-    parser.add_argument("--count", type=int, metavar="N",
-                        help="how many pictures (default: kodak 24, openimages 1000)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: datasets/kodak or datasets/images/train")
+    parser.add_argument("--count", type=int, metavar="N", help="how many pictures (default: kodak 24, openimages 1000)")
     args = parser.parse_args(argv)
     folder, default_count, largest, make_jobs = _CORPORA[args.corpus]
     output = args.output or Path(folder)

@@ -28,12 +28,11 @@ _SHOWN = 768
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-_STRIP = 256        # rows at once, where a picture becomes pixels
+_STRIP = 256  # rows at once, where a picture becomes pixels
 
 # The formats that the suffixes stand for, and no others: Pillow also knows some that would start
 # an interpreter (EPS) or that only other programs can draw.
-_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "DIB", "PPM",
-            "JPEG2000", "TGA", "QOI")
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "DIB", "PPM", "JPEG2000", "TGA", "QOI")
 
 
 class ImageSignal(Signal):
@@ -41,9 +40,30 @@ class ImageSignal(Signal):
 
     name = "image"
     code = 0
-    suffixes = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".tif",
-                ".tiff", ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
-                ".jp2", ".j2k", ".tga", ".qoi")
+    suffixes = (
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".webp",
+        ".avif",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".pfm",
+        ".jp2",
+        ".j2k",
+        ".tga",
+        ".qoi",
+    )
     output_suffix = ".png"
     channels = 3
     rate_unit = "bpp"
@@ -81,18 +101,21 @@ class ImageSignal(Signal):
         except UnidentifiedImageError:
             raise ValueError(f"{path}: not an image in a format that can be read") from None
         except Image.DecompressionBombError:
-            raise ValueError(f"{path}: more than {MAX_PIXELS // 10**6} megapixels, "
-                             "which is the largest image that is read") from None
+            raise ValueError(
+                f"{path}: more than {MAX_PIXELS // 10**6} megapixels, which is the largest image that is read"
+            ) from None
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except (ValueError, SyntaxError) as error:      # a format's own headers, cut or damaged
+        except (ValueError, SyntaxError) as error:  # a format's own headers, cut or damaged
             if str(path) in str(error):
                 raise
             raise ValueError(f"{path}: damaged or truncated image ({error})") from error
         with image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{path}: {image.width}x{image.height} pixels; images of up to "
-                                 f"{MAX_PIXELS // 10**6} megapixels are read")
+                raise ValueError(
+                    f"{path}: {image.width}x{image.height} pixels; images of up to "
+                    f"{MAX_PIXELS // 10**6} megapixels are read"
+                )
             try:
                 if getattr(image, "is_animated", False):
                     logger.info("%s: holds several pictures, only the first is taken", path)
@@ -147,18 +170,22 @@ class ImageSignal(Signal):
         smaller than `size` or holds NaN.
         """
         height, width = size
-        if (picture.ndim != 3 or picture.shape[0] != self.channels
-                or picture.shape[1] < height or picture.shape[2] < width):
+        if (
+            picture.ndim != 3
+            or picture.shape[0] != self.channels
+            or picture.shape[1] < height
+            or picture.shape[2] < width
+        ):
             raise ValueError(f"picture {picture.shape} does not hold an image of {size}")
         pixels = np.empty((height, width, self.channels), np.uint8)
-        for top in range(0, height, _STRIP):        # temporaries of a strip, not of the whole
-            scaled = picture[:, top:min(top + _STRIP, height), :width].astype(np.float32)
+        for top in range(0, height, _STRIP):  # temporaries of a strip, not of the whole
+            scaled = picture[:, top : min(top + _STRIP, height), :width].astype(np.float32)
             if np.isnan(scaled).any():
                 raise ValueError("picture holds NaN, so no pixels can be made of it")
             np.clip(scaled, -1, 1, out=scaled)
             scaled += 1
             scaled *= 127.5
-            pixels[top:top + _STRIP] = np.rint(scaled, out=scaled).transpose(1, 2, 0)
+            pixels[top : top + _STRIP] = np.rint(scaled, out=scaled).transpose(1, 2, 0)
         return pixels
 
     def rate(self, n_bytes: int, size: tuple[int, int]) -> float:
@@ -180,7 +207,7 @@ class ImageSignal(Signal):
         note = f"{width}x{height} pixels"
         if (rows, columns) != (height, width):
             note = f"the middle {columns}x{rows} of {note}, not reduced; the figures are of the whole"
-        return Preview(signal[top:top + rows, left:left + columns], note=note)
+        return Preview(signal[top : top + rows, left : left + columns], note=note)
 
     def augment(self, crop, rng):
         """Mirrored left to right, half of the time; in some, a rectangle of one color.
@@ -195,7 +222,7 @@ class ImageSignal(Signal):
             if rng.uniform() < 0.3:
                 color = color.new_full((3,), float(rng.choice([-1.0, 1.0])))
             crop = crop.clone()
-            crop[:, max(top, 0):top + height, max(left, 0):left + width] = color[:, None, None]
+            crop[:, max(top, 0) : top + height, max(left, 0) : left + width] = color[:, None, None]
         return crop.flip(-1) if rng.uniform() < 0.5 else crop
 
     def samples(self) -> list[Path]:
@@ -203,18 +230,18 @@ class ImageSignal(Signal):
         # find_spec locates the package without importing it, which would take a second.
         package = find_spec("sklearn")
         folders = package.submodule_search_locations if package else []
-        found = [path for folder in folders or []
-                 for path in sorted(Path(folder, "datasets", "images").glob("*.jpg"))]
+        found = [path for folder in folders or [] for path in sorted(Path(folder, "datasets", "images").glob("*.jpg"))]
         if not found:
-            raise ValueError("scikit-learn's sample photographs are not installed: "
-                             "pip install scikit-learn, or name images with --input")
+            raise ValueError(
+                "scikit-learn's sample photographs are not installed: "
+                "pip install scikit-learn, or name images with --input"
+            )
         return found
 
 
 def _check_pixels(signal: np.ndarray) -> None:
     if signal.dtype != np.uint8 or signal.ndim != 3 or signal.shape[2] != 3 or signal.size == 0:
-        raise ValueError("an image is uint8 (H, W, 3) and not empty, "
-                         f"found {signal.dtype} {signal.shape}")
+        raise ValueError(f"an image is uint8 (H, W, 3) and not empty, found {signal.dtype} {signal.shape}")
 
 
 def _upright(image: Image.Image, path: Path) -> Image.Image:
@@ -232,7 +259,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
         return _deep_grey_to_rgb(image, path)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-    elif image.mode != "CMYK":          # whose profile needs the four inks
+    elif image.mode != "CMYK":  # whose profile needs the four inks
         image = image.convert("RGB")
     image = _to_srgb(image, path)
     if image.mode == "RGBA":
@@ -245,16 +272,16 @@ def _deep_grey_to_rgb(image: Image.Image, path: Path) -> Image.Image:
     """Modes I;16, I and F: one channel of 16 bits, of 32-bit integers, of floats."""
     values = np.asarray(image)
     transparent = None
-    if isinstance(image.info.get("transparency"), int):      # PNG: one grey value is see-through
+    if isinstance(image.info.get("transparency"), int):  # PNG: one grey value is see-through
         transparent = values == image.info["transparency"]
     if values.dtype.kind == "f":
         values = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
-    if values.dtype.kind == "f" and 0 <= low and high <= 1:
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
         black, white = 0.0, 1.0
-    elif values.dtype.kind == "f" and 0 <= low and high <= 255:
+    elif values.dtype.kind == "f" and low >= 0 and high <= 255:
         black, white = 0.0, 255.0
-    elif values.dtype.kind != "f" and 0 <= low and high <= 65535:
+    elif values.dtype.kind != "f" and low >= 0 and high <= 65535:
         black, white = 0.0, 65535.0
     else:
         black, white = low, max(high, low + 1)
@@ -281,8 +308,8 @@ def _to_srgb(image: Image.Image, path: Path) -> Image.Image:
         if space not in image.mode or "srgb" in ImageCms.getProfileDescription(profile).lower():
             return image
         return ImageCms.profileToProfile(
-            image, profile, ImageCms.createProfile("sRGB"),
-            outputMode="RGBA" if image.mode == "RGBA" else "RGB")
+            image, profile, ImageCms.createProfile("sRGB"), outputMode="RGBA" if image.mode == "RGBA" else "RGB"
+        )
     except (ImageCms.PyCMSError, OSError) as error:
         logger.warning("%s: color profile ignored (%s)", path, error)
         return image

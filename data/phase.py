@@ -14,18 +14,17 @@ from numba import njit
 
 from data.stft import SpeechSettings, analyze, round_up, synthesize
 
-MOMENTUM = 0.99         # alpha of Perraudin et al.
-LOG_FLOOR = 1e-6        # relative magnitude under which differences of logarithms mean nothing
+MOMENTUM = 0.99  # alpha of Perraudin et al.
+LOG_FLOOR = 1e-6  # relative magnitude under which differences of logarithms mean nothing
 
 
-def integrate_phase(magnitude: np.ndarray, settings: SpeechSettings,
-                    known: np.ndarray | None = None) -> np.ndarray:
+def integrate_phase(magnitude: np.ndarray, settings: SpeechSettings, known: np.ndarray | None = None) -> np.ndarray:
     """PGHI: magnitudes (n_bins, frames) >= 0 -> phases in radians, float64, same shape.
 
     Phases are relative to each frame's center. `known` (n_bins, k), k > 0, fixes the phases of
     the first k frames, and integration starts from there.
     """
-    magnitude = np.ascontiguousarray(magnitude.T)   # a frame's bins are neighbors in memory
+    magnitude = np.ascontiguousarray(magnitude.T)  # a frame's bins are neighbors in memory
     log_magnitude = np.log(np.maximum(magnitude, LOG_FLOOR * max(magnitude.max(), 1e-20)))
     phase = np.zeros(magnitude.shape)
     n_known = 0
@@ -33,8 +32,9 @@ def integrate_phase(magnitude: np.ndarray, settings: SpeechSettings,
         n_known = known.shape[1]
         phase[:n_known] = known.T
     hop, n_fft = settings.hop_length, settings.n_fft
-    _heap_integrate(log_magnitude.astype(np.float32), phase, n_known, 2 * np.pi * hop / n_fft,
-                    hop * n_fft / settings.gamma)
+    _heap_integrate(
+        log_magnitude.astype(np.float32), phase, n_known, 2 * np.pi * hop / n_fft, hop * n_fft / settings.gamma
+    )
     return phase.T
 
 
@@ -70,7 +70,7 @@ def _heap_integrate(log_magnitude, phase, n_known, advance, ratio):
         done[seed] = True
         size = _push(heap, heap_keys, size, seed, keys[seed])
     else:
-        done[:n_known * n_bins] = True
+        done[: n_known * n_bins] = True
         for seed in range((n_known - 1) * n_bins, n_known * n_bins):
             size = _push(heap, heap_keys, size, seed, keys[seed])
 
@@ -78,10 +78,12 @@ def _heap_integrate(log_magnitude, phase, n_known, advance, ratio):
         here = heap[0]
         size = _pop(heap, heap_keys, size)
         m = here % n_bins
-        for step, exists, gradient in ((n_bins, here + n_bins < keys.size, per_frame),
-                                       (-n_bins, here >= n_bins, per_frame),
-                                       (1, m + 1 < n_bins, per_bin),
-                                       (-1, m > 0, per_bin)):
+        for step, exists, gradient in (
+            (n_bins, here + n_bins < keys.size, per_frame),
+            (-n_bins, here >= n_bins, per_frame),
+            (1, m + 1 < n_bins, per_bin),
+            (-1, m > 0, per_bin),
+        ):
             there = here + step
             if exists and not done[there]:
                 change = (gradient[here] + gradient[there]) / 2
@@ -124,8 +126,9 @@ def _pop(heap, heap_keys, size):
     return size
 
 
-def reconstruct(magnitude: np.ndarray, support: tuple[int, int], settings: SpeechSettings,
-                past: np.ndarray | None = None) -> np.ndarray:
+def reconstruct(
+    magnitude: np.ndarray, support: tuple[int, int], settings: SpeechSettings, past: np.ndarray | None = None
+) -> np.ndarray:
     """Waveform whose Gabor transform has the given magnitudes.
 
     magnitude: (n_bins, frames), frame k centered on sample k * hop_length of the result.
@@ -139,17 +142,17 @@ def reconstruct(magnitude: np.ndarray, support: tuple[int, int], settings: Speec
     # the transform is circular: frames of which nothing is known keep the two ends apart
     total = round_up((n_frames + 2 * margin) * hop, settings.n_fft)
     inside = np.zeros(total, dtype=bool)
-    inside[max(support[0] + margin * hop, 0):support[1] + margin * hop] = True
+    inside[max(support[0] + margin * hop, 0) : support[1] + margin * hop] = True
     frames = slice(margin, margin + n_frames)
 
     known = None
     if past is not None:
         context = np.zeros(total)
-        context[:len(past)] = past
-        n_known = len(past) // hop - margin - settings.n_fft // hop     # windows wholly in the past
-        known = np.angle(analyze(context, settings)[:, margin:margin + n_known])
+        context[: len(past)] = past
+        n_known = len(past) // hop - margin - settings.n_fft // hop  # windows wholly in the past
+        known = np.angle(analyze(context, settings)[:, margin : margin + n_known])
 
-    target = np.asfortranarray(magnitude, dtype=np.float64)     # as ltfatpy orders coefficients
+    target = np.asfortranarray(magnitude, dtype=np.float64)  # as ltfatpy orders coefficients
     phase = integrate_phase(target, settings, known)
     estimate = np.zeros((settings.n_bins, total // hop), dtype=np.complex128, order="F")
     estimate[:, frames] = target * np.exp(1j * phase)
@@ -159,7 +162,7 @@ def reconstruct(magnitude: np.ndarray, support: tuple[int, int], settings: Speec
         signal = synthesize(coefficients, settings)
         signal[~inside] = 0
         if past is not None:
-            signal[:len(past)] = past
+            signal[: len(past)] = past
         return signal
 
     previous = estimate
@@ -173,7 +176,7 @@ def reconstruct(magnitude: np.ndarray, support: tuple[int, int], settings: Speec
         previous = current
     signal = synthesize(previous, settings)
     signal[~inside] = 0
-    return signal[margin * hop:(margin + n_frames) * hop]
+    return signal[margin * hop : (margin + n_frames) * hop]
 
 
 @njit(cache=True, fastmath=True)

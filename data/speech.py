@@ -19,22 +19,30 @@ from utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
-CHUNK_FRAMES = 2560     # 20 s at the default settings: what bounds the memory
-OVERLAP_FRAMES = 48     # from one chunk to the next; frames near a cut lack a neighbor
-CUT_FRAMES = 16         # last frames of a chunk that are replaced by the next chunk's
-FADE_FRAMES = 8         # over which the next chunk takes over
-BELOW_FLOOR_DB = 10.0   # what the floor hides lies under it: 0.01 to 0.03 PESQ over 0 or infinity
-LOUDEST_DB = 7.0        # level 255; a full-scale constant has 6 dB
-LEVEL_STEPS = 2         # per dB
+CHUNK_FRAMES = 2560  # 20 s at the default settings: what bounds the memory
+OVERLAP_FRAMES = 48  # from one chunk to the next; frames near a cut lack a neighbor
+CUT_FRAMES = 16  # last frames of a chunk that are replaced by the next chunk's
+FADE_FRAMES = 8  # over which the next chunk takes over
+BELOW_FLOOR_DB = 10.0  # what the floor hides lies under it: 0.01 to 0.03 PESQ over 0 or infinity
+LOUDEST_DB = 7.0  # level 255; a full-scale constant has 6 dB
+LEVEL_STEPS = 2  # per dB
 # Of the weight of an error, a nat per half of the floor's depth. Of 0, 0.8, 1.6, 3, 4 and 5.5, 3 gave the best
 # PESQ and ESTOI at equal rates, by search alone, on recordings of speech/val.
 LOUDNESS_SLOPE = 3.0
-MEAN_WEIGHT = 0.76      # mean of exp(LOUDNESS_SLOPE * x) over speech/train
-SHOWN_SECONDS = 20      # of a recording that a page shows and plays
+MEAN_WEIGHT = 0.76  # mean of exp(LOUDNESS_SLOPE * x) over speech/train
+SHOWN_SECONDS = 20  # of a recording that a page shows and plays
 # Colors of a spectrogram from its floor to its loudest point, evenly spaced: dark to bright.
-SHOWN_COLORS = ((0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21),
-                (250, 193, 39), (252, 255, 164))
-SAMPLE_RATES = (2000, 768000)   # Hz; anything else is a damaged header
+SHOWN_COLORS = (
+    (0, 0, 4),
+    (40, 11, 84),
+    (101, 21, 110),
+    (159, 42, 99),
+    (212, 72, 66),
+    (245, 125, 21),
+    (250, 193, 39),
+    (252, 255, 164),
+)
+SAMPLE_RATES = (2000, 768000)  # Hz; anything else is a damaged header
 
 
 class SpeechSignal(Signal):
@@ -42,8 +50,24 @@ class SpeechSignal(Signal):
 
     name = "speech"
     code = 1
-    suffixes = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".sph", ".nist", ".aif",
-                ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64")
+    suffixes = (
+        ".wav",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".sph",
+        ".nist",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".snd",
+        ".caf",
+        ".w64",
+        ".rf64",
+    )
     output_suffix = ".wav"
     channels = 1
     rate_unit = "kbps"
@@ -97,6 +121,7 @@ class SpeechSignal(Signal):
         stream = None
         if rate != target:
             from soxr import ResampleStream
+
             self._say_once(f"{rate} Hz sound is resampled to {target} Hz")
             stream = ResampleStream(rate, target, 1, dtype="float32")
         if file.channels > 1:
@@ -142,8 +167,7 @@ class SpeechSignal(Signal):
         """-> (n_mels, 1 + samples // hop_length)."""
         samples, rate = size
         if rate != self._settings.sample_rate or samples < 0:
-            raise ValueError(f"found {samples} samples at {rate} Hz, "
-                             f"expected {self._settings.sample_rate} Hz")
+            raise ValueError(f"found {samples} samples at {rate} Hz, expected {self._settings.sample_rate} Hz")
         return self._settings.n_mels, self._settings.frames(samples)
 
     def to_picture(self, signal: np.ndarray) -> tuple[np.ndarray, int]:
@@ -171,10 +195,15 @@ class SpeechSignal(Signal):
         Raises ValueError if the picture is smaller than `size` asks for or is not finite.
         """
         rows, n_frames = self.picture_shape(size)
-        if (picture.ndim != 3 or picture.shape[0] != self.channels
-                or picture.shape[1] < rows or picture.shape[2] < n_frames):
-            raise ValueError(f"picture {picture.shape} does not hold {size[0]} samples, which make "
-                             f"(1, {rows}, {n_frames})")
+        if (
+            picture.ndim != 3
+            or picture.shape[0] != self.channels
+            or picture.shape[1] < rows
+            or picture.shape[2] < n_frames
+        ):
+            raise ValueError(
+                f"picture {picture.shape} does not hold {size[0]} samples, which make (1, {rows}, {n_frames})"
+            )
         picture = picture[:, :rows, :n_frames]
         if not np.isfinite(picture).all():
             raise ValueError("picture contains NaN or infinite values")
@@ -194,8 +223,7 @@ class SpeechSignal(Signal):
         rounded /= 32768
         return rounded
 
-    def _rebuild_chunk(self, signal: np.ndarray, picture: np.ndarray, start: int, is_last: bool,
-                       level: int) -> None:
+    def _rebuild_chunk(self, signal: np.ndarray, picture: np.ndarray, start: int, is_last: bool, level: int) -> None:
         """Write frames start, start + 1, ... of the picture (n_mels, frames) into the signal.
 
         Except for the first chunk, phases continue those of the samples already there, so that
@@ -208,26 +236,25 @@ class SpeechSignal(Signal):
         decibels = (np.clip(picture, -1, 1) - 1) * (settings.floor_db / 2) + _level_db(level)
         decibels = np.where(picture > -1, decibels, decibels - BELOW_FLOOR_DB)
         mel = 10 ** (decibels / 20)
-        mel[:, (picture <= -1).all(axis=0)] = 0     # a frame of nothing but floor is silence
+        mel[:, (picture <= -1).all(axis=0)] = 0  # a frame of nothing but floor is silence
         linear = mel_to_linear(mel, settings)
 
         origin = start * hop
-        free = margin * hop     # room for what neighboring chunks hold
-        support = (0 if start == 0 else -free,
-                   len(signal) - origin if is_last else picture.shape[1] * hop + free)
+        free = margin * hop  # room for what neighboring chunks hold
+        support = (0 if start == 0 else -free, len(signal) - origin if is_last else picture.shape[1] * hop + free)
         if start == 0:
             chunk = reconstruct(linear, support, settings)
-            signal[:len(chunk)] = chunk[:len(signal)]
+            signal[: len(chunk)] = chunk[: len(signal)]
             return
         decided = (OVERLAP_FRAMES - CUT_FRAMES) * hop
-        past = signal[origin - free:origin + decided]
+        past = signal[origin - free : origin + decided]
         chunk = reconstruct(linear, support, settings, past)
         fade_from = decided - FADE_FRAMES * hop
         weight = (np.arange(decided - fade_from) + 0.5) / (decided - fade_from)
         chunk[fade_from:decided] *= weight
-        chunk[fade_from:decided] += (1 - weight) * signal[origin + fade_from:origin + decided]
-        target = signal[origin + fade_from:origin + len(chunk)]
-        target[:] = chunk[fade_from:fade_from + len(target)]
+        chunk[fade_from:decided] += (1 - weight) * signal[origin + fade_from : origin + decided]
+        target = signal[origin + fade_from : origin + len(chunk)]
+        target[:] = chunk[fade_from : fade_from + len(target)]
 
     def rate(self, n_bytes: int, size: tuple[int, int]) -> float:
         """Kilobits per second of the whole file."""
@@ -254,13 +281,17 @@ class SpeechSignal(Signal):
         n_shown = SHOWN_SECONDS * rate
         picture, level = self.to_picture(signal[:n_shown])
         loudest = self.to_picture(reference[:n_shown])[1] or 1
-        brightness = picture[0, ::-1].repeat(2, axis=0) + (_level_db(level) - _level_db(loudest)) * 2 / settings.floor_db
+        brightness = (
+            picture[0, ::-1].repeat(2, axis=0) + (_level_db(level) - _level_db(loudest)) * 2 / settings.floor_db
+        )
         if level == 0:
             brightness[:] = -1
         scale = np.linspace(-1, 1, len(SHOWN_COLORS))
         pixels = np.stack([np.interp(brightness, scale, channel) for channel in zip(*SHOWN_COLORS)], axis=-1)
         seconds = len(signal) / rate
-        note = f"{seconds:.1f} s; {settings.n_mels} mel bands up to {settings.fmax / 1000:g} kHz, {settings.floor_db:g} dB"
+        note = (
+            f"{seconds:.1f} s; {settings.n_mels} mel bands up to {settings.fmax / 1000:g} kHz, {settings.floor_db:g} dB"
+        )
         if len(signal) > n_shown:
             note = f"the first {SHOWN_SECONDS} s of {note}; the figures are of the whole"
         return Preview(np.rint(pixels).astype(np.uint8), signal[:n_shown], rate, note)
@@ -281,7 +312,7 @@ class SpeechSignal(Signal):
         if rng.uniform() < 0.08:
             start, stop = np.sort(rng.integers(-crop.shape[-1] // 2, 3 * crop.shape[-1] // 2, 2))
             crop = crop.clone()
-            crop[..., max(start, 0):max(stop, 0)] = -1
+            crop[..., max(start, 0) : max(stop, 0)] = -1
         if rng.uniform() < 0.5:
             return crop
         shift = int(rng.integers(-3, 4))

@@ -11,36 +11,40 @@ from functools import lru_cache
 
 import numpy as np
 
-MEL_ITERATIONS = 20     # from mel bands to magnitudes
+MEL_ITERATIONS = 20  # from mel bands to magnitudes
 
 
 @dataclass(frozen=True)
 class SpeechSettings:
     """Numbers that fix the speech picture; they travel with a checkpoint."""
 
-    sample_rate: int = 16000            # Hz, of the signal in memory
-    n_fft: int = 512                    # samples
-    hop_length: int = 128               # samples, a quarter of n_fft or a smaller divisor of it
-    n_mels: int = 128                   # bands, the rows of the picture
-    fmin: float = 0.0                   # Hz, lower edge of the lowest band
-    fmax: float = 8000.0                # Hz, upper edge of the highest band
-    floor_db: float = 80.0              # range of the picture below the file's level
-    griffin_lim_iterations: int = 32    # refinements of the reconstructed phase
+    sample_rate: int = 16000  # Hz, of the signal in memory
+    n_fft: int = 512  # samples
+    hop_length: int = 128  # samples, a quarter of n_fft or a smaller divisor of it
+    n_mels: int = 128  # bands, the rows of the picture
+    fmin: float = 0.0  # Hz, lower edge of the lowest band
+    fmax: float = 8000.0  # Hz, upper edge of the highest band
+    floor_db: float = 80.0  # range of the picture below the file's level
+    griffin_lim_iterations: int = 32  # refinements of the reconstructed phase
 
     def __post_init__(self):
         for name in ("sample_rate", "n_fft", "hop_length", "n_mels", "griffin_lim_iterations"):
             if type(getattr(self, name)) is not int or getattr(self, name) > 1 << 20:
                 raise ValueError(f"{name} must be an integer up to {1 << 20}, found {getattr(self, name)!r}")
         if self.hop_length < 1 or self.n_fft % (4 * self.hop_length):
-            raise ValueError(f"n_fft must be a multiple of four times hop_length, "
-                             f"found {self.n_fft} and {self.hop_length}")
+            raise ValueError(
+                f"n_fft must be a multiple of four times hop_length, found {self.n_fft} and {self.hop_length}"
+            )
         if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
-            raise ValueError("need 0 <= fmin < fmax <= sample_rate / 2, "
-                             f"found {self.fmin}, {self.fmax}, {self.sample_rate}")
+            raise ValueError(
+                f"need 0 <= fmin < fmax <= sample_rate / 2, found {self.fmin}, {self.fmax}, {self.sample_rate}"
+            )
         if self.n_mels < 1 or not 0 < self.floor_db <= 400 or self.griffin_lim_iterations < 0:
-            raise ValueError("n_mels must be positive, floor_db in (0, 400], griffin_lim_iterations not "
-                             f"negative, found {self.n_mels}, {self.floor_db}, "
-                             f"{self.griffin_lim_iterations}")
+            raise ValueError(
+                "n_mels must be positive, floor_db in (0, 400], griffin_lim_iterations not "
+                f"negative, found {self.n_mels}, {self.floor_db}, "
+                f"{self.griffin_lim_iterations}"
+            )
 
     @property
     def n_bins(self) -> int:
@@ -80,7 +84,7 @@ def windows(settings: SpeechSettings) -> tuple[np.ndarray, np.ndarray]:
     padded[:n_fft], padded[-n_fft:] = window[:n_fft], window[n_fft:]
     dual = gabdual(padded, settings.hop_length, n_fft, length)
     dual = np.asarray(dual[0] if isinstance(dual, tuple) else dual).squeeze()
-    return window, np.concatenate([dual[:2 * n_fft], dual[-2 * n_fft:]])
+    return window, np.concatenate([dual[: 2 * n_fft], dual[-2 * n_fft :]])
 
 
 def analyze(signal: np.ndarray, settings: SpeechSettings) -> np.ndarray:
@@ -111,9 +115,9 @@ def magnitudes(signal: np.ndarray, first: int, last: int, settings: SpeechSettin
     total = round_up((last - first + 2 * margin) * hop, settings.n_fft)
     start = (first - margin) * hop
     piece = np.zeros(total)
-    inside = signal[max(start, 0):start + total]
-    piece[max(-start, 0):max(-start, 0) + len(inside)] = inside
-    return np.abs(analyze(piece, settings)[:, margin:margin + last - first])
+    inside = signal[max(start, 0) : start + total]
+    piece[max(-start, 0) : max(-start, 0) + len(inside)] = inside
+    return np.abs(analyze(piece, settings)[:, margin : margin + last - first])
 
 
 def round_up(number: int, multiple: int) -> int:
@@ -130,12 +134,17 @@ def mel_basis(settings: SpeechSettings) -> np.ndarray:
     """
     from librosa.filters import mel
 
-    basis = mel(sr=settings.sample_rate, n_fft=settings.n_fft, n_mels=settings.n_mels,
-                fmin=settings.fmin, fmax=settings.fmax, norm=None)
+    basis = mel(
+        sr=settings.sample_rate,
+        n_fft=settings.n_fft,
+        n_mels=settings.n_mels,
+        fmin=settings.fmin,
+        fmax=settings.fmax,
+        norm=None,
+    )
     sums = basis.sum(axis=1, keepdims=True)
     if not sums.all():
-        raise ValueError(f"{settings.n_mels} mel bands are too many for n_fft {settings.n_fft}: "
-                         "some contain no bin")
+        raise ValueError(f"{settings.n_mels} mel bands are too many for n_fft {settings.n_fft}: some contain no bin")
     return np.ascontiguousarray(basis / sums, dtype=np.float32)
 
 

@@ -34,13 +34,13 @@ class SubPixelConv(nn.Conv2d):
     """
 
     def __init__(self, n_in: int, n_out: int, factor: int, kernel: int = 1):
-        super().__init__(n_in, n_out * factor ** 2, kernel, padding=kernel // 2)
+        super().__init__(n_in, n_out * factor**2, kernel, padding=kernel // 2)
         self.factor = factor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        r, n_out = self.factor, self.out_channels // self.factor ** 2
+        r, n_out = self.factor, self.out_channels // self.factor**2
         weight, bias = (p.unflatten(0, (n_out, r * r)).transpose(0, 1).flatten(0, 1) for p in (self.weight, self.bias))
-        y = F.conv2d(x, weight, bias, padding=self.padding).permute(0, 2, 3, 1)             # (B, H, W, r * r * n_out)
+        y = F.conv2d(x, weight, bias, padding=self.padding).permute(0, 2, 3, 1)  # (B, H, W, r * r * n_out)
         b, h, w, _ = y.shape
         y = y.reshape(b, h, w, r, r, n_out).transpose(2, 3).reshape(b, r * h, r * w, n_out)
         return y.permute(0, 3, 1, 2)

@@ -14,8 +14,8 @@ from .quantizer import Codebook, Gains, straight_through_round
 class ForwardResult(NamedTuple):
     """What a training step needs."""
 
-    x_hat: torch.Tensor     # (B, C, H, W)
-    bits: torch.Tensor      # (B,) estimated bits of each picture
+    x_hat: torch.Tensor  # (B, C, H, W)
+    bits: torch.Tensor  # (B,) estimated bits of each picture
 
 
 class BPGAN(nn.Module):
@@ -63,16 +63,18 @@ class BPGAN(nn.Module):
 
 def build_encoder(config: ModelConfig) -> nn.Module:
     """An encoder of the config's sizes."""
-    from .encoder import Encoder        # a receiver has no use for it and does not load it
+    from .encoder import Encoder  # a receiver has no use for it and does not load it
 
-    return Encoder(config.in_channels, config.latent_channels, config.encoder_widths,
-                   config.encoder_depths, config.latent_rows)
+    return Encoder(
+        config.in_channels, config.latent_channels, config.encoder_widths, config.encoder_depths, config.latent_rows
+    )
 
 
 def build_generator(config: ModelConfig) -> Generator:
     """A generator of the config's sizes: the faithful one, or the realistic one beside it."""
-    return Generator(config.in_channels, config.latent_channels, config.generator_widths,
-                     config.generator_depths, config.latent_rows)
+    return Generator(
+        config.in_channels, config.latent_channels, config.generator_widths, config.generator_depths, config.latent_rows
+    )
 
 
 def build_model(config: ModelConfig, with_encoder: bool = True) -> BPGAN:

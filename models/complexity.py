@@ -6,7 +6,7 @@ from torch import nn
 from .bpgan import build_model
 from .config import STRIDE, ModelConfig
 
-SIDE = 4        # latent positions a side of the picture that is counted
+SIDE = 4  # latent positions a side of the picture that is counted
 
 
 def multiply_adds(config: ModelConfig) -> dict[str, float]:
@@ -18,22 +18,30 @@ def multiply_adds(config: ModelConfig) -> dict[str, float]:
 
     def add(conv: nn.Conv2d, _, output: torch.Tensor) -> None:
         nonlocal count
-        count += conv.weight[0].numel() * output.numel()        # shuffled or not
+        count += conv.weight[0].numel() * output.numel()  # shuffled or not
 
     rows = config.latent_rows or SIDE
     model = build_model(config).requires_grad_(False)
     z_hat = torch.zeros(1, config.latent_channels, rows, SIDE)
     x = torch.zeros(1, config.in_channels, rows * STRIDE, SIDE * STRIDE)
     costs, context = {}, model.context
-    for name, network, inputs in (("encoder", model.encoder, (x,)),
-                                  ("generator", model.generator, (z_hat, torch.zeros(1)))):
+    for name, network, inputs in (
+        ("encoder", model.encoder, (x,)),
+        ("generator", model.generator, (z_hat, torch.zeros(1))),
+    ):
         count = 0
         hooks = [module.register_forward_hook(add) for module in network.modules() if isinstance(module, nn.Conv2d)]
         network(*inputs)
-        costs[name] = count / (rows * SIDE * STRIDE ** 2)
+        costs[name] = count / (rows * SIDE * STRIDE**2)
         for hook in hooks:
             hook.remove()
-    kept = sum(float(mask.expand_as(conv.weight).sum()) for conv, mask in (
-        (context.first, context.first_mask), (context.second, context.second_mask), (context.last, context.last_mask)))
-    costs["entropy model"] = kept / STRIDE ** 2
+    kept = sum(
+        float(mask.expand_as(conv.weight).sum())
+        for conv, mask in (
+            (context.first, context.first_mask),
+            (context.second, context.second_mask),
+            (context.last, context.last_mask),
+        )
+    )
+    costs["entropy model"] = kept / STRIDE**2
     return costs

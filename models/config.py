@@ -3,8 +3,8 @@
 import dataclasses
 from dataclasses import dataclass
 
-QUALITIES = 8   # a checkpoint serves qualities 1..QUALITIES
-STRIDE = 16     # picture samples per latent position, in both directions
+QUALITIES = 8  # a checkpoint serves qualities 1..QUALITIES
+STRIDE = 16  # picture samples per latent position, in both directions
 
 
 @dataclass(frozen=True)
@@ -16,29 +16,30 @@ class ModelConfig:
     as the learned-compression literature does (loss = bpp + lmbda * 255^2 * MSE).
     """
 
-    signal: str                                       # name of the kind of signal, see data/
-    in_channels: int                                  # channels of the picture
+    signal: str  # name of the kind of signal, see data/
+    in_channels: int  # channels of the picture
     latent_channels: int = 128
-    encoder_widths: tuple[int, int, int] = (64, 128, 192)    # at 1/4, 1/8, 1/16
-    encoder_depths: tuple[int, int, int] = (1, 2, 2)         # residual blocks there
+    encoder_widths: tuple[int, int, int] = (64, 128, 192)  # at 1/4, 1/8, 1/16
+    encoder_depths: tuple[int, int, int] = (1, 2, 2)  # residual blocks there
     generator_widths: tuple[int, int, int] = (64, 128, 192)
     generator_depths: tuple[int, int, int] = (2, 3, 3)
-    latent_rows: int = 0          # > 0: pictures have this many latent rows, each with its own bias
-    context_groups: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 32, 40)   # channels decoded together
-    context_hidden: int = 32      # hidden units per group and layer
-    max_symbol: int = 31          # codebook: 2 * max_symbol + 1 centers, larger symbols escape
+    latent_rows: int = 0  # > 0: pictures have this many latent rows, each with its own bias
+    context_groups: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 32, 40)  # channels decoded together
+    context_hidden: int = 32  # hidden units per group and layer
+    max_symbol: int = 31  # codebook: 2 * max_symbol + 1 centers, larger symbols escape
     lmbda_low: float = 0.0004
     lmbda_high: float = 0.09
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):        # JSON brings lists where we want tuples
+        for field in dataclasses.fields(self):  # JSON brings lists where we want tuples
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
         if sum(self.context_groups) != self.latent_channels:
             raise ValueError(
                 f"context_groups add up to {sum(self.context_groups)} channels, "
-                f"latent_channels is {self.latent_channels}: they must agree")
+                f"latent_channels is {self.latent_channels}: they must agree"
+            )
 
     def lmbda(self, quality: float) -> float:
         """Rate weight of `quality`, 1..8, fractions too."""

@@ -3,6 +3,8 @@
 Of the adversarial stage, and of the search's perceptual objective; the receiver does not need it.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,7 +20,8 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         widths = [in_channels, width, 2 * width, 4 * width]
         self.layers = nn.ModuleList(
-            spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1)) for a, b in zip(widths, widths[1:]))
+            spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1)) for a, b in itertools.pairwise(widths)
+        )
         self.out = spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -40,7 +43,7 @@ class Discriminator(nn.Module):
         """x (B, C, H, W) in [-1, 1], H and W at least 32 -> (logits of each scale, all features)."""
         logits, features = [], []
         for i, scale in enumerate(self.scales):
-            score, maps = scale(F.avg_pool2d(x, 2 ** i) if i else x)
+            score, maps = scale(F.avg_pool2d(x, 2**i) if i else x)
             logits.append(score)
             features.extend(maps)
         return logits, features

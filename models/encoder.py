@@ -15,8 +15,14 @@ class Encoder(nn.Module):
     mel bands do).
     """
 
-    def __init__(self, in_channels: int, latent_channels: int, widths: tuple[int, int, int],
-                 depths: tuple[int, int, int], rows: int = 0):
+    def __init__(
+        self,
+        in_channels: int,
+        latent_channels: int,
+        widths: tuple[int, int, int],
+        depths: tuple[int, int, int],
+        rows: int = 0,
+    ):
         super().__init__()
         n4, n8, n16 = widths
         self.down4 = nn.PixelUnshuffle(4)
@@ -33,9 +39,9 @@ class Encoder(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[-2] % STRIDE or x.shape[-1] % STRIDE:
             raise ValueError(f"picture is {x.shape[-2]}x{x.shape[-1]}: pad it to multiples of {STRIDE}")
-        h = self.body4(self.in4(self.down4(x)))          # (B, n4, H/4, W/4)
-        h = self.body8(self.in8(self.down2(h)))          # (B, n8, H/8, W/8)
-        h = self.in16(self.down2(h))                     # (B, n16, H/16, W/16)
+        h = self.body4(self.in4(self.down4(x)))  # (B, n4, H/4, W/4)
+        h = self.body8(self.in8(self.down2(h)))  # (B, n8, H/8, W/8)
+        h = self.in16(self.down2(h))  # (B, n16, H/16, W/16)
         if self.row_bias is not None:
             h = h + self.row_bias
         return self.out(self.body16(h))

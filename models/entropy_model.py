@@ -17,15 +17,15 @@ from .config import QUALITIES
 from .quality import at_quality
 
 KERNEL = 5
-FEATURE_LIMIT = 63.0            # the context sees symbols clamped to this range
+FEATURE_LIMIT = 63.0  # the context sees symbols clamped to this range
 MIN_LOG_SCALE, MAX_LOG_SCALE = -3.0, 4.0
-MIN_PROBABILITY = 2.0 ** -16    # what a fixed-point table can give at the least
+MIN_PROBABILITY = 2.0**-16  # what a fixed-point table can give at the least
 
 
 class Kernels(NamedTuple):
     """Masked weights of the three layers."""
 
-    first: list[torch.Tensor]       # for each group (hidden, 2 * channels seen, 5, 5)
+    first: list[torch.Tensor]  # for each group (hidden, 2 * channels seen, 5, 5)
     second: torch.Tensor
     last: torch.Tensor
 
@@ -76,8 +76,8 @@ class ContextModel(nn.Module):
         parts, seen = [], 0
         for group, size in enumerate(self.groups):
             seen += size
-            own = first[group * units:(group + 1) * units]
-            parts.append(torch.cat([own[:, :seen], own[:, channels:channels + seen]], dim=1))
+            own = first[group * units : (group + 1) * units]
+            parts.append(torch.cat([own[:, :seen], own[:, channels : channels + seen]], dim=1))
         kernels = [*parts, self.second.weight * self.second_mask, self.last.weight * self.last_mask]
         *parts, second, last = [kernel.to(dtype or kernel.dtype) for kernel in kernels]
         return Kernels(parts, second, last)
@@ -89,7 +89,7 @@ class ContextModel(nn.Module):
         signed, magnitude = limited.split(self.groups, 1), limited.abs().split(self.groups, 1)
         parts = []
         for group, (kernel, bias) in enumerate(zip(kernels, self.first.bias.chunk(len(kernels)))):
-            features = torch.cat([*signed[:group + 1], *magnitude[:group + 1]], dim=1)
+            features = torch.cat([*signed[: group + 1], *magnitude[: group + 1]], dim=1)
             parts.append(F.conv2d(features, kernel, bias, padding=KERNEL // 2))
         return torch.cat(parts, dim=1)
 
@@ -114,6 +114,6 @@ class ContextModel(nn.Module):
 def logistic_bits(y: torch.Tensor, mean: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
     """Bits of y (symbols, or symbols plus uniform noise) in unit bins of a logistic distribution."""
     inverse = torch.exp(-log_scale)
-    distance = (y.float() - mean).abs()     # the density is even: stay on its falling side
+    distance = (y.float() - mean).abs()  # the density is even: stay on its falling side
     probability = torch.sigmoid((0.5 - distance) * inverse) - torch.sigmoid((-0.5 - distance) * inverse)
     return -torch.log2(probability.clamp_min(MIN_PROBABILITY))

@@ -16,8 +16,14 @@ class Generator(nn.Module):
     adds a bias per latent row, as in the encoder.
     """
 
-    def __init__(self, out_channels: int, latent_channels: int, widths: tuple[int, int, int],
-                 depths: tuple[int, int, int], rows: int = 0):
+    def __init__(
+        self,
+        out_channels: int,
+        latent_channels: int,
+        widths: tuple[int, int, int],
+        depths: tuple[int, int, int],
+        rows: int = 0,
+    ):
         super().__init__()
         n4, n8, n16 = widths
         self.in16 = linear_conv(latent_channels, n16)
@@ -31,13 +37,13 @@ class Generator(nn.Module):
         self.body4 = stack(n4, depths[0])
         self.out4 = upsampling_conv(n4, out_channels, 4, kernel=3)
         with torch.no_grad():
-            self.out4.weight.mul_(0.3)      # pictures have a standard deviation of about 0.3
+            self.out4.weight.mul_(0.3)  # pictures have a standard deviation of about 0.3
 
     def forward(self, z_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
-        h = self.in16(z_hat) + at_quality(self.quality16, quality)[:, :, None, None]    # (B, n16, h, w)
+        h = self.in16(z_hat) + at_quality(self.quality16, quality)[:, :, None, None]  # (B, n16, h, w)
         if self.row_bias is not None:
             h = h + self.row_bias
-        h = self.out16(self.body16(h))                                      # (B, n8, 2h, 2w)
+        h = self.out16(self.body16(h))  # (B, n8, 2h, 2w)
         h = h + at_quality(self.quality8, quality)[:, :, None, None]
-        h = self.out8(self.body8(h))                                        # (B, n4, 4h, 4w)
-        return self.out4(self.body4(h))                                     # (B, C, 16h, 16w)
+        h = self.out8(self.body8(h))  # (B, n4, 4h, 4w)
+        return self.out4(self.body4(h))  # (B, C, 16h, 16w)

@@ -24,7 +24,7 @@ def rate_distortion(x, x_hat, bits, lmbda, weights=None) -> dict[str, torch.Tens
     """bpp + lmbda * 255^2 * MSE, each (B,): bits (B,) over the picture's H * W samples, lmbda (B,)."""
     mse = squared_error(x, x_hat, weights)
     bpp = bits / (x.shape[-2] * x.shape[-1])
-    return {"loss": bpp + lmbda * 255 ** 2 * mse, "bpp": bpp, "mse": mse}
+    return {"loss": bpp + lmbda * 255**2 * mse, "bpp": bpp, "mse": mse}
 
 
 def discriminator_hinge(real: list[torch.Tensor], fake: list[torch.Tensor]) -> torch.Tensor:

@@ -10,7 +10,7 @@ from .losses import relative_distance
 
 log = logging.getLogger(__name__)
 
-LAYERS = (3, 8, 15, 22)     # relu1_2, relu2_2, relu3_3, relu4_3
+LAYERS = (3, 8, 15, 22)  # relu1_2, relu2_2, relu3_3, relu4_3
 
 
 class PerceptualDistance(nn.Module):
@@ -18,7 +18,7 @@ class PerceptualDistance(nn.Module):
 
     def __init__(self, features: nn.Sequential):
         super().__init__()
-        self.features = features[:LAYERS[-1] + 1].eval().requires_grad_(False)
+        self.features = features[: LAYERS[-1] + 1].eval().requires_grad_(False)
         # ImageNet's mean and deviation, for values in [-1, 1]
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 2 - 1)
         self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 2)

@@ -6,7 +6,7 @@ import torch
 
 from .config import QUALITIES, ModelConfig
 
-QUALITY_STEPS = 32      # a file names its quality in steps of 1/32: about 1.3 % of rate each
+QUALITY_STEPS = 32  # a file names its quality in steps of 1/32: about 1.3 % of rate each
 
 
 def at_quality(table: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
@@ -28,8 +28,12 @@ def move_qualities(model: torch.nn.Module, old: ModelConfig, new: ModelConfig) -
     """Rows of all tables by quality, taken where the old model had the new one's rate weights; in place."""
     if (old.lmbda_low, old.lmbda_high) == (new.lmbda_low, new.lmbda_high):
         return
-    places = torch.tensor([(QUALITIES - 1) * math.log(new.lmbda(q) / old.lmbda_low)
-                           / math.log(old.lmbda_high / old.lmbda_low) for q in range(1, QUALITIES + 1)])
+    places = torch.tensor(
+        [
+            (QUALITIES - 1) * math.log(new.lmbda(q) / old.lmbda_low) / math.log(old.lmbda_high / old.lmbda_low)
+            for q in range(1, QUALITIES + 1)
+        ]
+    )
     for parameter in model.parameters():
         if parameter.dim() == 2 and len(parameter) == QUALITIES:
             parameter.copy_(resample(parameter, places.to(parameter.device)))

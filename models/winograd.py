@@ -20,7 +20,7 @@ from torch import nn
 from . import winograd_kernels as kernels
 from .generator import Generator
 
-CHUNK = 49152       # tiles times channels that go through together: 3.5 MB transformed, and as much of products
+CHUNK = 49152  # tiles times channels that go through together: 3.5 MB transformed, and as much of products
 
 
 def generator_for_search(generator: Generator) -> Generator:
@@ -34,8 +34,7 @@ def generator_for_search(generator: Generator) -> Generator:
 
 def pays_here() -> bool:
     """Whether this CPU has bfloat16 instructions for vectors, and none for matrices: those leave nothing to save."""
-    return (torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
-            and kernels.available())
+    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported() and kernels.available()
 
 
 class FrozenStack(nn.Module):
@@ -58,7 +57,6 @@ class FrozenStack(nn.Module):
 
 
 class _Stack(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, x, stack):
         x, kept = _channels_last(x), []
@@ -91,16 +89,22 @@ def _transformed(weight: torch.Tensor) -> torch.Tensor:
     p, q = kernels.P, kernels.Q
     rows = [[1 / (p * q) ** 2, 0, 0]]
     for point, other in ((p, q), (q, p)):
-        scale = 1 / (2 * point ** 2 * (point ** 2 - other ** 2))
-        rows += [[scale, sign * point * scale, point ** 2 * scale] for sign in (1, -1)]
+        scale = 1 / (2 * point**2 * (point**2 - other**2))
+        rows += [[scale, sign * point * scale, point**2 * scale] for sign in (1, -1)]
     # in float64, whose sums round alike in any number of threads once they are bfloat16
     matrix = torch.tensor([*rows, [0, 0, 1]], dtype=torch.float64, device=weight.device)
     tiles = torch.einsum("ai,ocij,bj->abco", matrix, weight.double(), matrix)
     return tiles.flatten(0, 1).to(torch.bfloat16).contiguous()
 
 
-def _convolve(x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor, activate: bool = False,
-              gate: torch.Tensor | None = None, base: torch.Tensor | None = None) -> torch.Tensor:
+def _convolve(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    bias: torch.Tensor,
+    activate: bool = False,
+    gate: torch.Tensor | None = None,
+    base: torch.Tensor | None = None,
+) -> torch.Tensor:
     """base + slope of the activation at gate * (bias + convolution of x, activated): all of them (B, H, W, C)."""
     batch, height, width, channels = x.shape
     y = torch.empty_like(x)

@@ -17,13 +17,13 @@ from numba.extending import intrinsic
 
 from .blocks import NEGATIVE_SLOPE
 
-P, Q = 0.75, 1.5        # the polynomials' points are 0, +-P, +-Q and infinity
+P, Q = 0.75, 1.5  # the polynomials' points are 0, +-P, +-Q and infinity
 SLOPE = np.float32(NEGATIVE_SLOPE)
 # what stands in A^T and B^T
-P1, P2, P3 = np.float32(P), np.float32(P ** 2), np.float32(P ** 3)
-Q1, Q2, Q3 = np.float32(Q), np.float32(Q ** 2), np.float32(Q ** 3)
-PPQQ, SUM, PPQ, PQQ = np.float32((P * Q) ** 2), np.float32(P ** 2 + Q ** 2), np.float32(P ** 2 * Q), np.float32(P * Q ** 2)
-ROWS_AT_ONCE = 2        # rows of tiles that a thread takes: the second one needs four new rows of six
+P1, P2, P3 = np.float32(P), np.float32(P**2), np.float32(P**3)
+Q1, Q2, Q3 = np.float32(Q), np.float32(Q**2), np.float32(Q**3)
+PPQQ, SUM, PPQ, PQQ = np.float32((P * Q) ** 2), np.float32(P**2 + Q**2), np.float32(P**2 * Q), np.float32(P * Q**2)
+ROWS_AT_ONCE = 2  # rows of tiles that a thread takes: the second one needs four new rows of six
 
 
 def to_tiles(x: torch.Tensor, tiles: torch.Tensor, first: int, end: int, activate: bool) -> None:
@@ -31,14 +31,32 @@ def to_tiles(x: torch.Tensor, tiles: torch.Tensor, first: int, end: int, activat
     _in_threads(_to_tiles, [first, end, *x.shape, x.data_ptr(), tiles.data_ptr(), int(activate)])
 
 
-def from_tiles(products: torch.Tensor, y: torch.Tensor, first: int, end: int, bias: torch.Tensor,
-               gate: torch.Tensor | None, base: torch.Tensor | None) -> None:
+def from_tiles(
+    products: torch.Tensor,
+    y: torch.Tensor,
+    first: int,
+    end: int,
+    bias: torch.Tensor,
+    gate: torch.Tensor | None,
+    base: torch.Tensor | None,
+) -> None:
     """Products m (36, tiles, C) -> rows of tiles first..end of y: base + gate's slope * (bias + A^T m A).
 
     bias float32 (C,); gate and base like y: the slope of the activation is taken where gate is negative.
     """
-    _in_threads(_from_tiles, [first, end, *y.shape, y.data_ptr(), products.data_ptr(), bias.data_ptr(),
-                              0 if gate is None else gate.data_ptr(), 0 if base is None else base.data_ptr()])
+    _in_threads(
+        _from_tiles,
+        [
+            first,
+            end,
+            *y.shape,
+            y.data_ptr(),
+            products.data_ptr(),
+            bias.data_ptr(),
+            0 if gate is None else gate.data_ptr(),
+            0 if base is None else base.data_ptr(),
+        ],
+    )
 
 
 @cache
@@ -65,15 +83,17 @@ def _compiled(kernel):
 
 def _in_threads(kernel, arguments: list[int]) -> None:
     """The kernel in as many threads as PyTorch uses, which share out its rows of tiles; see `_take`."""
-    values = np.array([arguments[0], *arguments], np.int64)     # the first one counts the rows taken
+    values = np.array([arguments[0], *arguments], np.int64)  # the first one counts the rows taken
     _parallel()(_compiled(kernel).address, values.ctypes.data, torch.get_num_threads(), 0)
 
 
 @intrinsic
 def _take(typing_context, pointer, count):
     """Adds to an integer that threads share -> what it was."""
+
     def generate(context, builder, signature, arguments):
         return builder.atomic_rmw("add", *arguments, "monotonic")
+
     return types.int64(types.CPointer(types.int64), types.int64), generate
 
 
@@ -84,6 +104,7 @@ def _pointer(typing_context, address, example):
 
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(result))
+
     return result(types.int64, example), generate
 
 
@@ -94,6 +115,7 @@ def _pointer(typing_context, address, example):
 def _float_of(typing_context, bits):
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.FloatType())
+
     return types.float32(types.uint32), generate
 
 
@@ -101,6 +123,7 @@ def _float_of(typing_context, bits):
 def _bits_of(typing_context, value):
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.IntType(32))
+
     return types.uint32(types.float32), generate
 
 
@@ -175,9 +198,9 @@ def _to_tiles(values):
     count, padded = across * channels, (across + 1) * channels
     x = carray(_pointer(v[7], np.uint16(0)), (batch, height, width, channels))
     tiles = carray(_pointer(v[8], np.uint16(0)), (6, 6, end - first, count))
-    rows = np.empty((6, 4, across + 1, channels), np.float32)       # of the input: columns by their place in a tile
+    rows = np.empty((6, 4, across + 1, channels), np.float32)  # of the input: columns by their place in a tile
     d = rows.reshape(6, 4, padded)
-    m = np.empty((6, 4, padded), np.float32)                        # B^T d
+    m = np.empty((6, 4, padded), np.float32)  # B^T d
     while True:
         start = _take(values, ROWS_AT_ONCE)
         if start >= end:
@@ -193,12 +216,36 @@ def _to_tiles(values):
                 else:
                     rows[r] = 0
             for p in range(4):
-                _mix(d[0, p], d[1, p], d[2, p], d[3, p], d[4, p], d[5, p],
-                     m[0, p], m[1, p], m[2, p], m[3, p], m[4, p], m[5, p])
+                _mix(
+                    d[0, p],
+                    d[1, p],
+                    d[2, p],
+                    d[3, p],
+                    d[4, p],
+                    d[5, p],
+                    m[0, p],
+                    m[1, p],
+                    m[2, p],
+                    m[3, p],
+                    m[4, p],
+                    m[5, p],
+                )
             for r in range(6):
                 # columns 0 to 5 of all tiles of the row: neighbors share two
-                _mix_half(m[r, 0], m[r, 1], m[r, 2], m[r, 3], m[r, 0, channels:], m[r, 1, channels:],
-                          tiles[r, 0, t], tiles[r, 1, t], tiles[r, 2, t], tiles[r, 3, t], tiles[r, 4, t], tiles[r, 5, t])
+                _mix_half(
+                    m[r, 0],
+                    m[r, 1],
+                    m[r, 2],
+                    m[r, 3],
+                    m[r, 0, channels:],
+                    m[r, 1, channels:],
+                    tiles[r, 0, t],
+                    tiles[r, 1, t],
+                    tiles[r, 2, t],
+                    tiles[r, 3, t],
+                    tiles[r, 4, t],
+                    tiles[r, 5, t],
+                )
 
 
 # -- products to picture ---------------------------------------------------------------------------
@@ -207,15 +254,21 @@ def _to_tiles(values):
 @njit(nogil=True, cache=True)
 def _four(m0, m1, m2, m3, m4, m5):
     """A^T of six numbers."""
-    return (m0 + (m1 + m2) + (m3 + m4), P1 * (m1 - m2) + Q1 * (m3 - m4),
-            P2 * (m1 + m2) + Q2 * (m3 + m4), P3 * (m1 - m2) + Q3 * (m3 - m4) + m5)
+    return (
+        m0 + (m1 + m2) + (m3 + m4),
+        P1 * (m1 - m2) + Q1 * (m3 - m4),
+        P2 * (m1 + m2) + Q2 * (m3 + m4),
+        P3 * (m1 - m2) + Q3 * (m3 - m4) + m5,
+    )
 
 
 @njit(nogil=True, cache=True)
 def _fold_half(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
     """A^T of six rows of bfloat16."""
     for i in range(y0.size):
-        y0[i], y1[i], y2[i], y3[i] = _four(_wide(m0[i]), _wide(m1[i]), _wide(m2[i]), _wide(m3[i]), _wide(m4[i]), _wide(m5[i]))
+        y0[i], y1[i], y2[i], y3[i] = _four(
+            _wide(m0[i]), _wide(m1[i]), _wide(m2[i]), _wide(m3[i]), _wide(m4[i]), _wide(m5[i])
+        )
 
 
 @njit(nogil=True, cache=True)
@@ -229,7 +282,7 @@ def _fold(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
 def _finish(x, bias, gate, gated, base, based, y):
     for c in range(bias.size):
         value = x[c] + bias[c]
-        if gated and gate[c] >= np.uint16(0x8000):      # the topmost bit is the sign
+        if gated and gate[c] >= np.uint16(0x8000):  # the topmost bit is the sign
             value *= SLOPE
         if based:
             value += _wide(base[c])
@@ -238,15 +291,24 @@ def _finish(x, bias, gate, gated, base, based, y):
 
 def _from_tiles(values):
     v = carray(values, 12)
-    first, end, batch, height, width, channels, gated, based = v[1], v[2], v[3], v[4], v[5], v[6], v[10] != 0, v[11] != 0
+    first, end, batch, height, width, channels, gated, based = (
+        v[1],
+        v[2],
+        v[3],
+        v[4],
+        v[5],
+        v[6],
+        v[10] != 0,
+        v[11] != 0,
+    )
     across, down = -(-width // 4), -(-height // 4)
     count, shape = across * channels, (batch, height, width, channels)
     y = carray(_pointer(v[7], np.uint16(0)), shape)
     m = carray(_pointer(v[8], np.uint16(0)), (6, 6, end - first, count))
     bias = carray(_pointer(v[9], SLOPE), channels)
     gate, base = carray(_pointer(v[10], np.uint16(0)), shape), carray(_pointer(v[11], np.uint16(0)), shape)
-    folded = np.empty((4, 6, count), np.float32)                    # A^T m
-    columns = np.empty((4, across, channels), np.float32)           # every fourth one together
+    folded = np.empty((4, 6, count), np.float32)  # A^T m
+    columns = np.empty((4, across, channels), np.float32)  # every fourth one together
     flat = columns.reshape(4, count)
     while True:
         start = _take(values, ROWS_AT_ONCE)
@@ -255,11 +317,28 @@ def _from_tiles(values):
         for number in range(start, min(start + ROWS_AT_ONCE, end)):
             picture, row, t = number // down, number % down, number - first
             for c in range(6):
-                _fold_half(m[0, c, t], m[1, c, t], m[2, c, t], m[3, c, t], m[4, c, t], m[5, c, t],
-                           folded[0, c], folded[1, c], folded[2, c], folded[3, c])
+                _fold_half(
+                    m[0, c, t],
+                    m[1, c, t],
+                    m[2, c, t],
+                    m[3, c, t],
+                    m[4, c, t],
+                    m[5, c, t],
+                    folded[0, c],
+                    folded[1, c],
+                    folded[2, c],
+                    folded[3, c],
+                )
             for r in range(min(4, height - 4 * row)):
                 f, to = folded[r], 4 * row + r
                 _fold(f[0], f[1], f[2], f[3], f[4], f[5], flat[0], flat[1], flat[2], flat[3])
                 for c in range(width):
-                    _finish(columns[c % 4, c // 4], bias, gate[picture, to, c], gated, base[picture, to, c], based,
-                            y[picture, to, c])
+                    _finish(
+                        columns[c % 4, c // 4],
+                        bias,
+                        gate[picture, to, c],
+                        gated,
+                        base[picture, to, c],
+                        based,
+                        y[picture, to, c],
+                    )

@@ -19,12 +19,18 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str):
         super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        self.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
-                          help="auto takes a GPU where there is one")
-        self.add_argument("--seed", type=in_range(int, 0, 2 ** 31 - 1), default=0,
-                          help="same input, settings, seed and batch size: same file")
-        self.add_argument("--dry-run", action="store_true",
-                          help="check the options, print them, and stop before any work")
+        self.add_argument(
+            "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one"
+        )
+        self.add_argument(
+            "--seed",
+            type=in_range(int, 0, 2**31 - 1),
+            default=0,
+            help="same input, settings, seed and batch size: same file",
+        )
+        self.add_argument(
+            "--dry-run", action="store_true", help="check the options, print them, and stop before any work"
+        )
         self.add_argument("--verbose", action="store_true", help="log every step")
 
     def error(self, message: str):
@@ -32,8 +38,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: list[str] | None) -> argparse.Namespace:
         options = self.parse_args(argv)
-        logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr,
-                            level=logging.INFO if options.verbose else logging.WARNING)
+        logging.basicConfig(
+            format="%(levelname)s: %(message)s",
+            stream=sys.stderr,
+            level=logging.INFO if options.verbose else logging.WARNING,
+        )
         return options
 
     def run(self, argv: list[str] | None, work) -> int:
@@ -45,7 +54,7 @@ class Parser(argparse.ArgumentParser):
             try:
                 return self._run(argv, work)
             finally:
-                sys.stdout.flush()      # a reader that has gone is noticed here, not at the interpreter's end
+                sys.stdout.flush()  # a reader that has gone is noticed here, not at the interpreter's end
         except BrokenPipeError:
             # What is still buffered must go somewhere when the interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,14 +102,16 @@ class Parser(argparse.ArgumentParser):
 
 def in_range(kind: type, low, high):
     """An argparse type: a number of that kind in [low, high]."""
+
     def parse(text: str):
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of type {kind.__name__}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of type {kind.__name__}") from None
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{value} is outside {low} to {high}")
         return value
+
     return parse
 
 

@@ -21,8 +21,11 @@ sys.path.insert(0, str(ROOT))
 def save_picture(path, height, width, seed):
     path.parent.mkdir(parents=True, exist_ok=True)
     rows, columns = np.mgrid[:height, :width]
-    pixels = 128 + 50 * np.sin(columns / (4 + seed)) * np.cos(rows / 5) + 8 * np.random.default_rng(seed).normal(
-        size=(height, width))
+    pixels = (
+        128
+        + 50 * np.sin(columns / (4 + seed)) * np.cos(rows / 5)
+        + 8 * np.random.default_rng(seed).normal(size=(height, width))
+    )
     Image.fromarray(np.clip(pixels[..., None] * [1, 0.9, 0.8], 0, 255).astype(np.uint8)).save(path)
 
 
@@ -51,7 +54,7 @@ def voiced_clip() -> np.ndarray:
     formants = ((600, 200), (1500, 300), (2600, 400))
     voice = np.zeros_like(time)
     for harmonic in range(1, 50):
-        gain = sum(np.exp(-((120 * harmonic - center) / width) ** 2) for center, width in formants)
+        gain = sum(np.exp(-(((120 * harmonic - center) / width) ** 2)) for center, width in formants)
         voice += (gain + 0.02) * np.sin(harmonic * phase)
     syllables = np.clip(np.sin(2 * np.pi * 3 * time), 0, 1)
     clip = syllables * voice + 1e-3 * rng.standard_normal(time.size)
@@ -65,10 +68,17 @@ def tiny_config(signal: str, **changes):
     """A model of a few thousand weights, whose tests run in milliseconds."""
     from models import ModelConfig
 
-    values = dict(in_channels={"image": 3, "speech": 1}[signal], latent_channels=16,
-                  latent_rows=8 if signal == "speech" else 0, context_groups=(4, 4, 8), context_hidden=8,
-                  encoder_widths=(16, 16, 16), encoder_depths=(1, 1, 1),
-                  generator_widths=(16, 16, 16), generator_depths=(1, 1, 1))
+    values = dict(
+        in_channels={"image": 3, "speech": 1}[signal],
+        latent_channels=16,
+        latent_rows=8 if signal == "speech" else 0,
+        context_groups=(4, 4, 8),
+        context_hidden=8,
+        encoder_widths=(16, 16, 16),
+        encoder_depths=(1, 1, 1),
+        generator_widths=(16, 16, 16),
+        generator_depths=(1, 1, 1),
+    )
     return ModelConfig(signal=signal, **{**values, **changes})
 
 
@@ -114,11 +124,22 @@ def tiny_checkpoint(signal: str, seed: int = 0, with_realistic: bool = True, **c
     waves = torch.sin(columns / 7) * torch.cos(rows / 11)
     x = (0.5 * waves + 0.2 * torch.randn(2, model.config.in_channels, 128, 128)).clamp(-1, 1)
     tables, _ = fit_coders(model, [x])
-    realistic = {name: weight + 0.05 * torch.randn_like(weight)
-                 for name, weight in model.generator.state_dict().items()} if with_realistic else None
+    realistic = (
+        {name: weight + 0.05 * torch.randn_like(weight) for name, weight in model.generator.state_dict().items()}
+        if with_realistic
+        else None
+    )
     discriminator = Discriminator(model.config.in_channels, scales=3).state_dict() if with_realistic else None
-    return Checkpoint(model.config, build_signal(signal).settings, model.state_dict(), realistic, discriminator, tables,
-                      "context", {"made by": "tests"})
+    return Checkpoint(
+        model.config,
+        build_signal(signal).settings,
+        model.state_dict(),
+        realistic,
+        discriminator,
+        tables,
+        "context",
+        {"made by": "tests"},
+    )
 
 
 def tiny_codecs(folder: Path) -> list:
@@ -139,9 +160,12 @@ def tiny_checkpoints(tmp_path_factory) -> dict[str, Path]:
     from utils.checkpoint import save_checkpoint
 
     folder = tmp_path_factory.mktemp("checkpoints")
-    made = {"image": tiny_checkpoint("image"), "speech": tiny_checkpoint("speech"),
-            "image_faithful": tiny_checkpoint("image", with_realistic=False),
-            "image_other": tiny_checkpoint("image", seed=1)}
+    made = {
+        "image": tiny_checkpoint("image"),
+        "speech": tiny_checkpoint("speech"),
+        "image_faithful": tiny_checkpoint("image", with_realistic=False),
+        "image_other": tiny_checkpoint("image", seed=1),
+    }
     for name, checkpoint in made.items():
         save_checkpoint(folder / f"{name}.safetensors", checkpoint)
     return {name: folder / f"{name}.safetensors" for name in made}
@@ -178,6 +202,7 @@ def handlers():
 @pytest.fixture
 def run(tiny_checkpoints, capsys):
     """Run a script in this process -> (exit code, standard output, standard error)."""
+
     def call(module, *arguments, checkpoint=True):
         if checkpoint:
             arguments += ("--checkpoint", tiny_checkpoints["image"], tiny_checkpoints["speech"])
@@ -187,13 +212,16 @@ def run(tiny_checkpoints, capsys):
             code = stop.code
         out, err = capsys.readouterr()
         return code, out, err
+
     return call
 
 
 def environment() -> dict[str, str]:
     """Of a process that a test starts: one thread, alone."""
-    return {**{k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
-            "OMP_NUM_THREADS": "1"}
+    return {
+        **{k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def listing(folder) -> set[str]:

@@ -35,14 +35,14 @@ from utils.bitstream import BitstreamError, FileHeader
 from utils.codec import Codec, load_codec
 from utils.tiling import latent_shape
 
-CHUNK = 2000                # cases a process
-PATIENCE = 60.0             # seconds without a finished case: a loop without end
-MEMORY_FACTOR = 1.5         # over an honest file of the same declared size
-SLACK_BYTES = 1 << 16       # what small objects take in either
-REBUILT = 100               # one of so many accepted grids goes through the generator
-REBUILT_POSITIONS = 64      # if it is no larger: the generator is slow
-SECONDS = 0.5               # of processor time a case may take, and ...
-SECONDS_PER_SYMBOL = 2e-6   # ... for each symbol that its size declares
+CHUNK = 2000  # cases a process
+PATIENCE = 60.0  # seconds without a finished case: a loop without end
+MEMORY_FACTOR = 1.5  # over an honest file of the same declared size
+SLACK_BYTES = 1 << 16  # what small objects take in either
+REBUILT = 100  # one of so many accepted grids goes through the generator
+REBUILT_POSITIONS = 64  # if it is no larger: the generator is slow
+SECONDS = 0.5  # of processor time a case may take, and ...
+SECONDS_PER_SYMBOL = 2e-6  # ... for each symbol that its size declares
 
 
 class Finding(Exception):
@@ -77,14 +77,23 @@ def honest_files(codecs: list[Codec]) -> list[bytes]:
 
 
 def _other_size(rng: np.random.Generator, size: int) -> int:
-    return int([size + rng.integers(-2, 3), rng.integers(0, 64), size * rng.integers(2, 9), rng.integers(0, 1 << 14),
-                2 ** rng.uniform(0, 31), bitstream.MAX_SIZE - rng.integers(0, 3), 0][rng.integers(7)])
+    return int(
+        [
+            size + rng.integers(-2, 3),
+            rng.integers(0, 64),
+            size * rng.integers(2, 9),
+            rng.integers(0, 1 << 14),
+            2 ** rng.uniform(0, 31),
+            bitstream.MAX_SIZE - rng.integers(0, 3),
+            0,
+        ][rng.integers(7)]
+    )
 
 
 def _change_header(rng: np.random.Generator, header: FileHeader, codecs: list[Codec]) -> FileHeader:
-    field = bitstream.FIELDS[rng.integers(1, len(bitstream.FIELDS))]        # the version has one value
+    field = bitstream.FIELDS[rng.integers(1, len(bitstream.FIELDS))]  # the version has one value
     if field.layout == "bytes":
-        if rng.uniform() < 0.8:             # nearly all of these end at the fingerprint
+        if rng.uniform() < 0.8:  # nearly all of these end at the fingerprint
             return header
         value = [rng.bytes(field.low), codecs[rng.integers(len(codecs))].fingerprint][rng.integers(2)]
     elif field.layout in ("varint", "default"):
@@ -98,7 +107,7 @@ def _change_payload(rng: np.random.Generator, payload: bytes, others: list[bytes
     data, place = bytearray(payload), int(rng.integers(len(payload) + 1))
     length = int(min(2 ** rng.uniform(0, 8), 200))
     way = rng.integers(9)
-    if way < 3 and data:                                    # bits, the finest damage, most often
+    if way < 3 and data:  # bits, the finest damage, most often
         for _ in range(int(rng.integers(1, 4))):
             data[rng.integers(len(data))] ^= 1 << rng.integers(8)
     elif way == 3 and data:
@@ -108,7 +117,7 @@ def _change_payload(rng: np.random.Generator, payload: bytes, others: list[bytes
     elif way == 5:
         data[place:place] = rng.bytes(length)
     elif way == 6:
-        data[place:place + length] = bytes([rng.choice([0, 255, 1, 128])]) * length
+        data[place : place + length] = bytes([rng.choice([0, 255, 1, 128])]) * length
     elif way == 7:
         other = others[rng.integers(len(others))]
         start = int(rng.integers(len(other) + 1))
@@ -127,9 +136,9 @@ def hostile_file(seed: int, number: int, codecs: list[Codec], files: list[bytes]
     rng = np.random.default_rng([seed, number])
     data = files[rng.integers(len(files))]
     way = rng.uniform()
-    if way < 0.05:                                          # any byte, the checksum left as it is
+    if way < 0.05:  # any byte, the checksum left as it is
         return _change_payload(rng, data, files)
-    if way < 0.15:                                          # any byte of the header, varints too
+    if way < 0.15:  # any byte of the header, varints too
         body = bytearray(data[:-4])
         for _ in range(int(rng.integers(1, 4))):
             body[rng.integers(2, min(len(body), 20))] = rng.integers(256)
@@ -199,7 +208,7 @@ class Judge:
 
     def _honest_bytes(self, codec: Codec, shape: tuple[int, int, int]) -> int:
         """Peak memory of decoding a blank or a noisy file of about that size, of whichever coder needs most."""
-        positions = 1 << max(0, shape[1] * shape[2] - 1).bit_length()       # few sizes, each measured once
+        positions = 1 << max(0, shape[1] * shape[2] - 1).bit_length()  # few sizes, each measured once
         key = codec.signal.code, positions
         if key not in self._honest:
             peaks = []
@@ -274,16 +283,23 @@ def _wait(process: int, progress: mmap.mmap) -> str:
         time.sleep(0.01)
 
 
-def fuzz(codecs: list[Codec], files: list[bytes], n_files: int, seed: int = 0, first: int = 0, output: Path | None = None,
-         quiet: bool = True) -> tuple[dict[int, str], Counter, int]:
+def fuzz(
+    codecs: list[Codec],
+    files: list[bytes],
+    n_files: int,
+    seed: int = 0,
+    first: int = 0,
+    output: Path | None = None,
+    quiet: bool = True,
+) -> tuple[dict[int, str], Counter, int]:
     """`files`: honest ones. -> ({case: finding}, count of each outcome, the largest process in bytes)."""
-    torch.set_num_threads(1)        # forked processes have none of the parent's threads
+    torch.set_num_threads(1)  # forked processes have none of the parent's threads
     judge = Judge(codecs)
     findings: dict[int, str] = {}
     counts: Counter = Counter()
     peak = 0
     try:
-        for data in files:          # compiles what is compiled, and honest files must pass
+        for data in files:  # compiles what is compiled, and honest files must pass
             if judge.judge(data, True) != "decoded":
                 raise AssertionError("an honest file was refused")
         start, end = first, first + n_files
@@ -302,7 +318,7 @@ def fuzz(codecs: list[Codec], files: list[bytes], n_files: int, seed: int = 0, f
                     fate = _wait(process, progress)
                     start = numbers.stop
                     if fate:
-                        number, = struct.unpack("<q", progress[:8])
+                        (number,) = struct.unpack("<q", progress[:8])
                         findings[number] = fate
                         start = number + 1
                     report.seek(0)
@@ -327,23 +343,33 @@ def fuzz(codecs: list[Codec], files: list[bytes], n_files: int, seed: int = 0, f
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=200000, help="how many cases")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
-    parser.add_argument("--checkpoint", type=Path, nargs="+", default=None,
-                        help="trained weights (else tiny untrained ones, which are faster)")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        default=None,
+        help="trained weights (else tiny untrained ones, which are faster)",
+    )
     parser.add_argument("--output", type=Path, default=Path("results/fuzz"), help="where findings are kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         codecs = [load_codec(p) for p in options.checkpoint] if options.checkpoint else tiny_codecs(Path(folder))
     started = time.monotonic()
-    findings, counts, peak = fuzz(codecs, honest_files(codecs), options.files, options.seed, options.first, options.output, quiet=False)
+    findings, counts, peak = fuzz(
+        codecs, honest_files(codecs), options.files, options.seed, options.first, options.output, quiet=False
+    )
     for word, count in counts.most_common():
         print(f"{count:>9}  {word}")
-    print(f"{len(findings)} findings in {options.files} files, {time.monotonic() - started:.0f} s, "
-          f"largest process {peak / 1e6:.0f} MB")
+    print(
+        f"{len(findings)} findings in {options.files} files, {time.monotonic() - started:.0f} s, "
+        f"largest process {peak / 1e6:.0f} MB"
+    )
     return 1 if findings else 0
 
 

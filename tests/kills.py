@@ -92,8 +92,20 @@ class Batch:
             soundfile.write(self.inputs / f"c{number}.wav", rng.uniform(-0.3, 0.3, 3000), 16000)
 
     def run(self, output: Path) -> int:
-        return Compression_ADMM.main(["--input", str(self.inputs), "--output", str(output), "--iterations", "2",
-                                      "--device", "cpu", "--checkpoint", *self.checkpoints])
+        return Compression_ADMM.main(
+            [
+                "--input",
+                str(self.inputs),
+                "--output",
+                str(output),
+                "--iterations",
+                "2",
+                "--device",
+                "cpu",
+                "--checkpoint",
+                *self.checkpoints,
+            ]
+        )
 
     def finished(self, output: Path) -> dict[str, int]:
         """What the journal says is finished -> when each of its files was written."""
@@ -102,7 +114,7 @@ class Batch:
             for line in (output / journal.NAME).read_bytes().split(b"\n")[:-1]:
                 try:
                     record = json.loads(line)
-                except ValueError:          # a line cut short, closed by the next run
+                except ValueError:  # a line cut short, closed by the next run
                     continue
                 names.update({name: (output / name).stat().st_mtime_ns for name in record["files"]})
         return names
@@ -154,9 +166,33 @@ class Training:
         training.SAVE_SECONDS = 0
         training.Trainer._fitting_batches = lambda trainer, data: [data.batch(2, np.random.default_rng(0))]
         resume = ["--resume"] if (output / "r" / "state.pt").exists() else []
-        return train.main(["--signal", "image", "--dataroot", str(self.data), "--valroot", str(self.data), "--runs",
-                           str(output), "--name", "r", "--steps", "6", "--batch_size", "2", "--width", "0.0625",
-                           "--validate_every", "0", "--val_files", "1", "--device", "cpu", *resume])
+        return train.main(
+            [
+                "--signal",
+                "image",
+                "--dataroot",
+                str(self.data),
+                "--valroot",
+                str(self.data),
+                "--runs",
+                str(output),
+                "--name",
+                "r",
+                "--steps",
+                "6",
+                "--batch_size",
+                "2",
+                "--width",
+                "0.0625",
+                "--validate_every",
+                "0",
+                "--val_files",
+                "1",
+                "--device",
+                "cpu",
+                *resume,
+            ]
+        )
 
     def finished(self, output: Path) -> dict:
         path = output / "r" / "state.pt"
@@ -174,15 +210,16 @@ class Training:
     def compare(self, output: Path, reference: Path, before: dict) -> None:
         no_leftovers(output)
         ours, theirs = (load_file(folder / "r" / "checkpoint.safetensors") for folder in (output, reference))
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours), \
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours), (
             "the interrupted training ended with other weights"
+        )
         assert self.finished(output)["step"] >= before["step"]
 
 
 def kill(subject, folder: Path, times: int, rng: random.Random, bar: tqdm) -> tuple[int, int]:
     """-> (kills that met a run at work, runs that got through in spite of all). AssertionError: what was found."""
     log, output, reference = folder / "log.txt", folder / "out", folder / "reference"
-    for _ in range(2):      # the first one compiles what is compiled
+    for _ in range(2):  # the first one compiles what is compiled
         shutil.rmtree(reference, ignore_errors=True)
         began = time.monotonic()
         code = wait(start(lambda: subject.run(reference), log))
@@ -212,12 +249,13 @@ def kill(subject, folder: Path, times: int, rng: random.Random, bar: tqdm) -> tu
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--times", type=int, default=200, help="how many kills, half of them of a training")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    torch.set_num_threads(1)        # forked processes have none of the parent's threads
+    torch.set_num_threads(1)  # forked processes have none of the parent's threads
     rng = random.Random(options.seed)
     failed = 0
     for kind, times in ((Batch, options.times - options.times // 2), (Training, options.times // 2)):

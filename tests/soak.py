@@ -21,9 +21,9 @@ from tests.conftest import tiny_codecs
 from utils.codec import Codec, load_codec
 
 ALLOWED_GROWTH = 0.02
-WARM_UP = 0.1           # of the time
+WARM_UP = 0.1  # of the time
 LEAST_ROUNDS = 20
-MAX_SIDE = 160          # pixels
+MAX_SIDE = 160  # pixels
 MAX_SAMPLES = 24000
 
 
@@ -79,8 +79,9 @@ def soak(codecs: list[Codec], seconds: float, folder: Path, report=print) -> tup
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--checkpoint", type=Path, nargs="+", default=None, help="(else tiny untrained ones)")
     options = parser.parse_args(argv)
@@ -89,7 +90,9 @@ def main(argv: list[str] | None = None) -> int:
         codecs = [load_codec(p) for p in options.checkpoint] if options.checkpoint else tiny_codecs(Path(folder))
         rounds, warm, peak = soak(codecs, 60 * options.minutes, Path(folder), lambda text: print(text, flush=True))
     growth = peak / warm - 1 if warm else float("nan")
-    print(f"{rounds} rounds; {warm / 1e6:.1f} MB after the warm-up, at most {peak / 1e6:.1f} MB after it: {growth:+.1%}")
+    print(
+        f"{rounds} rounds; {warm / 1e6:.1f} MB after the warm-up, at most {peak / 1e6:.1f} MB after it: {growth:+.1%}"
+    )
     return 0 if growth <= ALLOWED_GROWTH else 1
 
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-
 from conftest import tiny_checkpoint
+
 from utils import admm
 from utils.admm import METHODS, Problem, SearchConfig, optimize_latent, preset
 from utils.codec import Codec
@@ -22,20 +22,20 @@ def toy_problem(seed=0, movable=None, weight=30.0) -> Problem:
     """
     torch.manual_seed(seed)
     n = int(np.prod(SHAPE[1:]))
-    mixing = torch.eye(n) + 0.6 * torch.randn(n, n) / n ** 0.5
+    mixing = torch.eye(n) + 0.6 * torch.randn(n, n) / n**0.5
     start = 1.5 * torch.randn(SHAPE)
     target = start.flatten(1) @ mixing
 
     def distortion(q):
         return weight / n * (q.flatten(1) @ mixing - target).square().sum(1)
 
-    def predict(index):     # a context that matters: the neighbor on the left
+    def predict(index):  # a context that matters: the neighbor on the left
         return 0.3 * index.roll(1, dims=-1), torch.zeros_like(index)
 
     def estimate(prediction, index):
         return (1.0 + 1.5 * (index - prediction[0]).abs()).flatten(1).sum(1)
 
-    def bits(prediction, candidates):       # a little more than the estimate: what is judged must be this
+    def bits(prediction, candidates):  # a little more than the estimate: what is judged must be this
         return 1.0 + 1.5 * (candidates - prediction[0]).abs() + 0.25 * (candidates != 0)
 
     return Problem(distortion, predict, estimate, bits, start, start.round(), movable)
@@ -65,7 +65,9 @@ def test_never_worse_than_encode_and_round(method, weight):
 def test_a_hostile_search_returns_its_start(method):
     """Every candidate is bad, and the first one is kept."""
     problem = toy_problem()
-    problem = dataclasses.replace(problem, distortion=lambda q: 1e4 * (q - problem.start.round()).square().flatten(1).sum(1))
+    problem = dataclasses.replace(
+        problem, distortion=lambda q: 1e4 * (q - problem.start.round()).square().flatten(1).sum(1)
+    )
     result = optimize_latent(problem, dataclasses.replace(preset(method, 10), learning_rate=50.0))
     assert torch.equal(result.symbols.float(), problem.start.round())
     assert torch.equal(result.cost, result.start_cost)
@@ -125,7 +127,7 @@ def test_only_movable_places_change(method):
 @pytest.mark.parametrize("iterations", [10, 30, 100])
 def test_admm_beats_its_rivals_at_the_same_iterations(iterations):
     """On several problems, in sum."""
-    totals = {method: 0.0 for method in METHODS}
+    totals = dict.fromkeys(METHODS, 0.0)
     for seed in range(5):
         problem = toy_problem(seed, weight=1000.0)
         for method in METHODS:
@@ -147,8 +149,14 @@ def test_a_separable_problem_is_solved_and_the_search_then_stops():
     def bits(_, candidates):
         return 2.5 * candidates.abs()
 
-    problem = Problem(lambda q: (weight * (q - start).square()).flatten(1).sum(1), predict,
-                      lambda prediction, q: bits(prediction, q).flatten(1).sum(1), bits, start, start.round())
+    problem = Problem(
+        lambda q: (weight * (q - start).square()).flatten(1).sum(1),
+        predict,
+        lambda prediction, q: bits(prediction, q).flatten(1).sum(1),
+        bits,
+        start,
+        start.round(),
+    )
     result = optimize_latent(problem, preset("admm", 1000))
     every = torch.arange(-12.0, 13).view(-1, 1, 1, 1, 1).expand(-1, *start.shape)
     cost = weight * (every - start).square() + bits(None, every)
@@ -172,7 +180,7 @@ def test_curvature_is_that_of_a_quadratic():
 def test_a_noisy_move_that_raises_j_far_is_not_taken():
     looked = []
 
-    def cliff(q):       # a slope that promises much, and nothing but loss wherever it leads
+    def cliff(q):  # a slope that promises much, and nothing but loss wherever it leads
         if q.requires_grad:
             looked.append(q.detach().clone())
         away = (q - problem.fallback).abs().flatten(1)
@@ -181,7 +189,7 @@ def test_a_noisy_move_that_raises_j_far_is_not_taken():
     problem = dataclasses.replace(toy_problem(), distortion=cliff)
     optimize_latent(problem, preset("admm", 20))
     moved = [(q - problem.fallback).abs().max() for q in looked]
-    assert max(moved) == 1      # tried again and again, but never from where one of them led
+    assert max(moved) == 1  # tried again and again, but never from where one of them led
 
 
 def test_each_picture_of_a_batch_keeps_its_own_best():
@@ -199,7 +207,7 @@ def test_history_is_of_judged_candidates():
     assert history[0] == {"iteration": 0, "cost": objective(problem, problem.start.round()).tolist()}
     assert [row["iteration"] for row in history] == list(range(len(history))) and len(history) > 20
     history = optimize_latent(problem, dataclasses.replace(preset("sga", 30), judge_every=7)).history
-    assert [row["iteration"] for row in history] == [0, 21, 28, 30]      # from the half on
+    assert [row["iteration"] for row in history] == [0, 21, 28, 30]  # from the half on
     rounded_at_the_end = optimize_latent(problem, preset("round", 30)).history
     assert [row["iteration"] for row in rounded_at_the_end] == [0, 30]
     assert len(optimize_latent(problem, preset("none", 30)).history) == 1
@@ -214,7 +222,10 @@ def test_iterations_are_back_propagations():
             calls.append(q.requires_grad)
             return problem.distortion(q)
 
-        optimize_latent(dataclasses.replace(problem, distortion=distortion), dataclasses.replace(preset(method, 20), noise_until=1.0))
+        optimize_latent(
+            dataclasses.replace(problem, distortion=distortion),
+            dataclasses.replace(preset(method, 20), noise_until=1.0),
+        )
         assert sum(calls) == (0 if method == "none" else 21 if method in ("admm", "iht") else 20), method
 
 
@@ -242,9 +253,9 @@ def test_noise_is_gumbel_and_moves():
     first, second = gumbel.draw(), gumbel.draw()
     assert first.shape == (3, 8, 40, 50) and not torch.equal(first, second)
     assert abs(float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])) < 0.02
-    for draw in (first, second):        # mean and variance of the distribution
+    for draw in (first, second):  # mean and variance of the distribution
         assert float(draw.mean()) == pytest.approx(0.5772, abs=0.02)
-        assert float(draw.var()) == pytest.approx(np.pi ** 2 / 6, rel=0.03)
+        assert float(draw.var()) == pytest.approx(np.pi**2 / 6, rel=0.03)
 
 
 def test_config_errors():
@@ -278,8 +289,16 @@ def test_through_the_tiny_model(codec, method, coder, ramp_image):
     picture, _ = codec.signal.to_picture(ramp_image)
     step = 100
     plain = codec._analyze(picture, step)
-    problem = codec._problem(codec._window(picture, next(iter(_windows(plain)))), plain[None], plain[None].round(), step, None,
-                             picture.shape[1:], codec.coders[coder], clamped_squared_error)
+    problem = codec._problem(
+        codec._window(picture, next(iter(_windows(plain)))),
+        plain[None],
+        plain[None].round(),
+        step,
+        None,
+        picture.shape[1:],
+        codec.coders[coder],
+        clamped_squared_error,
+    )
     result = optimize_latent(problem, preset(method, 20))
     with torch.no_grad():
         torch.testing.assert_close(result.start_cost, objective(problem, plain[None].round()))

@@ -39,18 +39,30 @@ def recording(tmp_path, voiced_clip):
 
 
 def own_options(checkpoint, **changes):
-    values = dict(device="cpu", checkpoint=checkpoint, entropy_coder=None, seed=0, quality=[5.0], iterations=[0, 1],
-                  search=["admm"], objective=["mse"])
+    values = dict(
+        device="cpu",
+        checkpoint=checkpoint,
+        entropy_coder=None,
+        seed=0,
+        quality=[5.0],
+        iterations=[0, 1],
+        search=["admm"],
+        objective=["mse"],
+    )
     return argparse.Namespace(**{**values, **changes})
 
 
 def test_versions_name_all_that_a_point_depends_on(tiny_checkpoints, tmp_path):
     """Those of points that took hours must not change: what is added is added for others."""
     made = load_checkpoint(tiny_checkpoints["image"])
-    save_checkpoint(tmp_path / "further.safetensors", dataclasses.replace(made, discriminator={
-        name: weight + 0.1 for name, weight in made.discriminator.items()}))
-    versions = [{codec.name: codec.version for codec in common.own_codecs(own_options(path, objective=list(OBJECTIVES)))}
-                for path in (tiny_checkpoints["image"], tmp_path / "further.safetensors")]
+    save_checkpoint(
+        tmp_path / "further.safetensors",
+        dataclasses.replace(made, discriminator={name: weight + 0.1 for name, weight in made.discriminator.items()}),
+    )
+    versions = [
+        {codec.name: codec.version for codec in common.own_codecs(own_options(path, objective=list(OBJECTIVES)))}
+        for path in (tiny_checkpoints["image"], tmp_path / "further.safetensors")
+    ]
     usual = f"{made.fingerprint.hex()} context cpu seed 0"
     assert versions[0]["bpgan-0"] == usual
     for name, objective in (("bpgan-1", "mse"), ("bpgan-ms_ssim-1", "ms_ssim")):
@@ -65,12 +77,29 @@ def rows_of(path):
 
 
 def run_images(picture, checkpoint, output, *more):
-    return images.main(["--input", str(picture), "--output", str(output), "--checkpoint", str(checkpoint),
-                        "--device", "cpu", "--quality", "5", "--iterations", "0", "1", *more])
+    return images.main(
+        [
+            "--input",
+            str(picture),
+            "--output",
+            str(output),
+            "--checkpoint",
+            str(checkpoint),
+            "--device",
+            "cpu",
+            "--quality",
+            "5",
+            "--iterations",
+            "0",
+            "1",
+            *more,
+        ]
+    )
 
 
-def test_images_are_measured_resumed_and_reported(picture, texture_image, tiny_checkpoints, tmp_path, monkeypatch,
-                                                  capsys):
+def test_images_are_measured_resumed_and_reported(
+    picture, texture_image, tiny_checkpoints, tmp_path, monkeypatch, capsys
+):
     output = tmp_path / "out"
     assert run_images(picture, tiny_checkpoints["image"], output, "--codecs", "bpgan", "jpeg", "webp") == 0
     rows = {(row["codec"], row["setting"]): row for row in rows_of(output / "points.csv")}
@@ -93,7 +122,7 @@ def test_images_are_measured_resumed_and_reported(picture, texture_image, tiny_c
     assert [row["files"] for row in summary] == ["1"] * len(rows)
     table = (output / "bd_rate.md").read_text()
     assert "| JPEG (4:2:0) |" in table and "BPG " not in table
-    assert "other files" in capsys.readouterr().err      # published figures are of Kodak
+    assert "other files" in capsys.readouterr().err  # published figures are of Kodak
 
     # The second run measures nothing, after a torn row that row alone.
     calls = []
@@ -121,12 +150,30 @@ def test_plots_are_drawn(picture, tiny_checkpoints, tmp_path):
             assert image.width > 1000
 
 
-def test_speech_is_measured_and_missing_programs_are_named(recording, voiced_clip, tiny_checkpoints, tmp_path,
-                                                           monkeypatch, capsys):
+def test_speech_is_measured_and_missing_programs_are_named(
+    recording, voiced_clip, tiny_checkpoints, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(speech.shutil, "which", lambda program: None)
     output = tmp_path / "out"
-    assert speech.main(["--input", str(recording), "--output", str(output), "--quality", "3", "--iterations", "0",
-                        "--checkpoint", str(tiny_checkpoints["speech"]), "--device", "cpu"]) == 0
+    assert (
+        speech.main(
+            [
+                "--input",
+                str(recording),
+                "--output",
+                str(output),
+                "--quality",
+                "3",
+                "--iterations",
+                "0",
+                "--checkpoint",
+                str(tiny_checkpoints["speech"]),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     (row,) = rows_of(output / "points.csv")
     codec = load_codec(tiny_checkpoints["speech"])
     data = codec.compress(codec.signal.read(recording), 3, "none")
@@ -148,7 +195,7 @@ def test_speech_codecs_return_the_clip_in_place(name, voiced_clip):
     assert decoded.shape == voiced_clip.shape and decoded.dtype == np.float32
     assert 0 < coded.counted <= len(coded.data)
     if name == "codec2":
-        return                      # its waveform is another one
+        return  # its waveform is another one
     assert np.corrcoef(voiced_clip, decoded)[0, 1] > 0.7
 
 
@@ -181,11 +228,21 @@ def test_codecs_are_brought_to_a_size(name, texture_image):
 
 
 def test_same_bytes_figure(picture, tiny_checkpoints, tmp_path, capsys):
-    arguments = ["--input", str(picture), "--checkpoint", str(tiny_checkpoints["image"]), "--device", "cpu",
-                 "--iterations", "1", "--output", str(tmp_path / "figure.png")]
+    arguments = [
+        "--input",
+        str(picture),
+        "--checkpoint",
+        str(tiny_checkpoints["image"]),
+        "--device",
+        "cpu",
+        "--iterations",
+        "1",
+        "--output",
+        str(tmp_path / "figure.png"),
+    ]
     assert same_bytes.main([*arguments, "--crop", "10", "20", "100", "90"]) == 0
     with Image.open(tmp_path / "figure.png") as figure:
-        assert figure.size == (4 * 100 + 3 * 8, 90 + 24)      # the tiny checkpoint has a realistic generator
+        assert figure.size == (4 * 100 + 3 * 8, 90 + 24)  # the tiny checkpoint has a realistic generator
         assert np.array_equal(np.asarray(figure)[24:, :100], np.asarray(Image.open(picture))[20:110, 10:110])
     assert "JPEG: " in capsys.readouterr().out
     assert same_bytes.main([*arguments, "--crop", "200", "20", "100", "90"]) == 1
@@ -195,9 +252,25 @@ def test_same_bytes_figure(picture, tiny_checkpoints, tmp_path, capsys):
 
 
 def page_of(tiny_checkpoints, picture, recording, output, *more):
-    code = page.main(["--input", str(picture.parent), "--output", str(output), "--device", "cpu", "--iterations", "1",
-                      "--quality", "2", "6", "--checkpoint", str(tiny_checkpoints["image"]),
-                      str(tiny_checkpoints["speech"]), *more])
+    code = page.main(
+        [
+            "--input",
+            str(picture.parent),
+            "--output",
+            str(output),
+            "--device",
+            "cpu",
+            "--iterations",
+            "1",
+            "--quality",
+            "2",
+            "6",
+            "--checkpoint",
+            str(tiny_checkpoints["image"]),
+            str(tiny_checkpoints["speech"]),
+            *more,
+        ]
+    )
     return code, re.findall(r'<img class="[^"]*" alt="([^"]*)"', output.read_text()) if output.exists() else []
 
 
@@ -213,14 +286,21 @@ def test_the_page_has_all_at_the_same_bytes(picture, recording, texture_image, t
         for other in (jpeg, webp):
             label = f"{other.label} at {common.at_size(other, texture_image, n_bytes)[0]}"
             expected += [label] * (label not in expected)
-    assert labels == [*expected, "original", "BPGAN, quality 2", "BPGAN, quality 2, realistic", "BPGAN, quality 6",
-                      "BPGAN, quality 6, realistic"]
+    assert labels == [
+        *expected,
+        "original",
+        "BPGAN, quality 2",
+        "BPGAN, quality 2, realistic",
+        "BPGAN, quality 6",
+        "BPGAN, quality 6, realistic",
+    ]
     text = (tmp_path / "page.html").read_text()
-    assert f"<td data-head=\"bytes\">{n_bytes:,}</td>" in text and text.count("<audio") == 5
+    assert f'<td data-head="bytes">{n_bytes:,}</td>' in text and text.count("<audio") == 5
 
 
-def test_a_codec_that_fails_is_left_out_of_the_page(picture, recording, tiny_checkpoints, tmp_path, monkeypatch,
-                                                    capsys):
+def test_a_codec_that_fails_is_left_out_of_the_page(
+    picture, recording, tiny_checkpoints, tmp_path, monkeypatch, capsys
+):
     def broken(data, setting):
         raise RuntimeError("out of ink")
 
@@ -256,13 +336,30 @@ def hearing(monkeypatch):
 
 
 def run_words(recording, checkpoint, output, *more):
-    return words.main(["--input", str(recording), "--output", str(output), "--checkpoint", str(checkpoint), "--device",
-                       "cpu", "--quality", "3", "--codecs", "bpgan", "half", *more])
+    return words.main(
+        [
+            "--input",
+            str(recording),
+            "--output",
+            str(output),
+            "--checkpoint",
+            str(checkpoint),
+            "--device",
+            "cpu",
+            "--quality",
+            "3",
+            "--codecs",
+            "bpgan",
+            "half",
+            *more,
+        ]
+    )
 
 
 @pytest.fixture
 def half(monkeypatch):
     """A codec that halves the loudness, at two settings, as speech.BENCHMARK's codec `half`."""
+
     def decode(data, _):
         return speech.from_raw(data, 16000) / 2
 
@@ -273,8 +370,15 @@ def half(monkeypatch):
 def test_words_are_measured_and_resumed(recording, tiny_checkpoints, hearing, half, tmp_path, capsys):
     pytest.importorskip("jiwer")
     (tmp_path / "index.csv").write_text("file,text\nvoice.wav,Loud words!\n")
-    arguments = (recording, tiny_checkpoints["speech"], tmp_path / "out", "--transcripts", tmp_path / "index.csv",
-                 "--lowest", "1")
+    arguments = (
+        recording,
+        tiny_checkpoints["speech"],
+        tmp_path / "out",
+        "--transcripts",
+        tmp_path / "index.csv",
+        "--lowest",
+        "1",
+    )
     assert run_words(*map(str, arguments)) == 0
     rows = {row["codec"]: row for row in rows_of(tmp_path / "out" / "words.csv")}
     assert list(rows) == ["original, 16 bit", "BPGAN, no search", "Half"] and rows["Half"]["setting"] == "1"
@@ -315,7 +419,7 @@ def test_the_recognizer_hears_a_sentence():
     heard = recognize(clip)
     assert version.startswith("pocketsphinx ") and len(heard.split()) > 3
     assert recognize(np.zeros(8000, np.float32)) != heard
-    assert recognize(clip) == heard             # what came between has left no trace
+    assert recognize(clip) == heard  # what came between has left no trace
 
 
 def test_shifts_are_undone(voiced_clip):
@@ -352,8 +456,21 @@ def test_a_failing_codec_is_named_and_the_others_go_on(picture, tmp_path, monkey
 
     # A checkpoint that is not there, a damaged input.
     (picture.parent / "damaged.png").write_bytes(b"no picture")
-    assert images.main(["--input", str(picture.parent), *arguments[2:], "--codecs", "bpgan", "jpeg",
-                        "--checkpoint", str(tmp_path / "none.safetensors")]) == 1
+    assert (
+        images.main(
+            [
+                "--input",
+                str(picture.parent),
+                *arguments[2:],
+                "--codecs",
+                "bpgan",
+                "jpeg",
+                "--checkpoint",
+                str(tmp_path / "none.safetensors"),
+            ]
+        )
+        == 1
+    )
     said = capsys.readouterr().err
     assert "damaged.png" in said and "none.safetensors" in said
 
@@ -400,19 +517,35 @@ def test_a_setting_that_lacks_files_has_no_mean(tmp_path, picture, capsys):
 
 def test_bd_table():
     def curve(label, factor, group="others"):
-        return Curve(label, [{"bpp": factor * rate, "psnr_db": 20.0 + 5 * index, "ms_ssim": 1 - 0.1 / rate}
-                             for index, rate in enumerate((1, 2, 4, 8))], group)
+        return Curve(
+            label,
+            [
+                {"bpp": factor * rate, "psnr_db": 20.0 + 5 * index, "ms_ssim": 1 - 0.1 / rate}
+                for index, rate in enumerate((1, 2, 4, 8))
+            ],
+            group,
+        )
 
     high = Curve("High", [{"bpp": 1.0, "psnr_db": 34.9}, {"bpp": 2.0, "psnr_db": 50.0}], "others")
-    curves = {"jpeg": curve("JPEG", 1), "half": curve("Half", 0.5, "ours"), "high": high,
-              "published bpg": curve("BPG", 2, "published")}
+    curves = {
+        "jpeg": curve("JPEG", 1),
+        "half": curve("Half", 0.5, "ours"),
+        "high": high,
+        "published bpg": curve("BPG", 2, "published"),
+    }
     lines = common.bd_table(images.BENCHMARK, curves).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["", "bpp", "PSNR (dB) against JPEG", "MS-SSIM (dB) against JPEG",
-                        "PSNR (dB) against BPG", "MS-SSIM (dB) against BPG"]
+    assert cells[0] == [
+        "",
+        "bpp",
+        "PSNR (dB) against JPEG",
+        "MS-SSIM (dB) against JPEG",
+        "PSNR (dB) against BPG",
+        "MS-SSIM (dB) against BPG",
+    ]
     assert cells[2] == ["JPEG", "1 to 8", "0", "0", "-50.0 %", "-50.0 %"]
     assert cells[3] == ["Half", "0.5 to 4", "-50.0 %", "-50.0 %", "-75.0 %", "-75.0 %"]
-    assert cells[4][2:] == ["", "", "", ""]         # hardly a common quality, no MS-SSIM
+    assert cells[4][2:] == ["", "", "", ""]  # hardly a common quality, no MS-SSIM
 
 
 @pytest.mark.parametrize("module", [images, speech])
@@ -480,7 +613,7 @@ def test_realism_benchmark_prints_both_generators(tiny_checkpoints, tmp_path, ca
     assert realism.main([*arguments, str(tiny_checkpoints["image"])]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 4 and lines[2].startswith("| 3 | 0 |") and lines[3].startswith("| 3 | 1 |")
-    for line in lines[2:]:      # of 203 rows there are four levels
+    for line in lines[2:]:  # of 203 rows there are four levels
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         assert len(cells) == lines[0].count("|") - 1 == 9 and cells[7] == ""
         assert float(cells[8]) == pytest.approx(np.mean([float(cell) for cell in cells[3:7]]), abs=0.11)
@@ -489,8 +622,9 @@ def test_realism_benchmark_prints_both_generators(tiny_checkpoints, tmp_path, ca
 
 
 @pytest.mark.parametrize("kind, crop", [("image", "64"), ("speech", "0.8")])
-def test_search_benchmark_compares_methods_with_none(tiny_checkpoints, tmp_path, capsys, texture_image, voiced_clip,
-                                                     kind, crop):
+def test_search_benchmark_compares_methods_with_none(
+    tiny_checkpoints, tmp_path, capsys, texture_image, voiced_clip, kind, crop
+):
     import soundfile
     from PIL import Image
 
@@ -501,9 +635,28 @@ def test_search_benchmark_compares_methods_with_none(tiny_checkpoints, tmp_path,
     else:
         soundfile.write(tmp_path / "a.wav", voiced_clip, 16000)
     source = next(tmp_path.glob("a.*"))
-    arguments = ["--signal", kind, "--crop", crop, "--input", str(source), "--checkpoint",
-                 str(tiny_checkpoints[kind]), "--search", "admm", "round", "--iterations", "2", "3",
-                 "--quality", "2", "5", "8", "--output", str(tmp_path / "out")]
+    arguments = [
+        "--signal",
+        kind,
+        "--crop",
+        crop,
+        "--input",
+        str(source),
+        "--checkpoint",
+        str(tiny_checkpoints[kind]),
+        "--search",
+        "admm",
+        "round",
+        "--iterations",
+        "2",
+        "3",
+        "--quality",
+        "2",
+        "5",
+        "8",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert search.main(arguments) == 0
     table = (tmp_path / "out" / "search.md").read_text()
     assert table.count("\n") == 2 + 2 * 2 and "| round, 3 iterations |" in table and "| 2 iterations |" in table
@@ -514,7 +667,7 @@ def test_search_benchmark_compares_methods_with_none(tiny_checkpoints, tmp_path,
     # points of another part of the file are others; the benchmarks of whole files read whole files still
     assert search.main([*arguments, "--crop", {"image": "96", "speech": "1"}[kind]]) == 0
     more = (tmp_path / "out" / "points.csv").read_text().splitlines()
-    assert more[:len(points)] == points and len(more) == 2 * len(points) - 1
+    assert more[: len(points)] == points and len(more) == 2 * len(points) - 1
     whole = search.BENCHMARKS[kind].signal.read(source)
     assert whole.shape == (texture_image if kind == "image" else voiced_clip).shape
     with pytest.raises(SystemExit):

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from utils import bitstream
 from utils.bitstream import BitstreamError, FileHeader, pack, unpack
 
-IMAGE = FileHeader(
-    kind=0, coder=0, quality=4, fingerprint=b"\x01\x02\x03\x04", size_a=512, size_b=768, level=0
-)
+IMAGE = FileHeader(kind=0, coder=0, quality=4, fingerprint=b"\x01\x02\x03\x04", size_a=512, size_b=768, level=0)
 SPEECH = FileHeader(
     kind=1, coder=1, quality=2, fingerprint=b"\xaa\xbb\xcc\xdd", size_a=48000, size_b=16000,
     level=201,

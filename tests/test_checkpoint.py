@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_checkpoint
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from conftest import tiny_checkpoint
 from models import ModelConfig
 from utils import model_card
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -30,6 +30,7 @@ def parts(path) -> tuple[dict, dict]:
 @pytest.fixture
 def rewrite(tiny_checkpoints, tmp_path):
     """Write a checkpoint with some tensors or metadata changed (None: removed); -> its path."""
+
     def write(tensors=None, metadata=None, source="image"):
         all_tensors, all_metadata = parts(tiny_checkpoints[source])
         for have, changes in ((all_tensors, tensors), (all_metadata, metadata)):
@@ -38,6 +39,7 @@ def rewrite(tiny_checkpoints, tmp_path):
                 del have[name]
         save_file(all_tensors, tmp_path / "changed.safetensors", all_metadata)
         return tmp_path / "changed.safetensors"
+
     return write
 
 
@@ -83,9 +85,10 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     made = tiny_checkpoint("image")
     save_checkpoint(path, made)
     before = path.read_bytes()
+
     def half(path, data):
         with open(path, "wb") as file:
-            file.write(data[:len(data) // 2])
+            file.write(data[: len(data) // 2])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "write_bytes", half)
@@ -105,38 +108,47 @@ def test_a_receiver_needs_nothing_of_the_encoder(rewrite, tiny_checkpoints):
 # -- strictness -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, match", [
-    ("model.generator.in16.weight", "generator.in16.weight"),
-    ("model.gains.log_inverse", "gains.log_inverse"),
-    ("model.codebook.centers", "codebook.centers"),
-    ("tables.network.second", "second"),
-    ("tables.context.frequency", "frequency"),
-    ("tables.huffman.lengths", "lengths"),
-    ("realistic.out4.bias", "realistic generator.*out4.bias"),
-])
+@pytest.mark.parametrize(
+    "name, match",
+    [
+        ("model.generator.in16.weight", "generator.in16.weight"),
+        ("model.gains.log_inverse", "gains.log_inverse"),
+        ("model.codebook.centers", "codebook.centers"),
+        ("tables.network.second", "second"),
+        ("tables.context.frequency", "frequency"),
+        ("tables.huffman.lengths", "lengths"),
+        ("realistic.out4.bias", "realistic generator.*out4.bias"),
+    ],
+)
 def test_a_missing_tensor(rewrite, name, match):
     refused(rewrite({name: None}), match)
 
 
-@pytest.mark.parametrize("name, match", [
-    ("model.generator.surplus", "surplus"),
-    ("model.surplus", "surplus"),
-    ("tables.network.surplus", "surplus"),
-    ("tables.context.surplus", "surplus"),
-    ("tables.huffman.surplus", "surplus"),
-    ("realistic.surplus", "surplus"),
-    ("optimizer.surplus", "unknown tensor 'optimizer.surplus'"),
-])
+@pytest.mark.parametrize(
+    "name, match",
+    [
+        ("model.generator.surplus", "surplus"),
+        ("model.surplus", "surplus"),
+        ("tables.network.surplus", "surplus"),
+        ("tables.context.surplus", "surplus"),
+        ("tables.huffman.surplus", "surplus"),
+        ("realistic.surplus", "surplus"),
+        ("optimizer.surplus", "unknown tensor 'optimizer.surplus'"),
+    ],
+)
 def test_a_tensor_too_many(rewrite, name, match):
     refused(rewrite({name: torch.zeros(3, dtype=torch.int32 if name.startswith("tables") else torch.float32)}), match)
 
 
-@pytest.mark.parametrize("name, match", [
-    ("model.generator.in16.weight", "generator.in16.weight"),
-    ("model.codebook.centers", "codebook.centers"),
-    ("tables.network.first", "first"),
-    ("realistic.in16.weight", "realistic generator.*in16.weight"),
-])
+@pytest.mark.parametrize(
+    "name, match",
+    [
+        ("model.generator.in16.weight", "generator.in16.weight"),
+        ("model.codebook.centers", "codebook.centers"),
+        ("tables.network.first", "first"),
+        ("realistic.in16.weight", "realistic generator.*in16.weight"),
+    ],
+)
 def test_a_wrong_shape(rewrite, tiny_checkpoints, name, match):
     tensors, _ = parts(tiny_checkpoints["image"])
     refused(rewrite({name: tensors[name][:-1].clone()}), match)
@@ -159,13 +171,15 @@ def test_a_pickle_is_not_opened(tmp_path, tiny_checkpoints):
         def __reduce__(self):
             return Path.touch, (trap,)
 
-    for name, write in (("a.safetensors", lambda path: path.write_bytes(pickle.dumps(Trap()))),
-                        ("a.pt", lambda path: torch.save({"model": Trap()}, path))):
+    for name, write in (
+        ("a.safetensors", lambda path: path.write_bytes(pickle.dumps(Trap()))),
+        ("a.pt", lambda path: torch.save({"model": Trap()}, path)),
+    ):
         write(tmp_path / name)
         refused(tmp_path / name, f"{name} is damaged or not a safetensors file")
     assert not trap.exists()
     pickle.loads((tmp_path / "a.safetensors").read_bytes())
-    assert trap.exists()        # it would have worked
+    assert trap.exists()  # it would have worked
 
 
 def header_of(path, change) -> bytes:
@@ -178,17 +192,37 @@ def header_of(path, change) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 
-@pytest.mark.parametrize("entry", [
-    {"shape": [10 ** 6, 10 ** 6]}, {"shape": [2 ** 62, 4]}, {"shape": [-1]}, {"dtype": "F128"}, {"dtype": "I64"},
-    {"data_offsets": [0, 2 ** 60]}, {"data_offsets": [8, 4]}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shape": [10**6, 10**6]},
+        {"shape": [2**62, 4]},
+        {"shape": [-1]},
+        {"dtype": "F128"},
+        {"dtype": "I64"},
+        {"data_offsets": [0, 2**60]},
+        {"data_offsets": [8, 4]},
+    ],
+)
 def test_a_header_that_lies(tiny_checkpoints, tmp_path, entry):
     path = tmp_path / "lie.safetensors"
     path.write_bytes(header_of(tiny_checkpoints["image"], lambda h: h["model.generator.in16.weight"].update(entry)))
     refused(path, "lie.safetensors is damaged or not a safetensors file")
 
 
-@pytest.mark.parametrize("group", ["model.generator.", "model.encoder.", "model.gains.", "model.codebook.", "realistic.",
-                                   "tables.network.", "tables.context.", "tables.huffman."])
+@pytest.mark.parametrize(
+    "group",
+    [
+        "model.generator.",
+        "model.encoder.",
+        "model.gains.",
+        "model.codebook.",
+        "realistic.",
+        "tables.network.",
+        "tables.context.",
+        "tables.huffman.",
+    ],
+)
 def test_wrong_types_shapes_and_numbers_in_any_tensor(rewrite, tiny_checkpoints, group):
     """The first tensor of a group and the last: both named, in one line, whatever is wrong."""
     tensors, _ = parts(tiny_checkpoints["image"])
@@ -201,18 +235,28 @@ def test_wrong_types_shapes_and_numbers_in_any_tensor(rewrite, tiny_checkpoints,
         else:
             wrong.append(tensor.float())
         for change in wrong:
-            named = [name, name.partition(".")[2], name.split(".")[-1], "tables" if group.startswith("tables") else name]
-            refused(rewrite({name: change.contiguous()}), "|".join(named),
-                    (load_codec,) if group == "model.encoder." else (load_codec, load_decoder))
+            named = [
+                name,
+                name.partition(".")[2],
+                name.split(".")[-1],
+                "tables" if group.startswith("tables") else name,
+            ]
+            refused(
+                rewrite({name: change.contiguous()}),
+                "|".join(named),
+                (load_codec,) if group == "model.encoder." else (load_codec, load_decoder),
+            )
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(ModelConfig)])
 def test_a_config_of_absurd_numbers(rewrite, tiny_checkpoints, field):
     """Refused before anything of that size is built."""
     config = json.loads(parts(tiny_checkpoints["image"])[1]["config"])
-    for value in (10 ** 9, -1, 0, 1.5, float("nan"), float("inf"), None, "8", True, [], [10 ** 9] * 3, ["a"], {}, [[1]]):
+    for value in (10**9, -1, 0, 1.5, float("nan"), float("inf"), None, "8", True, [], [10**9] * 3, ["a"], {}, [[1]]):
         listed = isinstance(config[field], list)
-        if field == "latent_rows" and value == 0 and value is not False or field.startswith("lmbda") and value == 1.5:
+        if (field == "latent_rows" and value == 0 and value is not False) or (
+            field.startswith("lmbda") and value == 1.5
+        ):
             continue
         for changed in (value, [value, *config[field][1:]]) if listed else (value,):
             if field.endswith("depths") and changed == [0, *config[field][1:]]:
@@ -222,18 +266,35 @@ def test_a_config_of_absurd_numbers(rewrite, tiny_checkpoints, field):
 
 def test_a_config_larger_than_its_file(rewrite, tiny_checkpoints):
     config = json.loads(parts(tiny_checkpoints["image"])[1]["config"])
-    for change in ({"context_hidden": 4096}, {"encoder_widths": [4096] * 3, "encoder_depths": [64] * 3},
-                   {"generator_widths": [4096] * 3, "generator_depths": [64] * 3}):
+    for change in (
+        {"context_hidden": 4096},
+        {"encoder_widths": [4096] * 3, "encoder_depths": [64] * 3},
+        {"generator_widths": [4096] * 3, "generator_depths": [64] * 3},
+    ):
         path = rewrite(metadata={"config": json.dumps({**config, **change})})
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         refused(path, "claims", (load_codec,) if "encoder_widths" in change else (load_codec, load_decoder))
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 50_000     # KiB; built, it would be many GB
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 50_000  # KiB; built, it would be many GB
 
 
-@pytest.mark.parametrize("change", [
-    {"n_fft": 2 ** 40, "hop_length": 2 ** 38}, {"n_fft": 512.0}, {"n_mels": 64}, {"n_mels": 10 ** 9}, {"n_fft": "512"},
-    {"sample_rate": 0}, {"sample_rate": 8000}, {"hop_length": 0}, {"floor_db": float("nan")}, {"floor_db": "80"},
-    {"fmax": None}, {"griffin_lim_iterations": 10 ** 9}, {"griffin_lim_iterations": -1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_fft": 2**40, "hop_length": 2**38},
+        {"n_fft": 512.0},
+        {"n_mels": 64},
+        {"n_mels": 10**9},
+        {"n_fft": "512"},
+        {"sample_rate": 0},
+        {"sample_rate": 8000},
+        {"hop_length": 0},
+        {"floor_db": float("nan")},
+        {"floor_db": "80"},
+        {"fmax": None},
+        {"griffin_lim_iterations": 10**9},
+        {"griffin_lim_iterations": -1},
+    ],
+)
 def test_picture_settings_that_are_not_possible(rewrite, tiny_checkpoints, change):
     settings = json.loads(parts(tiny_checkpoints["speech"])[1]["signal"])
     refused(rewrite(metadata={"signal": json.dumps({**settings, **change})}, source="speech"))
@@ -251,30 +312,40 @@ def test_a_kind_of_another_number_of_channels(rewrite, tiny_checkpoints):
     config = json.loads(parts(tiny_checkpoints["speech"])[1]["config"])
     settings = parts(tiny_checkpoints["speech"])[1]["signal"]
     for rows in (4, 16):
-        refused(rewrite(metadata={"config": json.dumps({**config, "latent_rows": rows}), "signal": settings},
-                        source="speech"), "latent rows")
+        refused(
+            rewrite(
+                metadata={"config": json.dumps({**config, "latent_rows": rows}), "signal": settings}, source="speech"
+            ),
+            "latent rows",
+        )
 
 
-@pytest.mark.parametrize("name, value, match", [
-    ("format", "1", "format 1, this version reads 2"),
-    ("format", None, "format"),
-    ("config", None, "config"),
-    ("signal", None, "signal"),
-    ("config", "{}", "another model's settings"),
-    ("config", "not json", "not one of BPGAN's"),
-    ("config", "3", "not one of BPGAN's"),
-    ("info", None, "info"),
-])
+@pytest.mark.parametrize(
+    "name, value, match",
+    [
+        ("format", "1", "format 1, this version reads 2"),
+        ("format", None, "format"),
+        ("config", None, "config"),
+        ("signal", None, "signal"),
+        ("config", "{}", "another model's settings"),
+        ("config", "not json", "not one of BPGAN's"),
+        ("config", "3", "not one of BPGAN's"),
+        ("info", None, "info"),
+    ],
+)
 def test_metadata_that_is_wrong(rewrite, name, value, match):
     refused(rewrite(metadata={name: value}), match)
 
 
-@pytest.mark.parametrize("change, match", [
-    ({"signal": "smell"}, "smell"),
-    ({"context_groups": [4, 4]}, "context_groups"),
-    ({"generator_widths": [16, 16, 24]}, "does not fit its own config"),
-    ({"surplus": 1}, "surplus"),
-])
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"signal": "smell"}, "smell"),
+        ({"context_groups": [4, 4]}, "context_groups"),
+        ({"generator_widths": [16, 16, 24]}, "does not fit its own config"),
+        ({"surplus": 1}, "surplus"),
+    ],
+)
 def test_a_config_that_does_not_fit(rewrite, tiny_checkpoints, change, match):
     config = json.loads(parts(tiny_checkpoints["image"])[1]["config"])
     refused(rewrite(metadata={"config": json.dumps({**config, **change})}), match)
@@ -288,8 +359,14 @@ def test_files_that_are_no_checkpoints(tiny_checkpoints, tmp_path):
     refused(tmp_path / "none.safetensors", "does not exist.*--checkpoint")
     refused(tmp_path, "does not exist|folder")
     data = tiny_checkpoints["image"].read_bytes()
-    for name, content in (("empty", b""), ("text", b"hello\n" * 9), ("cut", data[:len(data) // 2]),
-                          ("short", data[:-1]), ("header", data[:100]), ("long", data + b"\0")):
+    for name, content in (
+        ("empty", b""),
+        ("text", b"hello\n" * 9),
+        ("cut", data[: len(data) // 2]),
+        ("short", data[:-1]),
+        ("header", data[:100]),
+        ("long", data + b"\0"),
+    ):
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(content)
         refused(path, f"{name}.safetensors is damaged or not a safetensors file")
@@ -334,13 +411,15 @@ def test_fingerprint_covers_settings_and_not_remarks(rewrite, tiny_checkpoints):
     assert with_remark.fingerprint == base.fingerprint and with_remark.info == {"trained": "longer"}
     config = {**base.config.to_dict(), "lmbda_low": 0.5}
     settings = {**base.signal_settings, "floor_db": base.signal_settings["floor_db"] + 1}
-    others = {load_checkpoint(rewrite(metadata={name: json.dumps(value)}, source="speech")).fingerprint
-              for name, value in (("config", config), ("signal", settings))}
+    others = {
+        load_checkpoint(rewrite(metadata={name: json.dumps(value)}, source="speech")).fingerprint
+        for name, value in (("config", config), ("signal", settings))
+    }
     assert len(others | {base.fingerprint}) == 3
 
 
 def test_the_digest_covers_every_tensor(rewrite, tiny_checkpoints):
-    tensors, metadata = parts(tiny_checkpoints["image"])
+    tensors, _metadata = parts(tiny_checkpoints["image"])
     base = load_checkpoint(tiny_checkpoints["image"])
     assert load_decoder(tiny_checkpoints["image"]).digest == base.digest
     seen = {base.digest}
@@ -367,8 +446,9 @@ def test_overwriting_the_file_does_not_reach_what_was_loaded(tiny_checkpoints, t
     path = tmp_path / "copy.safetensors"
     path.write_bytes(tiny_checkpoints["image"].read_bytes())
     checkpoint = load_checkpoint(path)
-    before = {coder: {name: array.copy() for name, array in arrays.items()}
-              for coder, arrays in checkpoint.tables.items()}
+    before = {
+        coder: {name: array.copy() for name, array in arrays.items()} for coder, arrays in checkpoint.tables.items()
+    }
     gains = checkpoint.model["gains.log_gain"].clone()
     with open(path, "r+b") as file:
         file.write(b"\xff" * path.stat().st_size)

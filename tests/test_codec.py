@@ -25,12 +25,13 @@ def picture(height, width, seed=0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     waves = 60 * np.sin(columns / 9 + seed) * np.cos(rows / 6)
-    return np.clip(128 + waves[..., None] * [1, 0.7, -0.5] + rng.normal(0, 10, (height, width, 3)), 0, 255
-                   ).astype(np.uint8)
+    return np.clip(128 + waves[..., None] * [1, 0.7, -0.5] + rng.normal(0, 10, (height, width, 3)), 0, 255).astype(
+        np.uint8
+    )
 
 
 def clip(voiced_clip, samples) -> np.ndarray:
-    return voiced_clip[3000:3000 + samples].copy()
+    return voiced_clip[3000 : 3000 + samples].copy()
 
 
 # -- there and back -----------------------------------------------------------------------------------
@@ -94,7 +95,11 @@ def test_a_batch_is_coded_as_its_members_alone(codecs, monkeypatch):
     assert codec.together(signals) == [[0, 2], [3, 4], [1]]
     searches = []
     search = type(codec)._search
-    monkeypatch.setattr(type(codec), "_search", lambda self, pictures, *rest: searches.append(len(pictures)) or search(self, pictures, *rest))
+    monkeypatch.setattr(
+        type(codec),
+        "_search",
+        lambda self, pictures, *rest: searches.append(len(pictures)) or search(self, pictures, *rest),
+    )
     for method in ("none", "admm"):
         together = codec.encode_batch(signals, 6, method, iterations=10)
         for signal, encoded in zip(signals, together):
@@ -117,8 +122,9 @@ def test_encode_and_round_writes_the_rounded_latent(codecs):
 
 def test_both_coders_carry_the_same_symbols(codecs, voiced_clip):
     for codec, signal in ((codecs["image"], picture(64, 48)), (codecs["speech"], clip(voiced_clip, 9000))):
-        (h1, one), (h2, two) = (codec.read_symbols(codec.compress(signal, 5, "none", entropy_coder=name))
-                                for name in ("huffman", "context"))
+        (h1, one), (h2, two) = (
+            codec.read_symbols(codec.compress(signal, 5, "none", entropy_coder=name)) for name in ("huffman", "context")
+        )
         assert np.array_equal(one, two) and h1.coder == 0 and h2.coder == 1
         with pytest.raises(ValueError, match="'arithmetic' has no tables in this checkpoint, only"):
             codec.compress(signal, 5, "none", entropy_coder="arithmetic")
@@ -233,8 +239,10 @@ def test_damage_behind_a_right_checksum_ends_in_an_error_or_a_picture(codecs):
 
 def test_absurd_headers_are_refused_before_work(codecs, monkeypatch):
     monkeypatch.setattr("utils.coders.ContextCoder.decode", lambda *_: pytest.fail("work on an absurd size"))
-    for kind, sizes in (("image", [(2 ** 31 - 1, 2 ** 31 - 1), (60000, 60000), (0, 5), (7, 0)]),
-                        ("speech", [(2 ** 31 - 1, 16000), (1000, 8000)])):
+    for kind, sizes in (
+        ("image", [(2**31 - 1, 2**31 - 1), (60000, 60000), (0, 5), (7, 0)]),
+        ("speech", [(2**31 - 1, 16000), (1000, 8000)]),
+    ):
         codec = codecs[kind]
         for a, b in sizes:
             header = bitstream.FileHeader(codec.signal.code, 1, 0, codec.fingerprint, a, b)
@@ -265,7 +273,7 @@ def test_tiles_give_the_picture_of_one_pass(codecs, size, monkeypatch):
 
 def test_tiles_give_the_latent_of_one_pass(codecs, monkeypatch):
     codec = codecs["image"]
-    monkeypatch.setattr(codec, "_autocast", contextlib.nullcontext)      # bfloat16 rounds by shape
+    monkeypatch.setattr(codec, "_autocast", contextlib.nullcontext)  # bfloat16 rounds by shape
     x, _ = codec.signal.to_picture(picture(310, 333))
     whole = codec._analyze(x, 200)
     monkeypatch.setattr(tiling, "CORE_POSITIONS", 16)
@@ -294,7 +302,7 @@ def test_windows_cover_every_position_once(rows, columns, monkeypatch):
         core = outer[window.outer()][window.core_in_outer()]
         assert core.shape == count[window.core()].shape and core.size <= 16
         grown = np.zeros((rows, columns), int)
-        grown[max(0, window.top - 2):window.bottom + 2, max(0, window.left - 2):window.right + 2] = 1
+        grown[max(0, window.top - 2) : window.bottom + 2, max(0, window.left - 2) : window.right + 2] = 1
         assert np.array_equal(outer, grown)
     assert (count == 1).all()
 
@@ -316,7 +324,7 @@ def check_target(codec, signal, target, **settings):
     size = codec.signal.size(signal)
     rate = codec.signal.rate(len(encoded.data), size)
     assert rate <= target
-    if rate < 0.97 * target:        # then the next of the steps must be too large
+    if rate < 0.97 * target:  # then the next of the steps must be too large
         above = codec.encode(signal, encoded.quality + 1 / 32, **settings)
         assert codec.signal.rate(len(above.data), size) > target
     return encoded
@@ -397,7 +405,9 @@ def test_realism_needs_a_realistic_generator(codecs):
 
 def test_psnr_targets_are_reached_at_the_lowest_quality(codecs):
     codec, pixels = codecs["image"], picture(64, 80)
-    scores = [codec.signal.score(pixels, codec.decompress(codec.compress(pixels, q, "none")))["psnr_db"] for q in (2, 7)]
+    scores = [
+        codec.signal.score(pixels, codec.decompress(codec.compress(pixels, q, "none")))["psnr_db"] for q in (2, 7)
+    ]
     target = sum(scores) / 2
     encoded = codec.encode_to_score(pixels, "psnr_db", target, "none")
     assert codec.signal.score(pixels, codec.decompress(encoded.data))["psnr_db"] >= target
@@ -436,8 +446,10 @@ def test_each_objective_is_best_at_its_own_metric(codecs, texture_image, objecti
     def cost(encoded) -> float:
         header, symbols = codec.read_symbols(encoded.data)
         picture_, _ = codec.signal.to_picture(texture_image)
-        return 8 * len(encoded.data) + codec._distortion_bits(
-            picture_, [symbols], header.quality, codec._distortions(objective))[0]
+        return (
+            8 * len(encoded.data)
+            + codec._distortion_bits(picture_, [symbols], header.quality, codec._distortions(objective))[0]
+        )
 
     other = {"mse": "ms_ssim", "ms_ssim": "mse"}[objective]
     assert cost(both[objective]) < cost(both[other])
@@ -468,7 +480,7 @@ def test_the_perceptual_objective_lowers_the_features_distance(codecs, texture_i
         x_hat = torch.from_numpy(codec.generate(symbols, header.quality)[:, :203, :251]).clamp(-1, 1)[None]
         return float(distance(x, x_hat))
 
-    codec._vgg = None           # whether its weights are there or not
+    codec._vgg = None  # whether its weights are there or not
     assert features("perceptual") < features("mse")
 
 
@@ -496,8 +508,9 @@ def test_vgg_goes_to_the_codec_s_device(tiny_checkpoints, monkeypatch):
     assert codec._vgg.mean.is_meta and codec._vgg.features[0].weight.is_meta
 
 
-@pytest.mark.parametrize("objective, vgg", [("mse", False), ("ms_ssim", False), ("perceptual", False),
-                                            ("perceptual", True)])
+@pytest.mark.parametrize(
+    "objective, vgg", [("mse", False), ("ms_ssim", False), ("perceptual", False), ("perceptual", True)]
+)
 @pytest.mark.parametrize("size", [(1, 1), (9, 40), (40, 170)])
 def test_objectives_take_pictures_of_any_size(codecs, objective, vgg, size, monkeypatch):
     codec = codecs["image"]

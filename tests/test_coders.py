@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, randomize_context
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from conftest import ROOT, randomize_context
-from models.entropy_model import ContextModel, logistic_bits
 from test_context_network import grid, make_network, nothing_repeats
+
+from models.entropy_model import ContextModel, logistic_bits
 from utils import context_coder
 from utils.coders import CODERS, ContextCoder, HuffmanCoder, network_tables
 from utils.context_coder import RangeTables, logistic_tables
@@ -24,7 +24,9 @@ NAMES = list(CODERS)
 
 
 def make_coders(network) -> dict:
-    coded = [contexts(symbols, nothing_repeats(symbols), 60, network) for symbols in (grid((16, 8, 9), s) for s in range(3))]
+    coded = [
+        contexts(symbols, nothing_repeats(symbols), 60, network) for symbols in (grid((16, 8, 9), s) for s in range(3))
+    ]
     return {name: coder.load(network, coder.fit(coded)) for name, coder in CODERS.items()}
 
 
@@ -85,15 +87,20 @@ def test_round_trip_with_row_bias(name):
 def test_every_quality_step(coder):
     symbols = grid((16, 8, 8))
     costs = np.array([coder.cost_bits(symbols, step) for step in range(225)])
-    assert np.abs(np.diff(costs)).max() < 0.04 * costs.mean()     # no jump anywhere
+    assert np.abs(np.diff(costs)).max() < 0.04 * costs.mean()  # no jump anywhere
     for step in range(96, 129):
         check_round_trip(coder, symbols, step)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 224), st.integers(0, 2 ** 32 - 1),
-       st.sampled_from([0.05, 0.2, 1.0, 8.0, 300.0, 20000.0]))
+@given(
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.integers(0, 224),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.05, 0.2, 1.0, 8.0, 300.0, 20000.0]),
+)
 def test_any_grid_round_trips(name, height, width, step, seed, spread):
     symbols = np.clip(np.rint(np.random.default_rng(seed).laplace(0, spread, (16, height, width))), -32768, 32767)
     check_round_trip(_CODERS[name], symbols.astype(np.int16), step)
@@ -107,7 +114,7 @@ def test_a_repeated_area_costs_next_to_nothing(coder):
     alone = len(check_round_trip(coder, symbols, 90))
     longer = np.concatenate([symbols, np.repeat(symbols[:, :, -1:], 200, axis=2)], axis=2)
     payload, repeats = coder.encode(longer, 90)
-    assert repeats and len(payload) <= alone + 24     # 200 columns; the last ones before see other neighbors
+    assert repeats and len(payload) <= alone + 24  # 200 columns; the last ones before see other neighbors
     assert np.array_equal(coder.decode(payload, longer.shape, 90, True), longer)
     with pytest.raises(CorruptPayload):
         coder.decode(payload, longer.shape, 90, False)
@@ -135,7 +142,8 @@ def modeled_grid(model: ContextModel, shape, quality: float, rng) -> np.ndarray:
                 mean, log_scale = (t[0, channels, i, j].numpy() for t in model(symbols, torch.tensor([quality])))
                 u = rng.uniform(1e-4, 1 - 1e-4, len(channels))
                 symbols[0, channels, i, j] = torch.from_numpy(
-                    np.rint(mean + np.exp(log_scale) * np.log(u / (1 - u))).astype(np.float32))
+                    np.rint(mean + np.exp(log_scale) * np.log(u / (1 - u))).astype(np.float32)
+                )
     return symbols[0].numpy().astype(np.int16)
 
 
@@ -143,8 +151,8 @@ def modest_model(rows=0, seed=3) -> ContextModel:
     torch.manual_seed(seed)
     model = ContextModel((4, 4, 8), 8, rows).requires_grad_(False)
     randomize_context(model)
-    model.prior *= 0.3              # scales whose tails stay within the tables' radius
-    model.last.weight[:16] *= 0.4   # means
+    model.prior *= 0.3  # scales whose tails stay within the tables' radius
+    model.last.weight[:16] *= 0.4  # means
     model.last.weight[16:] *= 0.15
     return model
 
@@ -171,9 +179,9 @@ def test_payload_has_the_bits_that_cost_bits_counts(coder, spread):
     symbols = grid((16, 20, 24), spread=spread)
     bits, payload = coder.cost_bits(symbols, 150), coder.encode(symbols, 150)[0]
     if coder.name == "context":
-        assert bits - 8 <= 8 * len(payload) <= 1.001 * bits + 40    # 31 bits of state, whole bytes
+        assert bits - 8 <= 8 * len(payload) <= 1.001 * bits + 40  # 31 bits of state, whole bytes
     else:
-        assert abs(8 * len(payload) - bits) <= 0.06 * bits + 100    # runs are spread over their answers
+        assert abs(8 * len(payload) - bits) <= 0.06 * bits + 100  # runs are spread over their answers
 
 
 def test_context_payload_is_as_small_as_an_independent_coder_s():
@@ -181,7 +189,7 @@ def test_context_payload_is_as_small_as_an_independent_coder_s():
     constriction = pytest.importorskip("constriction")
     coder, symbols = _CODERS["context"], grid((16, 9, 10))
     residuals, rows = contexts(symbols, nothing_repeats(symbols), 90, coder.network)
-    residuals = np.clip(residuals, -coder.tables.radius[rows], coder.tables.radius[rows])     # no escapes
+    residuals = np.clip(residuals, -coder.tables.radius[rows], coder.tables.radius[rows])  # no escapes
     frequency = coder.tables.frequency[rows, residuals + context_coder.MAX_RADIUS] / 65536
     ans = constriction.stream.stack.AnsCoder()
     family = constriction.stream.model.Categorical(perfect=False)
@@ -193,7 +201,7 @@ def test_huffman_is_within_twelve_percent_of_context():
     """On symbols that its contexts describe."""
     model = modest_model(seed=11)
     network = network_tables(model, np.zeros((8, 16), np.int16))
-    sizes = {name: 0 for name in NAMES}
+    sizes = dict.fromkeys(NAMES, 0)
     drawn = [modeled_grid(model, (16, 12, 12), 2.0, np.random.default_rng(s)) for s in range(3)]
     coded = [contexts(symbols, nothing_repeats(symbols), 64, network) for symbols in drawn[:2]]
     for name, coder in CODERS.items():
@@ -221,10 +229,10 @@ def test_code_lengths_are_optimal():
     for _ in range(20):
         counts = rng.integers(1, 1000, rng.integers(2, 60))
         lengths = code_lengths(counts).astype(int)
-        assert (2.0 ** -lengths).sum() == 1
+        assert (2.0**-lengths).sum() == 1
         p = counts / counts.sum()
         assert -(p * np.log2(p)).sum() <= (p * lengths).sum() < -(p * np.log2(p)).sum() + 1
-    assert code_lengths(np.array([1] + [2 ** k for k in range(30)]), 16).max() == 16
+    assert code_lengths(np.array([1] + [2**k for k in range(30)]), 16).max() == 16
     for wrong in ([5], [1, 0]):
         with pytest.raises(ValueError):
             code_lengths(np.array(wrong))
@@ -236,7 +244,7 @@ def test_golomb_block_is_the_best_one(likely):
         run = np.arange(60000)
         place, size = run % m, int(np.floor(np.log2(m)))
         bits = run // m + 1 + np.where(place < 2 ** (size + 1) - m, size, size + 1)
-        return (likely ** run * (1 - likely) * bits).sum()
+        return (likely**run * (1 - likely) * bits).sum()
 
     best = golomb_block(likely)
     assert all(bits_a_run(best) <= bits_a_run(m) + 1e-9 for m in {1, max(1, best - 1), best + 1, 2 * best})
@@ -247,20 +255,23 @@ def test_golomb_block_is_the_best_one(likely):
 # -- tables ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, field, change, message", [
-    ("context", "radius", lambda a: a.__setitem__(0, 0), "radius"),
-    ("context", "radius", lambda a: a.__setitem__(0, 65), "radius"),
-    ("context", "radius", lambda a: a.__setitem__(0, 64), "no frequency"),
-    ("context", "frequency", lambda a: a.__setitem__((0, 64), a[0, 64] - 1), "2\\^16"),
-    ("huffman", "radius", lambda a: a.__setitem__(0, 1), "radius"),
-    ("huffman", "radius", lambda a: a.__setitem__(0, 9), "missing"),
-    ("huffman", "lengths", lambda a: a.__setitem__((0, 129), 17), "16 bits"),
-    ("huffman", "lengths", lambda a: a.__setitem__((900, 64), a[900, 64] + 1), "Kraft"),
-    ("huffman", "block", lambda a: a.__setitem__(0, 0), "decisions"),
-    ("huffman", "run_class", lambda a: a.__setitem__((0, 0), 200), "decisions"),
-    ("huffman", "run_class", lambda a: a.__setitem__((0, 1), 255), "decisions"),
-    ("huffman", "likely", lambda a: a.__setitem__((0, 1), 2), "decisions"),
-])
+@pytest.mark.parametrize(
+    "name, field, change, message",
+    [
+        ("context", "radius", lambda a: a.__setitem__(0, 0), "radius"),
+        ("context", "radius", lambda a: a.__setitem__(0, 65), "radius"),
+        ("context", "radius", lambda a: a.__setitem__(0, 64), "no frequency"),
+        ("context", "frequency", lambda a: a.__setitem__((0, 64), a[0, 64] - 1), "2\\^16"),
+        ("huffman", "radius", lambda a: a.__setitem__(0, 1), "radius"),
+        ("huffman", "radius", lambda a: a.__setitem__(0, 9), "missing"),
+        ("huffman", "lengths", lambda a: a.__setitem__((0, 129), 17), "16 bits"),
+        ("huffman", "lengths", lambda a: a.__setitem__((900, 64), a[900, 64] + 1), "Kraft"),
+        ("huffman", "block", lambda a: a.__setitem__(0, 0), "decisions"),
+        ("huffman", "run_class", lambda a: a.__setitem__((0, 0), 200), "decisions"),
+        ("huffman", "run_class", lambda a: a.__setitem__((0, 1), 255), "decisions"),
+        ("huffman", "likely", lambda a: a.__setitem__((0, 1), 2), "decisions"),
+    ],
+)
 def test_tables_are_checked(name, field, change, message):
     tables = _CODERS[name].tables
     array = getattr(tables, field).copy()
@@ -275,7 +286,7 @@ def test_tables_of_other_shapes_types_or_names_are_refused(name):
     arrays = {field.name: getattr(coder.tables, field.name) for field in dataclasses.fields(coder.tables)}
     for field, array in arrays.items():
         wrong_shape = np.concatenate([array, array])
-        for wrong in ((array.astype(np.float32),) if field == "block" else (wrong_shape, array.astype(np.int64))):
+        for wrong in (array.astype(np.float32),) if field == "block" else (wrong_shape, array.astype(np.int64)):
             with pytest.raises(ValueError):
                 CODERS[name].load(coder.network, {**arrays, field: wrong})
     for wrong in ({k: v for k, v in arrays.items() if k != "radius"}, {**arrays, "extra": arrays["radius"]}):
@@ -285,11 +296,11 @@ def test_tables_of_other_shapes_types_or_names_are_refused(name):
 
 def test_logistic_tables_are_logistic():
     tables = logistic_tables()
-    row = 24 * 16 + 8                      # scale 1, mean in the center
+    row = 24 * 16 + 8  # scale 1, mean in the center
     d = np.arange(-13, 14)
     expected = 1 / (1 + np.exp(-(d + 0.5))) - 1 / (1 + np.exp(-(d - 0.5)))
     assert np.abs(tables.frequency[row, 64 + d] / 65536 - expected).max() < 1e-3
-    assert tables.frequency[8, 64] > 65500     # the smallest scale: zeros are all but free
+    assert tables.frequency[8, 64] > 65500  # the smallest scale: zeros are all but free
 
 
 # -- damage ----------------------------------------------------------------------------------------
@@ -340,7 +351,7 @@ def test_another_shape_or_quality_does_not_pass(coder):
     for shape, step in (((16, 6, 4), 60), ((16, 4, 5), 60), ((16, 4, 7), 60), ((16, 4, 6), 160), ((16, 0, 0), 60)):
         try:
             assert not np.array_equal(coder.decode(payload, shape, step, False), symbols)
-            assert coder.name == "huffman"      # the state of the other one tells
+            assert coder.name == "huffman"  # the state of the other one tells
         except CorruptPayload:
             pass
 
@@ -356,7 +367,7 @@ def golden_coders() -> dict:
         nonlocal state
         out = np.empty(int(np.prod(shape)), np.int64)
         for k in range(out.size):
-            state = (state * 1103515245 + 12345) % 2 ** 31
+            state = (state * 1103515245 + 12345) % 2**31
             out[k] = (state >> 12) % (2 * limit + 1) - limit
         return out.reshape(shape)
 
@@ -367,12 +378,17 @@ def golden_coders() -> dict:
     place = np.arange(25)
     sees = (source[:, None, None] < unit_group) | ((source[:, None, None] == unit_group) & (place < 12)[None, :, None])
     network = ContextTables(
-        groups, np.array([12, 12, 12], np.int32), (numbers((2 * channels, 25, units), 300) * sees).astype(np.int16),
+        groups,
+        np.array([12, 12, 12], np.int32),
+        (numbers((2 * channels, 25, units), 300) * sees).astype(np.int16),
         (numbers((units, units), 1500) * (unit_group[None] <= unit_group[:, None])).astype(np.int16),
         (numbers((2 * channels, units), 1500) * (unit_group[None] <= source[:, None])).astype(np.int16),
-        numbers((8, units), 3000).astype(np.int32), numbers((4, units), 500).astype(np.int32),
-        numbers((units,), 200000).astype(np.int32), numbers((8, 2 * channels), 600000).astype(np.int32),
-        numbers((8, channels), 2).astype(np.int16))
+        numbers((8, units), 3000).astype(np.int32),
+        numbers((4, units), 500).astype(np.int32),
+        numbers((units,), 200000).astype(np.int32),
+        numbers((8, 2 * channels), 600000).astype(np.int32),
+        numbers((8, channels), 2).astype(np.int16),
+    )
 
     d = np.abs(np.arange(-64, 65))
     radius = np.minimum(64, 2 + np.arange(N_SCALES)).astype(np.int32).repeat(16)
@@ -392,10 +408,19 @@ def golden_coders() -> dict:
     for i in range(N_ROWS):
         used = np.append(d <= radius[i] if direct[i] else np.arange(129) <= radius[i] - 2, True)
         lengths[i, used] = code_lengths(1 + (np.arange(used.sum())[::-1] * (i % 7 + 1)))
-    return {"context": ContextCoder(network, RangeTables(radius, frequency)),
-            "huffman": HuffmanCoder(network, HuffmanTables(
-                radius, run_class.astype(np.uint8), likely.astype(np.uint8),
-                np.array([1, 2, 3, 7, 100], np.int32), lengths))}
+    return {
+        "context": ContextCoder(network, RangeTables(radius, frequency)),
+        "huffman": HuffmanCoder(
+            network,
+            HuffmanTables(
+                radius,
+                run_class.astype(np.uint8),
+                likely.astype(np.uint8),
+                np.array([1, 2, 3, 7, 100], np.int32),
+                lengths,
+            ),
+        ),
+    }
 
 
 def golden_symbols() -> np.ndarray:
@@ -407,25 +432,19 @@ def golden_symbols() -> np.ndarray:
     return np.concatenate([symbols, np.repeat(symbols[..., -1:], 8, axis=2)], axis=2).astype(np.int16)
 
 
-GOLDEN = {      # (coder, quality step): payload, with a map of repeats in front
-    ("context", 0): 
-        "0208100010cd50b942ca11e7e7a44cf7c36ab6ec681f13bbdd13b8d177c7cb6db54d15280ad27508f783b674"
-        "f2b362123efbc4e0011ca3bf701e2da0aeec1581c62c0f35b2",
-    ("context", 73): 
-        "0208100005ef4af8b3150a70cfc9cc59bf9d7154df4b5125fb05c1feffa2ceca93b45cdf712868c5b85f8c34"
-        "eda3104c0466547c53a16d50dd33320fd56804748e3a06",
-    ("context", 224): 
-        "0208100000ee4c5a7c9684cb77c4caf265c643e75ecd08bd7a3cbc7ce7aaca1ba228838ae9cee386a337ca98"
-        "2abbeef0123d47582ece9dddfac98fdcb1253e85c1d93e2ccd17b2",
-    ("huffman", 0): 
-        "02081000b6dbaec30bbff77fccb6dc6db6ebafc2ebadb71b6975d86175dffbbfe7db8dad8db6bad75d85f8e3"
-        "7e175d6dd6dd8dd6cadb6ebaebf0bf0c2ec6ebed7db7636fff8c71b6ebad75d85d8617617dd6dc",
-    ("huffman", 73): 
-        "02081000b5aebb0c2effddff3ad6c6b5b5b0c2eb5ad8d696bb0c2ebbff77fd1b675b636adeb7b656ce17c2f6"
-        "b5ad5ceb6c6b6bdd75f95b2c2f85ed6badb71b7ff8d71b56f5bdb2b6585f0beeb6e0",
-    ("huffman", 224): 
-        "02081000ad6d6c62dffbbfe956b956b6b6316b56b95696b6316b7feeffab5cadae35b6d6daec5d9c2d85aead"
-        "d5b72b6b8d6db5b6bb17630b616bad75b6e367ff1ce35b6d6daec5d8c2d85eeb6e",
+GOLDEN = {  # (coder, quality step): payload, with a map of repeats in front
+    ("context", 0): "0208100010cd50b942ca11e7e7a44cf7c36ab6ec681f13bbdd13b8d177c7cb6db54d15280ad27508f783b674"
+    "f2b362123efbc4e0011ca3bf701e2da0aeec1581c62c0f35b2",
+    ("context", 73): "0208100005ef4af8b3150a70cfc9cc59bf9d7154df4b5125fb05c1feffa2ceca93b45cdf712868c5b85f8c34"
+    "eda3104c0466547c53a16d50dd33320fd56804748e3a06",
+    ("context", 224): "0208100000ee4c5a7c9684cb77c4caf265c643e75ecd08bd7a3cbc7ce7aaca1ba228838ae9cee386a337ca98"
+    "2abbeef0123d47582ece9dddfac98fdcb1253e85c1d93e2ccd17b2",
+    ("huffman", 0): "02081000b6dbaec30bbff77fccb6dc6db6ebafc2ebadb71b6975d86175dffbbfe7db8dad8db6bad75d85f8e3"
+    "7e175d6dd6dd8dd6cadb6ebaebf0bf0c2ec6ebed7db7636fff8c71b6ebad75d85d8617617dd6dc",
+    ("huffman", 73): "02081000b5aebb0c2effddff3ad6c6b5b5b0c2eb5ad8d696bb0c2ebbff77fd1b675b636adeb7b656ce17c2f6"
+    "b5ad5ceb6c6b6bdd75f95b2c2f85ed6badb71b7ff8d71b56f5bdb2b6585f0beeb6e0",
+    ("huffman", 224): "02081000ad6d6c62dffbbfe956b956b6b6316b56b95696b6316b7feeffab5cadae35b6d6daec5d9c2d85aead"
+    "d5b72b6b8d6db5b6bb17630b616bad75b6e367ff1ce35b6d6daec5d8c2d85eeb6e",
 }
 
 
@@ -439,14 +458,21 @@ def test_golden_payload(name, step):
 
 def test_golden_payloads_without_compilation_and_with_other_threads():
     """The same integers from Python's own arithmetic and whatever the number of threads."""
-    program = ("import sys; sys.path[:0] = ['.', 'tests']\n"
-               "import numpy as np, test_coders as t\n"
-               "coders = t.golden_coders()\n"
-               "for (name, step), text in t.GOLDEN.items():\n"
-               "    decoded = coders[name].decode(bytes.fromhex(text), (3, 4, 16), step, True)\n"
-               "    assert np.array_equal(decoded, t.golden_symbols())\n"
-               "print('same')")
+    program = (
+        "import sys; sys.path[:0] = ['.', 'tests']\n"
+        "import numpy as np, test_coders as t\n"
+        "coders = t.golden_coders()\n"
+        "for (name, step), text in t.GOLDEN.items():\n"
+        "    decoded = coders[name].decode(bytes.fromhex(text), (3, 4, 16), step, True)\n"
+        "    assert np.array_equal(decoded, t.golden_symbols())\n"
+        "print('same')"
+    )
     for environment in ({"NUMBA_DISABLE_JIT": "1"}, {"OMP_NUM_THREADS": "3", "NUMBA_NUM_THREADS": "3"}):
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, capture_output=True,
-                              text=True, env={**os.environ, **environment})
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+        )
         assert done.stdout.strip() == "same", done.stderr[-2000:]

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-
 from conftest import randomize_context, tiny_config, tiny_model
+
 from models.entropy_model import ContextModel
 from utils import context_network
-from utils.coders import load_weights, network_of, network_tables
 from utils.checkpoint import Checkpoint
+from utils.coders import load_weights, network_of, network_tables
 from utils.context_network import ACTIVATION_MAX, ContextTables, Walk, contexts, freeze, thaw
 
 
@@ -56,9 +56,10 @@ def plain_contexts(symbols, step, t: ContextTables):
         seen = unit_group <= group
         for i in range(height):
             for j in range(width):
-                patch = features[:, i:i + 5, j:j + 5].reshape(2 * channels, 25)
+                patch = features[:, i : i + 5, j : j + 5].reshape(2 * channels, 25)
                 sums = context_network._between(t.first_bias, step) + np.einsum(
-                    "ck,cku->u", patch, t.first.astype(np.int64))
+                    "ck,cku->u", patch, t.first.astype(np.int64)
+                )
                 if len(t.row_bias):
                     sums = sums + t.row_bias[i]
                 h1 = shift(sums, t.shifts[0] - 8) * seen
@@ -98,12 +99,14 @@ def test_masked_places_have_no_influence(network):
     symbols = grid((16, 4, 5))
     residuals, rows = contexts(symbols, nothing_repeats(symbols), 9, network)
     changed = symbols.copy()
-    changed[5, 2, 3] += 4                                   # second group, place 13
+    changed[5, 2, 3] += 4  # second group, place 13
     place = 4 * 20 + 13 * 4 + 1
     others, other_rows = contexts(changed, nothing_repeats(symbols), 9, network)
-    assert np.array_equal(rows[:place + 1], other_rows[:place + 1]) and np.array_equal(residuals[:place], others[:place])
+    assert np.array_equal(rows[: place + 1], other_rows[: place + 1]) and np.array_equal(
+        residuals[:place], others[:place]
+    )
     assert others[place] == residuals[place] + 4
-    assert not np.array_equal(rows[place + 1:], other_rows[place + 1:])
+    assert not np.array_equal(rows[place + 1 :], other_rows[place + 1 :])
 
 
 def test_strided_and_wider_input_is_taken_as_it_is_meant(network):
@@ -159,13 +162,16 @@ def test_large_weights_take_fewer_fraction_bits_or_are_refused(network):
         freeze((4, 4, 8), **{**values, "second": values["second"] * 1e9})
 
 
-@pytest.mark.parametrize("name, change, message", [
-    ("shifts", lambda a: a.__setitem__(0, 7), "shifts"),
-    ("shifts", lambda a: a.__setitem__(1, -1), "shifts"),
-    ("second", lambda a: a.fill(32767), "overflow"),
-    ("first_bias", lambda a: a.fill(2 ** 31 - 1), "overflow"),
-    ("groups", lambda a: a.__setitem__(0, 0), "groups"),
-])
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("shifts", lambda a: a.__setitem__(0, 7), "shifts"),
+        ("shifts", lambda a: a.__setitem__(1, -1), "shifts"),
+        ("second", lambda a: a.fill(32767), "overflow"),
+        ("first_bias", lambda a: a.fill(2**31 - 1), "overflow"),
+        ("groups", lambda a: a.__setitem__(0, 0), "groups"),
+    ],
+)
 def test_tables_are_checked(network, name, change, message):
     array = getattr(network, name).copy()
     change(array)
@@ -178,7 +184,7 @@ def test_tables_of_other_shapes_types_or_names_are_refused(network):
     for name, array in arrays.items():
         for wrong in (np.concatenate([array, array], axis=-1), array.astype(np.int64)):
             if name == "groups" and wrong.dtype == array.dtype:
-                continue        # more groups would be a smaller network's: the layers tell
+                continue  # more groups would be a smaller network's: the layers tell
             with pytest.raises(ValueError, match="context tables"):
                 ContextTables(**{**arrays, name: wrong})
     for wrong in ({k: v for k, v in arrays.items() if k != "usual"}, {**arrays, "extra": arrays["usual"]}):

@@ -25,8 +25,18 @@ def listed(paths, root):
 
 
 def test_list_files_is_recursive_sorted_and_skips_hidden(tmp_path):
-    touch(tmp_path, "b.png", "a/z.JPG", "a/y.Png", "notes.txt", ".hidden.png", ".git/c.png",
-          "a/.cache/d.png", "a/list.csv", "no_suffix")
+    touch(
+        tmp_path,
+        "b.png",
+        "a/z.JPG",
+        "a/y.Png",
+        "notes.txt",
+        ".hidden.png",
+        ".git/c.png",
+        "a/.cache/d.png",
+        "a/list.csv",
+        "no_suffix",
+    )
     found = corpora.list_files(tmp_path, ImageSignal())
     assert listed(found, tmp_path) == ["a/y.Png", "a/z.JPG", "b.png"]
     assert listed(corpora.list_files(str(tmp_path), Audio()), tmp_path) == []
@@ -59,8 +69,14 @@ def test_no_folder(tmp_path):
 def timit(request, tmp_path):
     """A small TIMIT of real SPHERE files, in upper and lower case, at three depths."""
     prefix, case = request.param
-    for name in ("TRAIN/DR1/FCJF0/SA1", "TRAIN/DR1/FCJF0/SI648", "TRAIN/DR8/MBCG0/SA2",
-                 "TRAIN/DR8/MBCG0/SX57", "TEST/DR1/FAKS0/SA1", "TEST/DR1/FAKS0/SX43"):
+    for name in (
+        "TRAIN/DR1/FCJF0/SA1",
+        "TRAIN/DR1/FCJF0/SI648",
+        "TRAIN/DR8/MBCG0/SA2",
+        "TRAIN/DR8/MBCG0/SX57",
+        "TEST/DR1/FAKS0/SA1",
+        "TEST/DR1/FAKS0/SX43",
+    ):
         path = tmp_path / (prefix + case(name + ".WAV"))
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, np.zeros(160), 16000, format="NIST", subtype="PCM_16")
@@ -94,9 +110,16 @@ def test_not_timit(tmp_path):
         corpora.timit_files(tmp_path, "val")
 
 
-@pytest.mark.parametrize("signal, split, folder", [
-    ("image", "train", "images/train"), ("image", "val", "images/val"), ("image", "test", "kodak"),
-    ("speech", "train", "speech/train"), ("speech", "test", "speech/test")])
+@pytest.mark.parametrize(
+    "signal, split, folder",
+    [
+        ("image", "train", "images/train"),
+        ("image", "val", "images/val"),
+        ("image", "test", "kodak"),
+        ("speech", "train", "speech/train"),
+        ("speech", "test", "speech/test"),
+    ],
+)
 def test_default_dataroot(tmp_path, monkeypatch, signal, split, folder):
     monkeypatch.setenv("BPGAN_DATA", str(tmp_path))
     with pytest.raises(ValueError, match="no such folder"):

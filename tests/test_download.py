@@ -18,7 +18,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {}
         self.etags = {}
-        self.cut = None             # send only so many bytes of the announced ones
+        self.cut = None  # send only so many bytes of the announced ones
         self.ranges = True
         self.requests = []
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -31,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
         content = server.files.get(self.path)
         if content is None:
             return self.send_error(404)
-        start = int(wanted[len("bytes="):-1]) if wanted and server.ranges else 0
+        start = int(wanted[len("bytes=") : -1]) if wanted and server.ranges else 0
         if start and start >= len(content):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(content)}")
@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.send_header("ETag", server.etags.get(self.path, ""))
         self.end_headers()
-        self.wfile.write(content[start:][:server.cut])
+        self.wfile.write(content[start:][: server.cut])
 
     def log_message(self, *args):
         pass
@@ -84,8 +84,7 @@ def assert_fetched(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("etag, sha256", [
-    ("", SHA256), (MD5_ETAG, None), ('"d41d8cd9-2"', None), ("", None)])
+@pytest.mark.parametrize("etag, sha256", [("", SHA256), (MD5_ETAG, None), ('"d41d8cd9-2"', None), ("", None)])
 def test_fetch_verifies_by_digest_or_etag(server, tmp_path, etag, sha256):
     server.etags["/a.png"] = etag
     fetch(server, tmp_path, sha256=sha256)
@@ -145,19 +144,17 @@ def kodak(server, monkeypatch):
     for index, content in enumerate(contents, start=1):
         server.files[f"/kodim{index:02}.png"] = content
     monkeypatch.setattr(download, "KODAK_URL", server.url)
-    monkeypatch.setattr(download, "KODAK_SHA256",
-                        tuple(hashlib.sha256(content).hexdigest() for content in contents))
+    monkeypatch.setattr(download, "KODAK_SHA256", tuple(hashlib.sha256(content).hexdigest() for content in contents))
     return server
 
 
 def test_kodak_fetches_what_is_not_there(kodak, tmp_path, capsys):
     assert download.main(["kodak", "--output", str(tmp_path), "--count", "3"]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "kodim01.png", "kodim02.png", "kodim03.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kodim01.png", "kodim02.png", "kodim03.png"]
     (tmp_path / "kodim02.png").write_bytes(b"damaged")
     kodak.requests.clear()
     assert download.main(["kodak", "--output", str(tmp_path)]) == 0
-    assert len(kodak.requests) == 22        # all but the intact two
+    assert len(kodak.requests) == 22  # all but the intact two
     assert (tmp_path / "kodim02.png").read_bytes() == b"picture 2"
     assert "24 of 24" in capsys.readouterr().out
 
@@ -197,8 +194,7 @@ def test_open_images_by_list(server, tmp_path, monkeypatch):
     assert [path for path, _ in server.requests].count("/list.csv") == 1
 
 
-@pytest.mark.parametrize("arguments", [
-    ["kodak", "--count", "25"], ["openimages", "--count", "0"], ["imagenet"]])
+@pytest.mark.parametrize("arguments", [["kodak", "--count", "25"], ["openimages", "--count", "0"], ["imagenet"]])
 def test_command_line_refuses(arguments):
     with pytest.raises(SystemExit) as stop:
         download.main(arguments)

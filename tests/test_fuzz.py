@@ -3,10 +3,10 @@
 import os
 import signal
 
+import fuzz
 import numpy as np
 import pytest
 
-import fuzz
 from utils.coders import Coder
 
 
@@ -27,8 +27,13 @@ def test_hostile_files(pair, files, tmp_path):
     assert sum(counts.values()) == 1000 and decoded > 30
     # it reaches the coders, and every check of the header before them
     assert counts["refused: damaged file"] > 300
-    for word in ("refused: damaged header", "refused: absurd size", "refused: file made with checkpoint",
-                 "refused: truncated file", "refused: not a .bpgan file"):
+    for word in (
+        "refused: damaged header",
+        "refused: absurd size",
+        "refused: file made with checkpoint",
+        "refused: truncated file",
+        "refused: not a .bpgan file",
+    ):
         assert counts[word], counts
 
 
@@ -38,14 +43,22 @@ def test_a_case_depends_on_seed_and_number_alone(pair, files):
     assert fuzz.hostile_file(1, 33, pair, files) == fuzz.hostile_file(1, 33, pair, files) in cases
 
 
-@pytest.mark.parametrize("what, words", [
-    ("error", "IndexError: out of range"), ("crash", "killed by SIGKILL"), ("loop", "no end after"),
-    ("memory", "bytes of memory"), ("slow", " s for "), ("wrong shape", "declared")])
+@pytest.mark.parametrize(
+    "what, words",
+    [
+        ("error", "IndexError: out of range"),
+        ("crash", "killed by SIGKILL"),
+        ("loop", "no end after"),
+        ("memory", "bytes of memory"),
+        ("slow", " s for "),
+        ("wrong shape", "declared"),
+    ],
+)
 def test_faults_are_found_and_kept(pair, files, tmp_path, monkeypatch, what, words):
     decode, parent = Coder.decode, os.getpid()
 
     def faulty(self, payload, shape, quality_step, repeats):
-        if os.getpid() == parent:       # honest files pass, there
+        if os.getpid() == parent:  # honest files pass, there
             return decode(self, payload, shape, quality_step, repeats)
         if what == "error":
             raise IndexError("out of range")
@@ -59,8 +72,11 @@ def test_faults_are_found_and_kept(pair, files, tmp_path, monkeypatch, what, wor
             started = os.times().user
             while os.times().user < started + 1:
                 pass
-        return np.zeros((1, 1, 1), np.int16) if what == "wrong shape" else decode(
-            self, payload, shape, quality_step, repeats)
+        return (
+            np.zeros((1, 1, 1), np.int16)
+            if what == "wrong shape"
+            else decode(self, payload, shape, quality_step, repeats)
+        )
 
     monkeypatch.setattr(Coder, "decode", faulty)
     if what == "loop":

@@ -6,7 +6,8 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
 
 from data import images
@@ -29,6 +30,7 @@ def one_line(error) -> str:
 
 # Reading
 
+
 @pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.bmp", "a.tif", "a.ppm", "a.tga"])
 def test_lossless_formats_keep_every_pixel(tmp_path, ramp_image, name):
     path = save(tmp_path, Image.fromarray(ramp_image), name)
@@ -38,8 +40,9 @@ def test_lossless_formats_keep_every_pixel(tmp_path, ramp_image, name):
     np.testing.assert_array_equal(read, ramp_image)
 
 
-@pytest.mark.parametrize("name, options", [
-    ("a.jpg", {"quality": 95}), ("a.webp", {"quality": 95}), ("a.avif", {"quality": 95})])
+@pytest.mark.parametrize(
+    "name, options", [("a.jpg", {"quality": 95}), ("a.webp", {"quality": 95}), ("a.avif", {"quality": 95})]
+)
 def test_lossy_formats_are_close(tmp_path, ramp_image, name, options):
     if name.endswith("avif") and not features.check("avif"):
         pytest.skip("this Pillow is built without AVIF")
@@ -53,15 +56,19 @@ def test_lossy_formats_are_close(tmp_path, ramp_image, name, options):
 def test_orientation_is_applied(tmp_path, ramp_image, orientation, suffix):
     # What the camera stored so that this orientation shows the ramp upright again.
     stored = {
-        1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
-        5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a),
-        7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: lambda a: np.rot90(a, -1),
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a),
+        7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
     }[orientation](ramp_image)
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 100, "subsampling": 0} if suffix == ".jpg" else {}
-    path = save(tmp_path, Image.fromarray(np.ascontiguousarray(stored)), f"turned{suffix}",
-                exif=exif, **options)
+    path = save(tmp_path, Image.fromarray(np.ascontiguousarray(stored)), f"turned{suffix}", exif=exif, **options)
     read = SIGNAL.read(path)
     assert read.shape == ramp_image.shape
     assert np.abs(read.astype(int) - ramp_image).max() <= (12 if suffix == ".jpg" else 0)
@@ -113,8 +120,12 @@ def test_transparent_color_key_is_white(tmp_path, mode, key):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
 def test_cmyk(tmp_path, suffix):
-    inks = {(0, 0, 0, 0): (255, 255, 255), (0, 0, 0, 255): (0, 0, 0),
-            (255, 0, 0, 0): (0, 255, 255), (0, 255, 255, 0): (255, 0, 0)}
+    inks = {
+        (0, 0, 0, 0): (255, 255, 255),
+        (0, 0, 0, 255): (0, 0, 0),
+        (255, 0, 0, 0): (0, 255, 255),
+        (0, 255, 255, 0): (255, 0, 0),
+    }
     for ink, color in inks.items():
         options = {"quality": 100} if suffix == ".jpg" else {}
         path = save(tmp_path, Image.new("CMYK", (16, 16), ink), f"a{suffix}", **options)
@@ -124,8 +135,7 @@ def test_cmyk(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bit_grey_is_scaled(tmp_path, suffix):
-    deep = np.array([[0, 128, 129, 257 * 100], [257 * 100 + 128, 257 * 100 + 129, 65000, 65535]],
-                    np.uint16)
+    deep = np.array([[0, 128, 129, 257 * 100], [257 * 100 + 128, 257 * 100 + 129, 65000, 65535]], np.uint16)
     read = SIGNAL.read(save(tmp_path, Image.fromarray(deep), f"a{suffix}"))
     np.testing.assert_array_equal(read, np.stack([np.rint(deep / 257)] * 3, axis=-1))
 
@@ -144,22 +154,32 @@ def test_pgm_with_its_own_maximum(tmp_path):
 
 def test_sixteen_bit_rgb_png(tmp_path, ramp_image):
     """Pillow writes none, so the file is put together here: 8-bit values times 257."""
+
     def chunk(kind, body):
-        return (struct.pack(">I", len(body)) + kind + body
-                + struct.pack(">I", zlib.crc32(kind + body)))
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
     height, width, _ = ramp_image.shape
     rows = (ramp_image.astype(">u2") * 257).astype(">u2").reshape(height, -1)
     body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     path = tmp_path / "a.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n"
-                     + chunk(b"IHDR", struct.pack(">2I5B", width, height, 16, 2, 0, 0, 0))
-                     + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">2I5B", width, height, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", body)
+        + chunk(b"IEND", b"")
+    )
     np.testing.assert_array_equal(SIGNAL.read(path), ramp_image)
 
 
-@pytest.mark.parametrize("values, expected", [
-    ([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 100.0, 255.0], [0, 100, 255]),
-    ([-10.0, 0.0, 10.0], [0, 128, 255]), ([np.nan, 0.0, 1.0], [0, 0, 255])])
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([-10.0, 0.0, 10.0], [0, 128, 255]),
+        ([np.nan, 0.0, 1.0], [0, 0, 255]),
+    ],
+)
 def test_float_images(tmp_path, values, expected):
     path = save(tmp_path, Image.fromarray(np.array([values], np.float32)), "a.tif")
     assert SIGNAL.read(path)[0, :, 0].tolist() == expected
@@ -175,8 +195,7 @@ def test_integers_beyond_sixteen_bits_are_stretched(tmp_path, caplog):
 def test_animation_gives_its_first_frame(tmp_path, caplog, suffix):
     frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
     options = {"lossless": True} if suffix == ".webp" else {}
-    path = save(tmp_path, frames[0], f"a{suffix}", save_all=True, append_images=frames[1:],
-                **options)
+    path = save(tmp_path, frames[0], f"a{suffix}", save_all=True, append_images=frames[1:], **options)
     with caplog.at_level(logging.INFO):
         read = SIGNAL.read(path)
     np.testing.assert_array_equal(read, np.broadcast_to([255, 0, 0], (6, 8, 3)))
@@ -187,14 +206,17 @@ def test_color_profile_is_applied_unless_srgb(tmp_path, ramp_image):
     image = Image.fromarray(ramp_image)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     np.testing.assert_array_equal(
-        SIGNAL.read(save(tmp_path, image, "srgb.png", icc_profile=srgb.tobytes())), ramp_image)
+        SIGNAL.read(save(tmp_path, image, "srgb.png", icc_profile=srgb.tobytes())), ramp_image
+    )
     # The same profile with red and blue primaries exchanged, and another description.
     data = srgb.tobytes()
     for encoding in ("utf-16-be", "ascii"):
         data = data.replace("sRGB".encode(encoding), "test".encode(encoding))
     data = bytearray(data)
-    tags = {bytes(data[start:start + 4]): start     # each a name, an offset, a length
-            for start in range(132, 132 + 12 * struct.unpack(">I", data[128:132])[0], 12)}
+    tags = {
+        bytes(data[start : start + 4]): start  # each a name, an offset, a length
+        for start in range(132, 132 + 12 * struct.unpack(">I", data[128:132])[0], 12)
+    }
     red, blue = (slice(tags[name] + 4, tags[name] + 12) for name in (b"rXYZ", b"bXYZ"))
     data[red], data[blue] = data[blue], data[red]
     read = SIGNAL.read(save(tmp_path, image, "swapped.png", icc_profile=bytes(data)))
@@ -213,12 +235,13 @@ def test_one_pixel(tmp_path):
 
 # Refusing
 
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tif"])
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 def test_truncated_files(tmp_path, texture_image, name, kept):
     path = save(tmp_path, Image.fromarray(texture_image), name)
     content = path.read_bytes()
-    path.write_bytes(content[:int(kept * len(content))])
+    path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(ValueError) as error:
         SIGNAL.read(path)
     assert name in one_line(error)
@@ -238,8 +261,9 @@ def test_damaged_bytes_give_pixels_or_one_error(tmp_path_factory, data):
         assert "damaged.png" in str(error) and "\n" not in str(error)
 
 
-@pytest.mark.parametrize("content, says", [
-    (b"", "empty"), (b"these are just words", "not an image"), (b"\x89PNG\r\n\x1a\n", "image")])
+@pytest.mark.parametrize(
+    "content, says", [(b"", "empty"), (b"these are just words", "not an image"), (b"\x89PNG\r\n\x1a\n", "image")]
+)
 def test_not_an_image(tmp_path, content, says):
     path = tmp_path / "a.png"
     path.write_bytes(content)
@@ -282,6 +306,7 @@ def test_larger_than_pillows_own_limit(tmp_path):
 
 # Pictures
 
+
 def test_picture_round_trip_is_exact_for_every_value():
     image = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
     picture, level = SIGNAL.to_picture(image)
@@ -297,12 +322,17 @@ def test_from_picture_clamps_rounds_and_crops():
     image = SIGNAL.from_picture(picture, (2, 3), 0)
     assert image.shape == (2, 3, 3)
     assert image[0, 0].tolist() == [0, 255, 100]
-    assert picture[0, 0, 0] == -7       # the argument is left alone
+    assert picture[0, 0, 0] == -7  # the argument is left alone
 
 
-@pytest.mark.parametrize("picture, size", [
-    (np.zeros((3, 4, 4), np.float32), (5, 4)), (np.zeros((1, 4, 4), np.float32), (4, 4)),
-    (np.full((3, 4, 4), np.nan, np.float32), (4, 4))])
+@pytest.mark.parametrize(
+    "picture, size",
+    [
+        (np.zeros((3, 4, 4), np.float32), (5, 4)),
+        (np.zeros((1, 4, 4), np.float32), (4, 4)),
+        (np.full((3, 4, 4), np.nan, np.float32), (4, 4)),
+    ],
+)
 def test_from_picture_refuses(picture, size):
     with pytest.raises(ValueError):
         SIGNAL.from_picture(picture, size, 0)

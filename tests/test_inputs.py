@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
+from conftest import listing, table
 from PIL import Image
 
 import Compression_ADMM
 import Decompression
-from conftest import listing, table
 
 RATE = 16000
 
@@ -35,7 +35,7 @@ def make_pictures(folder) -> dict[str, tuple[int, int]]:
     save("animated.gif", frames[0], save_all=True, append_images=frames[1:])
     save("animated.webp", frames[0], save_all=True, append_images=frames[1:])
     save("cmyk.jpg", Image.fromarray(pixels(20, 30)).convert("CMYK"))
-    save("deep.png", Image.fromarray((pixels(20, 30, 1)[..., 0].astype(np.uint16) * 257)))
+    save("deep.png", Image.fromarray(pixels(20, 30, 1)[..., 0].astype(np.uint16) * 257))
     palette = Image.fromarray(pixels(20, 30)).quantize(16)
     save("palette.png", palette, transparency=3)
     save("grey_alpha.png", Image.fromarray(pixels(20, 30, 2), "LA"))
@@ -73,7 +73,7 @@ def make_unreadable(folder) -> set[str]:
     Image.fromarray(pixels(60, 80)).save(whole)
     data = whole.read_bytes()
     whole.unlink()
-    (folder / "truncated.jpg").write_bytes(data[:len(data) // 2])
+    (folder / "truncated.jpg").write_bytes(data[: len(data) // 2])
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.png").write_text("not a picture\n")
     (folder / "noise.jpg").write_bytes(np.random.default_rng(0).bytes(3000))
@@ -83,8 +83,18 @@ def make_unreadable(folder) -> set[str]:
     (folder / "text.flac").write_text("not a recording\n")
     (folder / "picture.wav").write_bytes(data)
     soundfile.write(folder / "slow.wav", np.zeros(100), 1000)
-    return {"truncated.jpg", "empty.png", "text.png", "noise.jpg", "nan.wav", "none.wav", "empty.wav", "text.flac",
-            "picture.wav", "slow.wav"}
+    return {
+        "truncated.jpg",
+        "empty.png",
+        "text.png",
+        "noise.jpg",
+        "nan.wav",
+        "none.wav",
+        "empty.wav",
+        "text.flac",
+        "picture.wav",
+        "slow.wav",
+    }
 
 
 def errors(err) -> list[str]:
@@ -104,8 +114,9 @@ def odd(tmp_path_factory):
 @pytest.mark.parametrize("coder", ["huffman", "context"])
 def test_odd_files_work_or_get_one_line(run, odd, tmp_path, coder):
     folder, pictures, clips, unreadable = odd
-    code, out, err = run(Compression_ADMM, "--input", folder, "--output", tmp_path / "out", "--search", "none",
-                         "--entropy_coder", coder)
+    code, out, err = run(
+        Compression_ADMM, "--input", folder, "--output", tmp_path / "out", "--search", "none", "--entropy_coder", coder
+    )
     lines = errors(err)
     assert code == 1 and len(lines) == len(unreadable), err
     for name in unreadable:

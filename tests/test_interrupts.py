@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, environment, listing, one_line, save_picture, table
 from PIL import Image
 
 import Compression_ADMM
 import test as evaluate
-from conftest import ROOT, environment, listing, one_line, save_picture, table
 from utils import journal
 from utils.batch import Interrupted, Item, attempt, run_batch
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -40,8 +40,20 @@ def folder(tmp_path) -> Path:
 def compress(run, folder):
     def call(*more, output="out"):
         # one by one, so that a test can say what was done when; the last word of two counts
-        return run(Compression_ADMM, "--input", folder / "in", "--output", folder / output, "--search", "none",
-                   "--batch_size", "1", *more, checkpoint="--checkpoint" not in more)
+        return run(
+            Compression_ADMM,
+            "--input",
+            folder / "in",
+            "--output",
+            folder / output,
+            "--search",
+            "none",
+            "--batch_size",
+            "1",
+            *more,
+            checkpoint="--checkpoint" not in more,
+        )
+
     return call
 
 
@@ -49,7 +61,9 @@ def compress(run, folder):
 def encoded(monkeypatch) -> list:
     """Grows by one with every signal that is encoded."""
     calls, encode = [], Codec._encode
-    monkeypatch.setattr(Codec, "_encode", lambda self, signals, *rest: calls.extend(signals) or encode(self, signals, *rest))
+    monkeypatch.setattr(
+        Codec, "_encode", lambda self, signals, *rest: calls.extend(signals) or encode(self, signals, *rest)
+    )
     return calls
 
 
@@ -87,7 +101,7 @@ def test_what_changes_results_is_done_again(compress, folder, encoded, tiny_chec
         more = ["--checkpoint", tiny_checkpoints["image_other"]]
     elif what == "program":
         monkeypatch.setattr(journal, "_program", lambda: "another")
-    else:       # 0.png now shares its stem, and so gets another name
+    else:  # 0.png now shares its stem, and so gets another name
         shutil.copy(folder / "in" / "0.png", folder / "in" / "0.bmp")
         expected = 2
     before = len(encoded)
@@ -118,7 +132,7 @@ def test_a_journal_that_was_cut_or_scribbled_on(compress, folder, encoded):
     path = folder / "out" / journal.NAME
     lines = path.read_bytes().splitlines(keepends=True)
     assert len(lines) == N_FILES
-    path.write_bytes(b"".join(lines[:2]) + lines[2][:len(lines[2]) // 2])       # a kill in the third, none of the fourth
+    path.write_bytes(b"".join(lines[:2]) + lines[2][: len(lines[2]) // 2])  # a kill in the third, none of the fourth
     assert compress()[0] == 0 and len(encoded) == N_FILES + 2
     assert compress()[0] == 0 and len(encoded) == N_FILES + 2
     rubbish = b'\xff\0\n{"key": 3}\n[]\n"x"\n{"key": "k", "row": 1, "files": 2}\n' + b"[" * 100000 + b"\n\n"
@@ -222,8 +236,9 @@ def test_a_realistic_generator_trained_further_is_another_checkpoint(run, folder
 
 def test_results_below_the_input_are_no_input(run, folder, encoded):
     for _ in range(2):
-        code, out, _ = run(Compression_ADMM, "--input", folder / "in", "--output", folder / "in" / "out", "--search",
-                           "none")
+        code, out, _ = run(
+            Compression_ADMM, "--input", folder / "in", "--output", folder / "in" / "out", "--search", "none"
+        )
         assert code == 0 and "4 of 4 files" in out and len(encoded) == N_FILES
 
 
@@ -238,9 +253,16 @@ def test_originals_are_never_overwritten(run, folder, encoded):
 
 def test_leftovers_of_killed_runs_go(compress, folder):
     (folder / "out" / "deep").mkdir(parents=True)
-    mine, parent = os.getpid(), os.getppid()        # one's own number can only be an earlier process's
+    mine, parent = os.getpid(), os.getppid()  # one's own number can only be an earlier process's
     gone = [".0.4194999.tmp.png", f".0.{mine}.tmp.bpgan", "deep/.3.4194999.tmp", ".a.b.4194999.tmp.csv"]
-    stay = [f".0.{parent}.tmp.png", ".0.4194999.png", ".tmp.png", "0.4194999.tmp.png", ".notes", "other/.0.4194999.tmp.png"]
+    stay = [
+        f".0.{parent}.tmp.png",
+        ".0.4194999.png",
+        ".tmp.png",
+        "0.4194999.tmp.png",
+        ".notes",
+        "other/.0.4194999.tmp.png",
+    ]
     (folder / "out" / "other").mkdir()
     for name in gone + stay:
         (folder / "out" / name).write_text("x")
@@ -258,7 +280,7 @@ def test_a_disk_that_is_full_ends_the_batch(compress, folder, encoded, monkeypat
 
     def full(path, data):
         calls.append(1)
-        if len(calls) > 2:      # the second file's first result
+        if len(calls) > 2:  # the second file's first result
             write(path, bytes(data)[:10])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(path, data)
@@ -277,12 +299,32 @@ def test_a_disk_that_is_full_ends_the_batch(compress, folder, encoded, monkeypat
 def test_a_limit_on_file_sizes(folder, tiny_checkpoints):
     """What the system refuses in the middle of a file leaves no file; without the limit the rest is done."""
     save_picture(folder / "in" / "large.png", 300, 300, 0)
-    command = [sys.executable, ROOT / "Compression_ADMM.py", "--input", folder / "in", "--output", folder / "out",
-               "--search", "none", "--device", "cpu", "--checkpoint", tiny_checkpoints["image"]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(),
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY)))
+    command = [
+        sys.executable,
+        ROOT / "Compression_ADMM.py",
+        "--input",
+        folder / "in",
+        "--output",
+        folder / "out",
+        "--search",
+        "none",
+        "--device",
+        "cpu",
+        "--checkpoint",
+        tiny_checkpoints["image"],
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY)),
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert [line for line in done.stderr.splitlines() if "error" in line and "large.png" in line and "too large" in line]
+    assert [
+        line for line in done.stderr.splitlines() if "error" in line and "large.png" in line and "too large" in line
+    ]
     assert "4 of 5 files" in done.stdout and "large.png" not in listing(folder / "out")
     assert not any(".tmp" in name for name in listing(folder / "out"))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
@@ -329,8 +371,13 @@ def test_memory_that_one_file_lacks(compress, folder, monkeypatch, batch_size):
 
 def test_kills_at_random_moments():
     """A short run of `python -m tests.kills`."""
-    done = subprocess.run([sys.executable, "-m", "tests.kills", "--times", "6", "--seed", "1"], cwd=ROOT,
-                          capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kills", "--times", "6", "--seed", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
     assert done.returncode == 0, done.stderr
     assert "batch: 3 kills" in done.stdout and "training: 3 kills" in done.stdout
 
@@ -339,4 +386,5 @@ def test_rows_are_plain_json(compress, folder):
     compress()
     records = [json.loads(line) for line in (folder / "out" / journal.NAME).read_text().splitlines()]
     assert {name for record in records for name in record["files"]} == {
-        name for name in listing(folder / "out") if name.endswith((".bpgan", ".png"))}
+        name for name in listing(folder / "out") if name.endswith((".bpgan", ".png"))
+    }

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-
 from conftest import tiny_checkpoint
+
 from models import QUALITIES
 from utils import join
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -16,14 +16,22 @@ from utils.codec import load_codec
 def run(tmp_path, earlier, later, *more) -> int:
     for name, checkpoint in (("earlier", earlier), ("later", later)):
         save_checkpoint(tmp_path / f"{name}.safetensors", checkpoint)
-    return join.main([str(tmp_path / "earlier.safetensors"), str(tmp_path / "later.safetensors"),
-                      "--output", str(tmp_path / "joined.safetensors"), *more])
+    return join.main(
+        [
+            str(tmp_path / "earlier.safetensors"),
+            str(tmp_path / "later.safetensors"),
+            "--output",
+            str(tmp_path / "joined.safetensors"),
+            *more,
+        ]
+    )
 
 
 def described(checkpoint, command: str, minutes: float, steps: int):
     row = {"stage": "joint", "step": steps, "minutes": minutes, "val_bpp_1": 0.1, "val_psnr_1": 25.0}
-    return dataclasses.replace(checkpoint, info={"command": command, "minutes": minutes, "steps": steps, "files": 3,
-                                                 "validation": [row]})
+    return dataclasses.replace(
+        checkpoint, info={"command": command, "minutes": minutes, "steps": steps, "files": 3, "validation": [row]}
+    )
 
 
 def test_the_realistic_difference_is_added(tmp_path, capsys):
@@ -31,12 +39,16 @@ def test_the_realistic_difference_is_added(tmp_path, capsys):
     later = described(tiny_checkpoint("image", 1, with_realistic=False), "train two", 4, 20)
     assert run(tmp_path, earlier, later, "--share", "0.5") == 0
     assert "joined.safetensors" in capsys.readouterr().out
-    before, after, joined = (load_checkpoint(tmp_path / f"{name}.safetensors") for name in ("earlier", "later", "joined"))
-    assert joined.fingerprint == after.fingerprint != before.fingerprint      # files of the later one stay valid
+    before, after, joined = (
+        load_checkpoint(tmp_path / f"{name}.safetensors") for name in ("earlier", "later", "joined")
+    )
+    assert joined.fingerprint == after.fingerprint != before.fingerprint  # files of the later one stay valid
     for name, tensor in joined.realistic.items():
         expected = after.model[f"generator.{name}"] + 0.5 * (before.realistic[name] - before.model[f"generator.{name}"])
         torch.testing.assert_close(tensor, expected, atol=2e-3, rtol=2e-3)
-    assert any((before.realistic[name] - before.model[f"generator.{name}"]).abs().max() > 0.01 for name in joined.realistic)
+    assert any(
+        (before.realistic[name] - before.model[f"generator.{name}"]).abs().max() > 0.01 for name in joined.realistic
+    )
     for name, tensor in before.discriminator.items():
         assert torch.equal(joined.discriminator[name], tensor)
     assert joined.info["commands"] == ["train one", "train two"] and "command" not in joined.info
@@ -64,21 +76,32 @@ def test_other_rates(tmp_path):
     joined = join.join(earlier, later, 1.0)
     difference = earlier.realistic["quality8"] - earlier.model["generator.quality8"]
     assert difference.abs().max() > 1e-3
-    place = (QUALITIES - 1) * math.log(config.lmbda(8) / earlier.config.lmbda_low) / math.log(
-        earlier.config.lmbda_high / earlier.config.lmbda_low)
+    place = (
+        (QUALITIES - 1)
+        * math.log(config.lmbda(8) / earlier.config.lmbda_low)
+        / math.log(earlier.config.lmbda_high / earlier.config.lmbda_low)
+    )
     low = int(place)
-    torch.testing.assert_close(joined.realistic["quality8"][7] - later.model["generator.quality8"][7],
-                               difference[low] + (place - low) * (difference[low + 1] - difference[low]))
-    torch.testing.assert_close(joined.realistic["out4.weight"] - later.model["generator.out4.weight"],
-                               earlier.realistic["out4.weight"] - earlier.model["generator.out4.weight"])
+    torch.testing.assert_close(
+        joined.realistic["quality8"][7] - later.model["generator.quality8"][7],
+        difference[low] + (place - low) * (difference[low + 1] - difference[low]),
+    )
+    torch.testing.assert_close(
+        joined.realistic["out4.weight"] - later.model["generator.out4.weight"],
+        earlier.realistic["out4.weight"] - earlier.model["generator.out4.weight"],
+    )
     save_checkpoint(tmp_path / "joined.safetensors", joined)
     assert load_codec(tmp_path / "joined.safetensors").has_realistic
 
 
-@pytest.mark.parametrize("earlier, later, words", [
-    (dict(with_realistic=False), {}, "the earlier checkpoint has no realistic generator"),
-    ({}, dict(generator_widths=(16, 16, 24)), "models of different sizes"),
-    ({}, dict(latent_channels=12, context_groups=(4, 8)), "models of different sizes")])
+@pytest.mark.parametrize(
+    "earlier, later, words",
+    [
+        (dict(with_realistic=False), {}, "the earlier checkpoint has no realistic generator"),
+        ({}, dict(generator_widths=(16, 16, 24)), "models of different sizes"),
+        ({}, dict(latent_channels=12, context_groups=(4, 8)), "models of different sizes"),
+    ],
+)
 def test_mistakes(tmp_path, capsys, earlier, later, words):
     assert run(tmp_path, tiny_checkpoint("image", 0, **earlier), tiny_checkpoint("image", 1, **later)) == 1
     lines = capsys.readouterr().err.strip().splitlines()

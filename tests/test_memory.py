@@ -27,6 +27,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
 def test_freed_blocks_are_used_again():
-    faults = {mode: int(subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True).stdout)
-              for mode in ("keep", "default")}
+    faults = {
+        mode: int(
+            subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True).stdout
+        )
+        for mode in ("keep", "default")
+    }
     assert faults["keep"] < 15 * 2048 < faults["default"] / 2

@@ -27,9 +27,8 @@ def test_psnr_known_values():
     assert metrics.psnr(black, black + 255) == 0
     assert metrics.psnr(black, black + 1) == pytest.approx(48.1308, abs=1e-4)
     one = black.copy()
-    one[299, 6, 2] = 255        # one error among 6300, in the last block
-    assert metrics.psnr(black, one) == metrics.psnr(one, black) == pytest.approx(
-        10 * math.log10(6300))
+    one[299, 6, 2] = 255  # one error among 6300, in the last block
+    assert metrics.psnr(black, one) == metrics.psnr(one, black) == pytest.approx(10 * math.log10(6300))
 
 
 @pytest.mark.parametrize("score", [metrics.psnr, metrics.ms_ssim])
@@ -45,8 +44,7 @@ def test_ms_ssim_is_the_librarys_on_large_images(texture_image, monkeypatch, str
     monkeypatch.setattr(metrics, "_SSIM_STRIP", strip)
     pattern = 9 * (np.indices((203, 251)).sum(0) % 3)[..., None]
     worse = np.clip(texture_image.astype(int) + pattern, 0, 255).astype(np.uint8)
-    tensors = [torch.from_numpy(image).permute(2, 0, 1)[None].float()
-               for image in (texture_image, worse)]
+    tensors = [torch.from_numpy(image).permute(2, 0, 1)[None].float() for image in (texture_image, worse)]
     expected = pytorch_msssim.ms_ssim(*tensors, data_range=255).item()
     assert expected < 0.999
     assert metrics.ms_ssim(texture_image, worse) == pytest.approx(expected, abs=1e-6)
@@ -82,15 +80,14 @@ def test_speech_scores_fall_with_noise(voiced_clip, score, best):
     assert values[0] > values[1] > values[2]
 
 
-@pytest.mark.parametrize("score", SPEECH_SCORES + [metrics.log_spectral_distance])
+@pytest.mark.parametrize("score", [*SPEECH_SCORES, metrics.log_spectral_distance])
 @pytest.mark.filterwarnings("error")
 def test_speech_scores_are_nan_where_undefined(voiced_clip, score):
     silence = np.zeros_like(voiced_clip)
     assert math.isnan(score(silence, voiced_clip))
     assert math.isnan(score(silence, silence))
     for samples in (0, 1, 160, 500):
-        assert math.isnan(score(voiced_clip[6000:6000 + samples],
-                                voiced_clip[6000:6000 + samples]))
+        assert math.isnan(score(voiced_clip[6000 : 6000 + samples], voiced_clip[6000 : 6000 + samples]))
 
 
 @pytest.mark.parametrize("score", SPEECH_SCORES)
@@ -108,7 +105,7 @@ def test_short_clips_give_a_number_or_nan(voiced_clip, score, samples):
     assert math.isnan(value) or -1 <= value <= 5
 
 
-@pytest.mark.parametrize("score", SPEECH_SCORES + [metrics.log_spectral_distance])
+@pytest.mark.parametrize("score", [*SPEECH_SCORES, metrics.log_spectral_distance])
 def test_speech_scores_refuse(voiced_clip, score):
     with pytest.raises(ValueError, match="length"):
         score(voiced_clip, voiced_clip[:-1])
@@ -171,20 +168,25 @@ def test_bd_rate_takes_any_order_and_only_the_overlap():
         assert found == pytest.approx(100 * (factor - 1))
 
 
-@pytest.mark.parametrize("rate, quality, says", [
-    (RATES, QUALITIES + 20, "overlap"), (RATES, QUALITIES + 9, "overlap"),
-    (RATES[:1], QUALITIES[:1], "at least 2"), (RATES, QUALITIES[:3], "at least 2"),
-    (RATES - 0.1, QUALITIES, "above 0"), (RATES, [27, 27, 30, 31], "same quality"),
-    (RATES, [27, np.inf, 30, 31], "finite")])
+@pytest.mark.parametrize(
+    "rate, quality, says",
+    [
+        (RATES, QUALITIES + 20, "overlap"),
+        (RATES, QUALITIES + 9, "overlap"),
+        (RATES[:1], QUALITIES[:1], "at least 2"),
+        (RATES, QUALITIES[:3], "at least 2"),
+        (RATES - 0.1, QUALITIES, "above 0"),
+        (RATES, [27, 27, 30, 31], "same quality"),
+        (RATES, [27, np.inf, 30, 31], "finite"),
+    ],
+)
 def test_bd_rate_refuses(rate, quality, says):
     with pytest.raises(ValueError, match=says):
         metrics.bd_rate(RATES, QUALITIES, rate, quality)
 
 
 def test_import_is_light():
-    code = ("import sys, utils.metrics; "
-            "print(sorted({'torch', 'scipy', 'pesq', 'pystoi', 'models'} & set(sys.modules)))")
+    code = "import sys, utils.metrics; print(sorted({'torch', 'scipy', 'pesq', 'pystoi', 'models'} & set(sys.modules)))"
     root = Path(__file__).resolve().parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True,
-                          check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

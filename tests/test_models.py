@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from conftest import randomize_context, tiny_config, tiny_model
+
 from models import ModelConfig, build_model, losses
 from models.blocks import upsampling_conv
 from models.discriminator import Discriminator
@@ -39,7 +39,7 @@ def test_config_survives_json():
 def test_lmbda_is_geometric_between_its_ends():
     config = tiny_config("image", lmbda_low=0.001, lmbda_high=0.128)
     assert [config.lmbda(q) for q in (1, 2, 8)] == pytest.approx([0.001, 0.002, 0.128])
-    assert config.lmbda(1.5) == pytest.approx(0.001 * 2 ** 0.5)
+    assert config.lmbda(1.5) == pytest.approx(0.001 * 2**0.5)
 
 
 # -- encoder, generator, discriminator ------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_generator_knows_quality_and_rows():
     before = model.generator(z, quality(1))
     model.generator.row_bias[0, :, 7] += 1.0
     rows = (model.generator(z, quality(1)) - before).abs().amax((0, 1, 3)).view(8, 16).amax(1)
-    assert rows[7] > 1e-4 and rows[0] == 0      # 7 rows away, beyond the reach of 5
+    assert rows[7] > 1e-4 and rows[0] == 0  # 7 rows away, beyond the reach of 5
 
 
 @pytest.mark.parametrize("factor, kernel", [(2, 1), (4, 3)])
@@ -110,7 +110,9 @@ def test_sub_pixel_convolution_is_convolution_and_pixel_shuffle(factor, kernel):
     leaves = (x, conv.weight, conv.bias)
     got = conv(x)
     torch.testing.assert_close(got, expected)
-    for a, b in zip(torch.autograd.grad((got * weights).sum(), leaves), torch.autograd.grad((expected * weights).sum(), leaves)):
+    for a, b in zip(
+        torch.autograd.grad((got * weights).sum(), leaves), torch.autograd.grad((expected * weights).sum(), leaves)
+    ):
         torch.testing.assert_close(a, b)
 
 
@@ -118,11 +120,12 @@ def test_sub_pixel_convolution_is_convolution_and_pixel_shuffle(factor, kernel):
 def test_reach_bounds_what_an_output_depends_on(depths):
     model = tiny_model("image", generator_depths=depths, encoder_depths=depths)
     for reach, shape, network in (
-            (model.config.generator_reach, (1, 16, 1, 33), lambda t: model.generator(t, quality(3))),
-            (model.config.encoder_reach, (1, 3, 16, 33 * 16), model.encoder)):
+        (model.config.generator_reach, (1, 16, 1, 33), lambda t: model.generator(t, quality(3))),
+        (model.config.encoder_reach, (1, 3, 16, 33 * 16), model.encoder),
+    ):
         t = torch.randn(shape)
         other, scale = t.clone(), shape[-1] // 33
-        other[..., 16 * scale:17 * scale] += 5.0
+        other[..., 16 * scale : 17 * scale] += 5.0
         changed = (network(other) - network(t)).abs()
         columns = changed.amax((0, 1, 2)).view(33, -1).amax(1).nonzero().flatten()
         assert len(columns) > 1
@@ -136,7 +139,7 @@ def test_discriminator_scores_patches_at_three_scales():
     logits, features = discriminator(x)
     assert [tuple(l.shape) for l in logits] == [(2, 1, 8, 12), (2, 1, 4, 6), (2, 1, 2, 3)]
     assert len(features) == 9 and features[0].shape == (2, 8, 32, 48)
-    discriminator.eval()        # spectral norm advances while training
+    discriminator.eval()  # spectral norm advances while training
     other = x.clone()
     other[1] = -other[1]
     (first, *_), _ = discriminator(x)
@@ -144,7 +147,7 @@ def test_discriminator_scores_patches_at_three_scales():
     torch.testing.assert_close(first[0], second[0])
     assert (first[1] - second[1]).abs().max() > 1e-4
     other = x.clone()
-    other[..., 60:] += 1        # a logit sees a patch of 46 samples
+    other[..., 60:] += 1  # a logit sees a patch of 46 samples
     (third, *_), _ = discriminator(other)
     changed = (third - first).abs().amax((0, 1, 2)).nonzero().flatten()
     assert changed.min() >= (60 - 46) // 8 and changed.max() == 11
@@ -178,7 +181,7 @@ def test_gains_start_inverse_and_rise_with_quality():
 def codebook():
     torch.manual_seed(0)
     book = Codebook(3, 4)
-    book.centers += 0.8 * torch.rand(3, 9) - 0.4        # still ascending
+    book.centers += 0.8 * torch.rand(3, 9) - 0.4  # still ascending
     return book
 
 
@@ -186,7 +189,7 @@ def test_codebook_rounding_is_the_nearest_center(codebook):
     y = torch.empty(2, 3, 20, 30).uniform_(-4.4, 4.4)
     distance = (y[..., None] - codebook.centers[None, :, None, None]).abs()
     nearest, second = distance.topk(2, largest=False).values.unbind(-1)
-    clear = second - nearest > 1e-4         # of two centers equally near either may be taken
+    clear = second - nearest > 1e-4  # of two centers equally near either may be taken
     inside = (y > codebook.centers[None, :, :1, None]) & (y < codebook.centers[None, :, -1:, None])
     expected = distance.argmin(-1) - 4
     check = clear & inside
@@ -207,8 +210,9 @@ def test_codebook_centers_lie_at_their_symbols(codebook):
     assert torch.equal(values[0, :, 0], codebook.centers)
     assert torch.equal(codebook.quantize(values), symbols)
     middle = (codebook.centers[:, 1:] + codebook.centers[:, :-1]) / 2
-    torch.testing.assert_close(codebook.to_index(middle[None, :, None])[0, :, 0],
-                               (torch.arange(-4.0, 4) + 0.5).repeat(3, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        codebook.to_index(middle[None, :, None])[0, :, 0], (torch.arange(-4.0, 4) + 0.5).repeat(3, 1), atol=1e-5, rtol=0
+    )
 
 
 def test_codebook_escapes_go_on_in_unit_steps(codebook):
@@ -356,20 +360,29 @@ def test_perceptual_distance_is_zero_for_equals_and_grows():
     noise = torch.randn_like(x)
     values = [distance(x, x + scale * noise) for scale in (0.0, 0.05, 0.2)]
     assert values[0].tolist() == [0, 0] and (values[0] < values[1]).all() and (values[1] < values[2]).all()
-    assert perceptual_distance(1, torch.device("cpu")) is None       # not a picture in color
+    assert perceptual_distance(1, torch.device("cpu")) is None  # not a picture in color
 
 
 def test_multiply_adds_count_what_a_hand_does():
     from models.complexity import multiply_adds
 
-    config = ModelConfig(signal="image", in_channels=3, latent_channels=4, context_groups=(1, 3), context_hidden=2,
-                         generator_widths=(8, 8, 8), generator_depths=(1, 0, 0),
-                         encoder_widths=(8, 8, 8), encoder_depths=(0, 0, 1))
+    config = ModelConfig(
+        signal="image",
+        in_channels=3,
+        latent_channels=4,
+        context_groups=(1, 3),
+        context_hidden=2,
+        generator_widths=(8, 8, 8),
+        generator_depths=(1, 0, 0),
+        encoder_widths=(8, 8, 8),
+        encoder_depths=(0, 0, 1),
+    )
     costs = multiply_adds(config)
     generator = (4 * 8 + 8 * 32) / 256 + 8 * 32 / 64 + (2 * 9 * 64 + 9 * 8 * 48) / 16
     encoder = 9 * 48 * 8 / 16 + 32 * 8 / 64 + (32 * 8 + 2 * 9 * 64 + 8 * 4) / 256
     # units of group 0 see 12 places of channel 0, those of group 1 all 25 of it and 12 of the others, each twice
     first = 2 * 2 * (12 + 25 + 3 * 12)
     second, last = 2 * 2 + 2 * 4, 2 * (1 * 2 + 3 * 4)
-    assert costs == pytest.approx({"encoder": encoder, "generator": generator,
-                                   "entropy model": (first + second + last) / 256})
+    assert costs == pytest.approx(
+        {"encoder": encoder, "generator": generator, "entropy model": (first + second + last) / 256}
+    )

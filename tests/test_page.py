@@ -35,11 +35,24 @@ def page_file(tmp_path_factory):
     time = np.arange(8000) / 16000
     tone = 0.4 * np.sin(2 * np.pi * 300 * time)
     with writing_page(path, "Title & <b>more</b>", "Intro") as page:
-        page.add(NASTY, [Version(label, Preview(flat(color), note="300x120 pixels"),
-                                 {"bytes": 1234.0, "psnr_db": float("nan") if label == "original" else 30.125})
-                         for label, color in COLORS.items()])
-        page.add("speech", [Version(label, Preview(flat(20 * i), gain * tone, 16000), {"kbps": 1.5, "stoi": 0.9})
-                            for i, (label, gain) in enumerate({"original": 1, "decoded": 0.5}.items())])
+        page.add(
+            NASTY,
+            [
+                Version(
+                    label,
+                    Preview(flat(color), note="300x120 pixels"),
+                    {"bytes": 1234.0, "psnr_db": float("nan") if label == "original" else 30.125},
+                )
+                for label, color in COLORS.items()
+            ],
+        )
+        page.add(
+            "speech",
+            [
+                Version(label, Preview(flat(20 * i), gain * tone, 16000), {"kbps": 1.5, "stoi": 0.9})
+                for i, (label, gain) in enumerate({"original": 1, "decoded": 0.5}.items())
+            ],
+        )
     return path
 
 
@@ -121,12 +134,10 @@ def test_measures_are_beside(document):
 
 def test_a_failed_page_leaves_nothing(tmp_path):
     versions = [Version("a", Preview(flat((1, 2, 3)))), Version("b", Preview(flat((1, 2, 3), columns=5)))]
-    with pytest.raises(ValueError, match="differ in shape"):
-        with writing_page(tmp_path / "page.html", "t") as page:
-            page.add("x", versions)
-    with pytest.raises(ValueError, match="at least one"):
-        with writing_page(tmp_path / "page.html", "t") as page:
-            page.add("x", [])
+    with pytest.raises(ValueError, match="differ in shape"), writing_page(tmp_path / "page.html", "t") as page:
+        page.add("x", versions)
+    with pytest.raises(ValueError, match="at least one"), writing_page(tmp_path / "page.html", "t") as page:
+        page.add("x", [])
     assert not list(tmp_path.iterdir())
 
 
@@ -157,8 +168,8 @@ def test_speech_shows_its_spectrogram_and_plays():
     rows, columns = kind.picture_shape((16000, 16000))
     assert all(preview.pixels.shape == (2 * rows, columns, 3) for preview in shown)
     middle = [preview.pixels[:, columns // 2].sum(axis=1).astype(int) for preview in shown]
-    assert middle[0].argmax() > 1.5 * rows and middle[1].argmax() < rows      # low bands lie at the bottom
-    assert middle[2].max() < 0.7 * middle[0].max()                            # softer than its reference: darker
+    assert middle[0].argmax() > 1.5 * rows and middle[1].argmax() < rows  # low bands lie at the bottom
+    assert middle[2].max() < 0.7 * middle[0].max()  # softer than its reference: darker
     assert np.array_equal(shown[0].sound, low) and shown[0].sample_rate == 16000
 
     long = (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
@@ -185,19 +196,30 @@ def mixed(tmp_path, texture_image, voiced_clip):
     folder = tmp_path / "in"
     (folder / "<deep>").mkdir(parents=True)
     for i, name in enumerate(("a & b.png", "c.png", "<deep>/d.png")):
-        Image.fromarray(texture_image[i:100 + i, :90]).save(folder / name)
+        Image.fromarray(texture_image[i : 100 + i, :90]).save(folder / name)
     build_signal("speech").write(folder / "<deep>" / "e.wav", voiced_clip[:9000])
     return folder
 
 
 def run(module, tiny_checkpoints, *arguments):
-    return module.main([*map(str, arguments), "--device", "cpu", "--checkpoint", str(tiny_checkpoints["image"]),
-                        str(tiny_checkpoints["speech"])])
+    return module.main(
+        [
+            *map(str, arguments),
+            "--device",
+            "cpu",
+            "--checkpoint",
+            str(tiny_checkpoints["image"]),
+            str(tiny_checkpoints["speech"]),
+        ]
+    )
 
 
 def pictures_of(document) -> list[np.ndarray]:
-    return [np.asarray(Image.open(payload(attributes["src"], "image/webp")).convert("RGB"))
-            for tag, attributes in document.elements if tag == "img"]
+    return [
+        np.asarray(Image.open(payload(attributes["src"], "image/webp")).convert("RGB"))
+        for tag, attributes in document.elements
+        if tag == "img"
+    ]
 
 
 def test_reports_show_originals_and_what_was_decoded(mixed, tiny_checkpoints, tmp_path, capsys):
@@ -205,19 +227,34 @@ def test_reports_show_originals_and_what_was_decoded(mixed, tiny_checkpoints, tm
     assert run(evaluate, tiny_checkpoints, "--input", mixed, "--output", output, "--quality", 2, 7, "--report") == 0
     assert f"{output / 'report.html'}: 4 files" in capsys.readouterr().out
     document = Document((output / "report.html").read_text())
-    assert [attributes["alt"] for tag, attributes in document.elements if tag == "img"] \
-        == ["original", "quality 2", "quality 7"] * 4
+    assert [attributes["alt"] for tag, attributes in document.elements if tag == "img"] == [
+        "original",
+        "quality 2",
+        "quality 7",
+    ] * 4
     shown = pictures_of(document)
     order = [text for text in document.text if text in ("a & b", "c", "<deep>/d", "<deep>/e")]
     assert sorted(order) == ["<deep>/d", "<deep>/e", "a & b", "c"]
     start = 3 * order.index("a & b")
-    for pixels, path in zip(shown[start:start + 3], (mixed / "a & b.png", output / "quality_2" / "a & b.png",
-                                                     output / "quality_7" / "a & b.png")):
+    for pixels, path in zip(
+        shown[start : start + 3],
+        (mixed / "a & b.png", output / "quality_2" / "a & b.png", output / "quality_7" / "a & b.png"),
+    ):
         assert np.array_equal(pixels, np.asarray(Image.open(path)))
-    sounds = [soundfile.read(payload(attributes["src"], "audio/flac"), dtype="int16")[0]
-              for tag, attributes in document.elements if tag == "audio"]
-    for samples, path in zip(sounds, (mixed / "<deep>" / "e.wav", output / "quality_2" / "<deep>" / "e.wav",
-                                      output / "quality_7" / "<deep>" / "e.wav"), strict=True):
+    sounds = [
+        soundfile.read(payload(attributes["src"], "audio/flac"), dtype="int16")[0]
+        for tag, attributes in document.elements
+        if tag == "audio"
+    ]
+    for samples, path in zip(
+        sounds,
+        (
+            mixed / "<deep>" / "e.wav",
+            output / "quality_2" / "<deep>" / "e.wav",
+            output / "quality_7" / "<deep>" / "e.wav",
+        ),
+        strict=True,
+    ):
         assert np.array_equal(samples, soundfile.read(path, dtype="int16")[0])
     with open(output / "quality_7" / "metrics.csv", newline="") as file:
         row = next(row for row in csv.DictReader(file) if row["file"].endswith("c.png"))
@@ -251,8 +288,13 @@ def browser():
         pytest.skip("no Chromium: apt-get install chromium chromium-driver")
     options = selenium.ChromeOptions()
     options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=900,1400",
-                     "--autoplay-policy=no-user-gesture-required"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--window-size=900,1400",
+        "--autoplay-policy=no-user-gesture-required",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = selenium.Chrome(options, selenium.ChromeService(driver))
@@ -280,8 +322,16 @@ def seen(browser) -> list[str]:
     sheet = np.asarray(Image.open(io.BytesIO(compare.screenshot_as_png)).convert("RGB")).astype(int)
     rows, columns, _ = sheet.shape
     names = list(COLORS)
-    return [names[int(np.argmin([np.abs(sheet[int(0.9 * rows), int(x * columns / 100)] - COLORS[name]).sum()
-                                 for name in names]))] for x in range(1, 100)]
+    return [
+        names[
+            int(
+                np.argmin(
+                    [np.abs(sheet[int(0.9 * rows), int(x * columns / 100)] - COLORS[name]).sum() for name in names]
+                )
+            )
+        ]
+        for x in range(1, 100)
+    ]
 
 
 def test_the_page_opens_without_errors_or_requests(opened):
@@ -290,8 +340,9 @@ def test_the_page_opens_without_errors_or_requests(opened):
     assert opened.title == "Title & <b>more</b>"
     assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
-    requested = [message["params"]["request"]["url"] for message in messages
-                 if message["method"] == "Network.requestWillBeSent"]
+    requested = [
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    ]
     assert requested and all(url.startswith(("data:", "file:")) for url in requested)
     assert sum(url.startswith("file:") for url in requested) == 1
     loaded = opened.execute_script("return [...document.images].slice(0, 2).map(i => i.complete && i.naturalWidth)")
@@ -309,7 +360,7 @@ def test_the_mouse_moves_the_slider(opened):
     versions = seen(opened)
     assert set(versions[:75]) == {"original"} and set(versions[85:]) == {"low"}
     assert handle.get_attribute("aria-valuenow") == "80"
-    ActionChains(opened).move_by_offset(-int(0.2 * width), 0).perform()        # the button is up
+    ActionChains(opened).move_by_offset(-int(0.2 * width), 0).perform()  # the button is up
     assert handle.get_attribute("aria-valuenow") == "80"
 
 
@@ -350,10 +401,10 @@ def test_versions_are_chosen(opened):
     versions = seen(opened)
     assert set(versions[:45]) == {"high"} and set(versions[55:]) == {"original"}
     assert [tag.text for tag in find(opened, ".tag")] == ["high", "original"]
-    choices["right"][2].click()                     # the same on both sides
+    choices["right"][2].click()  # the same on both sides
     assert set(seen(opened)[:45] + seen(opened)[55:]) == {"high"}
     (tag, _) = find(opened, ".tag", entry=1)
-    assert tag.text == "original"                   # the other comparison is as it was
+    assert tag.text == "original"  # the other comparison is as it was
 
 
 def test_the_players_load_and_play_one_at_a_time(opened):
@@ -377,14 +428,15 @@ def test_the_players_load_and_play_one_at_a_time(opened):
     durations, states, paused, line = opened.execute_async_script(script)
     assert durations == pytest.approx([0.5, 0.5], abs=1e-3)
     assert min(states) >= 2 and paused == [True, False]
-    assert float(line.removesuffix("px")) >= 0          # before playing it is outside
+    assert float(line.removesuffix("px")) >= 0  # before playing it is outside
 
 
 def test_the_page_fits_a_phone(opened):
     size = opened.get_window_size()
     try:
-        opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                               {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True})
+        opened.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+        )
         wide = opened.execute_script("return document.documentElement.scrollWidth")
         (compare,) = find(opened, ".compare")
         assert wide <= 360 and 280 <= compare.size["width"] <= 360

@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from conftest import ROOT, environment, one_line, save_picture
 from PIL import Image
 
 import Compression_ADMM
 import Decompression
-from conftest import ROOT, environment, one_line, save_picture
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +24,22 @@ def sources(tmp_path_factory):
 
 
 def through(script, checkpoint, data: bytes, *arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, ROOT / script, *arguments, "--device", "cpu", "--checkpoint", checkpoint],
-                          input=data, cwd=ROOT, capture_output=True, env=environment())
+    return subprocess.run(
+        [sys.executable, ROOT / script, *arguments, "--device", "cpu", "--checkpoint", checkpoint],
+        input=data,
+        cwd=ROOT,
+        capture_output=True,
+        env=environment(),
+    )
 
 
 @pytest.mark.parametrize("name, kind", [("a.jpg", "image"), ("a.flac", "speech")])
 def test_there_and_back_through_pipes(sources, tiny_checkpoints, codecs, tmp_path, name, kind):
     """The kind is seen from the content; --verbose and the table do not get into the data."""
     checkpoint, original = tiny_checkpoints[kind], (sources / name).read_bytes()
-    packed = through("Compression_ADMM.py", checkpoint, original, "--input", "-", "--output", "-", "--search", "none",
-                     "--verbose")
+    packed = through(
+        "Compression_ADMM.py", checkpoint, original, "--input", "-", "--output", "-", "--search", "none", "--verbose"
+    )
     assert packed.returncode == 0, packed.stderr
     codec = codecs[kind]
     assert packed.stdout == codec.compress(codec.signal.read(sources / name), 3, "none")
@@ -47,16 +53,27 @@ def test_there_and_back_through_pipes(sources, tiny_checkpoints, codecs, tmp_pat
 def test_one_end_alone(sources, tiny_checkpoints, tmp_path):
     """Standard input into a folder; a named file to standard output."""
     checkpoint = tiny_checkpoints["image"]
-    done = through("Compression_ADMM.py", checkpoint, (sources / "a.png").read_bytes(), "--input", "-", "--output",
-                   tmp_path, "--search", "none")
+    done = through(
+        "Compression_ADMM.py",
+        checkpoint,
+        (sources / "a.png").read_bytes(),
+        "--input",
+        "-",
+        "--output",
+        tmp_path,
+        "--search",
+        "none",
+    )
     assert done.returncode == 0 and b"1 of 1 files" in done.stdout, done.stderr
     assert {path.name for path in tmp_path.glob("stdin*")} == {"stdin.bpgan", "stdin.png"}
     done = through("Decompression.py", checkpoint, b"", "--input", tmp_path / "stdin.bpgan", "--output", "-")
     assert done.returncode == 0 and done.stdout == (tmp_path / "stdin.png").read_bytes()
 
 
-@pytest.mark.parametrize("data, words", [(b"", "standard input"), (b"neither\n" * 50, "standard input"),
-                                         (b"RIFF\0\0\0\0WAVE", "standard input")])
+@pytest.mark.parametrize(
+    "data, words",
+    [(b"", "standard input"), (b"neither\n" * 50, "standard input"), (b"RIFF\0\0\0\0WAVE", "standard input")],
+)
 def test_what_is_no_signal(sources, tiny_checkpoints, data, words):
     done = through("Compression_ADMM.py", tiny_checkpoints["image"], data, "--input", "-", "--output", "-")
     one_line(done.returncode, done.stderr.decode(), words, exit_code=1)
@@ -73,8 +90,12 @@ def test_a_damaged_file_gives_no_data(sources, tiny_checkpoints, codecs):
 
 @pytest.mark.parametrize("module", [Compression_ADMM, Decompression], ids=lambda m: m.__name__)
 def test_a_pipe_takes_one_file(run, module, sources):
-    for arguments in (["--input", "-", sources / "a.png", "--output", "-"], ["--input", sources, "--output", "-"],
-                      ["--input", sources / "a.png", "-"], ["--output", "-"]):
+    for arguments in (
+        ["--input", "-", sources / "a.png", "--output", "-"],
+        ["--input", sources, "--output", "-"],
+        ["--input", sources / "a.png", "-"],
+        ["--output", "-"],
+    ):
         code, out, err = run(module, *arguments)
         one_line(code, err, "- stands for one file", exit_code=1)
         assert not out

@@ -12,8 +12,12 @@ import test as evaluate
 import train
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
-SCRIPTS = {"Compression_ADMM.py": Compression_ADMM, "Decompression.py": Decompression, "test.py": evaluate,
-           "train.py": train}
+SCRIPTS = {
+    "Compression_ADMM.py": Compression_ADMM,
+    "Decompression.py": Decompression,
+    "test.py": evaluate,
+    "train.py": train,
+}
 COMMANDS = sorted(set(re.findall(r"python ((?:%s)[^\n`#|>]*)" % "|".join(map(re.escape, SCRIPTS)), README)))
 
 

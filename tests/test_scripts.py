@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import ROOT, environment, listing, one_line, save_picture, signal_handlers_kept, table
 from PIL import Image
 
 import Compression_ADMM
 import Decompression
 import test as evaluate
 import train
-from conftest import ROOT, environment, listing, one_line, save_picture, signal_handlers_kept, table
 
 COMMON = ["file", "signal", "bytes"]
 SETTINGS = ["encode_seconds", "decode_seconds", "search", "iterations", "entropy_coder", "quality"]
@@ -40,8 +40,13 @@ def mixed(tmp_path_factory) -> Path:
     return folder
 
 
-RESULTS = {"a.png": "a.png", "a.jpg": "a.jpg", "a.flac": "a.flac", "deep/er/b.PNG": "deep/er/b",
-           "deep/clip.wav": "deep/clip"}
+RESULTS = {
+    "a.png": "a.png",
+    "a.jpg": "a.jpg",
+    "a.flac": "a.flac",
+    "deep/er/b.PNG": "deep/er/b",
+    "deep/clip.wav": "deep/clip",
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +54,23 @@ def compressed(mixed, tiny_checkpoints, tmp_path_factory) -> Path:
     """What Compression_ADMM.py makes of that folder."""
     output = tmp_path_factory.mktemp("mixed") / "out"
     with signal_handlers_kept():
-        code = Compression_ADMM.main([
-            "--input", str(mixed), "--output", str(output), "--iterations", "3", "--quality", "4.5", "--device", "cpu",
-            "--checkpoint", str(tiny_checkpoints["image"]), str(tiny_checkpoints["speech"])])
+        code = Compression_ADMM.main(
+            [
+                "--input",
+                str(mixed),
+                "--output",
+                str(output),
+                "--iterations",
+                "3",
+                "--quality",
+                "4.5",
+                "--device",
+                "cpu",
+                "--checkpoint",
+                str(tiny_checkpoints["image"]),
+                str(tiny_checkpoints["speech"]),
+            ]
+        )
     assert code == 0
     return output
 
@@ -93,7 +112,7 @@ def test_metrics_table(compressed, mixed, codecs):
                 pixels, original = image.width * image.height, np.asarray(image.convert("RGB"), np.float64)
             assert float(row["bpp"]) == pytest.approx(8 * size / pixels, rel=1e-5)
             decoded = np.asarray(Image.open(compressed / f"{stem}.png"), np.float64)
-            psnr = 10 * np.log10(255 ** 2 / np.mean((original - decoded) ** 2))
+            psnr = 10 * np.log10(255**2 / np.mean((original - decoded) ** 2))
             assert float(row["psnr_db"]) == pytest.approx(psnr, abs=1e-3)
             assert row["kbps"] == row["stoi"] == ""
         else:
@@ -104,8 +123,9 @@ def test_metrics_table(compressed, mixed, codecs):
 
 
 def test_one_kind_alone_has_its_own_columns(run, mixed, tmp_path):
-    code, out, err = run(Compression_ADMM, "--input", mixed / "a.png", mixed / "deep" / "er", "--output", tmp_path,
-                         "--search", "none")
+    code, out, err = run(
+        Compression_ADMM, "--input", mixed / "a.png", mixed / "deep" / "er", "--output", tmp_path, "--search", "none"
+    )
     assert code == 0, err
     columns, rows = table(tmp_path / "metrics.csv")
     assert columns == [*COMMON, "bpp", *IMAGE_COLUMNS, *SETTINGS]
@@ -123,8 +143,19 @@ def test_options_are_kept_with_the_results(compressed):
 
 @pytest.mark.parametrize("coder", ["huffman", "context"])
 def test_targets_and_coders_from_the_command_line(run, mixed, tmp_path, coder):
-    code, _, err = run(Compression_ADMM, "--input", mixed / "deep", "--output", tmp_path, "--target_bpp", "0.2",
-                       "--search", "none", "--entropy_coder", coder)
+    code, _, err = run(
+        Compression_ADMM,
+        "--input",
+        mixed / "deep",
+        "--output",
+        tmp_path,
+        "--target_bpp",
+        "0.2",
+        "--search",
+        "none",
+        "--entropy_coder",
+        coder,
+    )
     assert code == 0, err
     _, rows = table(tmp_path / "metrics.csv")
     picture = next(row for row in rows if row["signal"] == "image")
@@ -134,8 +165,9 @@ def test_targets_and_coders_from_the_command_line(run, mixed, tmp_path, coder):
 
 
 def test_a_target_out_of_reach_names_the_file_and_the_nearest(run, mixed, tmp_path):
-    code, _, err = run(Compression_ADMM, "--input", mixed / "a.png", "--output", tmp_path, "--target_bpp", "0.0002",
-                       "--search", "none")
+    code, _, err = run(
+        Compression_ADMM, "--input", mixed / "a.png", "--output", tmp_path, "--target_bpp", "0.0002", "--search", "none"
+    )
     one_line(code, err, "a.png", "nearest reachable rate", exit_code=1)
 
 
@@ -143,8 +175,16 @@ def test_two_roots_with_one_stem_do_not_overwrite(run, mixed, tmp_path):
     for name in ("one", "two"):
         save_picture(tmp_path / name / "x.png", 20, 20, len(name))
     shutil.copy(tmp_path / "one" / "x.png", tmp_path / "two" / "y.png")
-    code, _, err = run(Compression_ADMM, "--input", tmp_path / "one", tmp_path / "two", "--output", tmp_path / "out",
-                       "--search", "none")
+    code, _, err = run(
+        Compression_ADMM,
+        "--input",
+        tmp_path / "one",
+        tmp_path / "two",
+        "--output",
+        tmp_path / "out",
+        "--search",
+        "none",
+    )
     assert code == 0, err
     assert len([name for name in listing(tmp_path / "out") if name.endswith(".bpgan")]) == 3
 
@@ -172,11 +212,28 @@ def test_decompression_needs_nothing_of_the_sender(compressed, tiny_checkpoints,
         "             'utils.metrics', 'sklearn', 'pesq', 'pystoi', 'tensorboard'):\n"
         "    sys.modules[name] = None\n"
         "import Decompression\n"
-        "sys.exit(Decompression.main(sys.argv[1:]))")
+        "sys.exit(Decompression.main(sys.argv[1:]))"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", program, "--input", compressed, "--output", tmp_path, "--device", "cpu",
-         "--checkpoint", tiny_checkpoints["image"], tiny_checkpoints["speech"]],
-        cwd=ROOT, capture_output=True, text=True, env=environment())
+        [
+            sys.executable,
+            "-c",
+            program,
+            "--input",
+            compressed,
+            "--output",
+            tmp_path,
+            "--device",
+            "cpu",
+            "--checkpoint",
+            tiny_checkpoints["image"],
+            tiny_checkpoints["speech"],
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
     assert done.returncode == 0, done.stderr
     same_decoded_files(tmp_path, compressed)
 
@@ -212,11 +269,27 @@ def test_a_damaged_input_does_not_stop_the_others(run, mixed, tmp_path):
 
 
 def test_another_checkpoint_is_refused_by_name(compressed, tiny_checkpoints, run, tmp_path):
-    code, _, err = run(Decompression, "--input", compressed / "a.png.bpgan", "--output", tmp_path,
-                       "--checkpoint", tiny_checkpoints["image_other"], checkpoint=False)
+    code, _, err = run(
+        Decompression,
+        "--input",
+        compressed / "a.png.bpgan",
+        "--output",
+        tmp_path,
+        "--checkpoint",
+        tiny_checkpoints["image_other"],
+        checkpoint=False,
+    )
     one_line(code, err, "a.png.bpgan", "--checkpoint", exit_code=1)
-    code, _, err = run(Decompression, "--input", compressed / "a.flac.bpgan", "--output", tmp_path,
-                       "--checkpoint", tiny_checkpoints["image"], checkpoint=False)
+    code, _, err = run(
+        Decompression,
+        "--input",
+        compressed / "a.flac.bpgan",
+        "--output",
+        tmp_path,
+        "--checkpoint",
+        tiny_checkpoints["image"],
+        checkpoint=False,
+    )
     one_line(code, err, "a.flac.bpgan", "speech", exit_code=1)
 
 
@@ -224,10 +297,30 @@ def test_realism_from_the_command_line(run, compressed, tiny_checkpoints, tmp_pa
     code, _, err = run(Decompression, "--input", compressed / "a.png.bpgan", "--output", tmp_path, "--realism", "1")
     assert code == 0, err
     assert (tmp_path / "a.png.png").read_bytes() != (compressed / "a.png.png").read_bytes()
-    code, _, err = run(Compression_ADMM, "--input", compressed / "deep" / "er" / "b.png", "--output", tmp_path / "f",
-                       "--search", "none", "--checkpoint", tiny_checkpoints["image_faithful"], checkpoint=False)
-    code, _, err = run(Decompression, "--input", tmp_path / "f", "--output", tmp_path / "g", "--realism", "0.5",
-                       "--checkpoint", tiny_checkpoints["image_faithful"], checkpoint=False)
+    code, _, err = run(
+        Compression_ADMM,
+        "--input",
+        compressed / "deep" / "er" / "b.png",
+        "--output",
+        tmp_path / "f",
+        "--search",
+        "none",
+        "--checkpoint",
+        tiny_checkpoints["image_faithful"],
+        checkpoint=False,
+    )
+    code, _, err = run(
+        Decompression,
+        "--input",
+        tmp_path / "f",
+        "--output",
+        tmp_path / "g",
+        "--realism",
+        "0.5",
+        "--checkpoint",
+        tiny_checkpoints["image_faithful"],
+        checkpoint=False,
+    )
     one_line(code, err, "b.bpgan", "no realistic generator", exit_code=1)
 
 
@@ -235,7 +328,7 @@ def test_realism_from_the_command_line(run, compressed, tiny_checkpoints, tmp_pa
 
 
 def test_evaluation_at_several_qualities(run, mixed, tmp_path):
-    code, out, err = run(evaluate, "--input", mixed / "deep", "--output", tmp_path, "--quality", "2", "7.5")
+    code, _out, err = run(evaluate, "--input", mixed / "deep", "--output", tmp_path, "--quality", "2", "7.5")
     assert code == 0, err
     sizes = {}
     for quality in ("2", "7.5"):
@@ -249,8 +342,20 @@ def test_evaluation_at_several_qualities(run, mixed, tmp_path):
 
 def test_evaluation_is_compression_without_search(run, mixed, tmp_path):
     assert run(evaluate, "--input", mixed / "a.png", "--output", tmp_path / "t", "--quality", "4")[0] == 0
-    assert run(Compression_ADMM, "--input", mixed / "a.png", "--output", tmp_path / "c", "--quality", "4",
-               "--search", "none")[0] == 0
+    assert (
+        run(
+            Compression_ADMM,
+            "--input",
+            mixed / "a.png",
+            "--output",
+            tmp_path / "c",
+            "--quality",
+            "4",
+            "--search",
+            "none",
+        )[0]
+        == 0
+    )
     for name in ("a.bpgan", "a.png"):
         assert (tmp_path / "t" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
 
@@ -261,12 +366,30 @@ def test_evaluation_is_compression_without_search(run, mixed, tmp_path):
 @pytest.mark.parametrize("module", [Compression_ADMM, evaluate, Decompression], ids=lambda m: m.__name__)
 def test_mistakes_are_one_line(run, module, mixed, compressed, tmp_path, monkeypatch):
     source = compressed / "a.png.bpgan" if module is Decompression else mixed / "a.png"
-    one_line(*_codes(run(module, "--input", tmp_path / "nothing", "--output", tmp_path / "o")),
-             "nothing", "no such file", exit_code=1)
+    one_line(
+        *_codes(run(module, "--input", tmp_path / "nothing", "--output", tmp_path / "o")),
+        "nothing",
+        "no such file",
+        exit_code=1,
+    )
     (tmp_path / "void").mkdir()
     one_line(*_codes(run(module, "--input", tmp_path / "void", "--output", tmp_path / "o")), "void", exit_code=1)
-    one_line(*_codes(run(module, "--input", source, "--output", tmp_path / "o", "--checkpoint",
-                         tmp_path / "none.safetensors", checkpoint=False)), "none.safetensors", exit_code=1)
+    one_line(
+        *_codes(
+            run(
+                module,
+                "--input",
+                source,
+                "--output",
+                tmp_path / "o",
+                "--checkpoint",
+                tmp_path / "none.safetensors",
+                checkpoint=False,
+            )
+        ),
+        "none.safetensors",
+        exit_code=1,
+    )
     (tmp_path / "file").write_text("in the way")
     one_line(*_codes(run(module, "--input", source, "--output", tmp_path / "file")), "file", exit_code=1)
     one_line(*_codes(run(module, "--input", source, "--colour")), "--colour", exit_code=2)
@@ -280,27 +403,38 @@ def _codes(result):
 
 def test_mistakes_in_options(run, mixed, tmp_path, capsys):
     for module, arguments, word in (
-            (Compression_ADMM, ["--quality", "9"], "9.0 is outside 1 to 8"),
-            (Compression_ADMM, ["--quality", "fine"], "'fine'"),
-            (Compression_ADMM, ["--quality", "nan"], "outside"),
-            (Compression_ADMM, ["--quality", "2", "--target_bpp", "1"], "not allowed with"),
-            (Compression_ADMM, ["--iterations", "-1"], "outside"),
-            (Compression_ADMM, ["--search", "luck"], "luck"),
-            (Compression_ADMM, ["--entropy_coder", "zip"], "zip"),
-            (Compression_ADMM, ["--seed", "-1"], "outside"),
-            (evaluate, ["--quality", "0.5"], "outside 1 to 8"),
-            (Decompression, ["--realism", "2"], "outside 0.0 to 1.0"),
-            (train, ["--signal", "smell"], "smell"),
-            (train, [], "--signal"),
-            (train, ["--signal", "image", "--steps", "0"], "outside")):
+        (Compression_ADMM, ["--quality", "9"], "9.0 is outside 1 to 8"),
+        (Compression_ADMM, ["--quality", "fine"], "'fine'"),
+        (Compression_ADMM, ["--quality", "nan"], "outside"),
+        (Compression_ADMM, ["--quality", "2", "--target_bpp", "1"], "not allowed with"),
+        (Compression_ADMM, ["--iterations", "-1"], "outside"),
+        (Compression_ADMM, ["--search", "luck"], "luck"),
+        (Compression_ADMM, ["--entropy_coder", "zip"], "zip"),
+        (Compression_ADMM, ["--seed", "-1"], "outside"),
+        (evaluate, ["--quality", "0.5"], "outside 1 to 8"),
+        (Decompression, ["--realism", "2"], "outside 0.0 to 1.0"),
+        (train, ["--signal", "smell"], "smell"),
+        (train, [], "--signal"),
+        (train, ["--signal", "image", "--steps", "0"], "outside"),
+    ):
         code, _, err = run(module, *arguments, checkpoint=False)
         one_line(code, err, word, exit_code=2)
     code, _, err = run(Compression_ADMM, "--input", mixed / "notes.txt", "--output", tmp_path)
     one_line(code, err, "notes.txt", ".txt", ".png", exit_code=1)
     code, _, err = run(Decompression, "--output", tmp_path)
     one_line(code, err, "--input", exit_code=1)
-    code, _, err = run(train, "--signal", "image", "--dataroot", tmp_path / "none", "--valroot", tmp_path,
-                       "--runs", tmp_path, checkpoint=False)
+    code, _, err = run(
+        train,
+        "--signal",
+        "image",
+        "--dataroot",
+        tmp_path / "none",
+        "--valroot",
+        tmp_path,
+        "--runs",
+        tmp_path,
+        checkpoint=False,
+    )
     one_line(code, err, "none", exit_code=1)
 
 
@@ -325,10 +459,33 @@ def test_dry_run_does_nothing(run, module, tmp_path, monkeypatch):
 
 def test_two_processes_share_a_folder(mixed, compressed, tiny_checkpoints, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         ROOT / "Compression_ADMM.py", "--input", mixed, "--output", tmp_path, "--iterations", "3", "--quality",
-         "4.5", "--device", "cpu", "--checkpoint", tiny_checkpoints["image"], tiny_checkpoints["speech"]],
-        cwd=ROOT, capture_output=True, text=True, env=environment())
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            ROOT / "Compression_ADMM.py",
+            "--input",
+            mixed,
+            "--output",
+            tmp_path,
+            "--iterations",
+            "3",
+            "--quality",
+            "4.5",
+            "--device",
+            "cpu",
+            "--checkpoint",
+            tiny_checkpoints["image"],
+            tiny_checkpoints["speech"],
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
     assert done.returncode == 0, done.stderr
     _, rows = table(tmp_path / "metrics.csv")
     assert sorted(row["file"] for row in rows) == sorted((mixed / source).as_posix() for source in RESULTS)
@@ -341,13 +498,18 @@ def test_two_processes_share_a_folder(mixed, compressed, tiny_checkpoints, tmp_p
             assert (tmp_path / name).read_bytes() == (compressed / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("arguments", [["--dry-run"], ["--input", "{a}", "--output", "{out}"]],
-                         ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize(
+    "arguments", [["--dry-run"], ["--input", "{a}", "--output", "{out}"]], ids=lambda arguments: arguments[0]
+)
 def test_a_reader_that_has_gone_ends_in_silence(mixed, tiny_checkpoints, tmp_path, arguments):
     arguments = [part.format(a=mixed / "a.png", out=tmp_path / "out") for part in arguments]
     process = subprocess.Popen(
         [sys.executable, ROOT / "test.py", *arguments, "--checkpoint", tiny_checkpoints["image"], "--device", "cpu"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
     process.stdout.close()
     err = process.stderr.read()
     assert process.wait() == 128 + signal.SIGPIPE and not err

@@ -13,7 +13,7 @@ from utils.codec import load_codec
 from utils.decoder import load_decoder
 from utils.metrics import estoi, psnr
 
-SIZE_LIMIT = 25_000_000     # bytes; what a repository can carry
+SIZE_LIMIT = 25_000_000  # bytes; what a repository can carry
 
 
 @pytest.fixture(scope="module", params=sorted(KINDS))
@@ -69,7 +69,7 @@ def test_beats_jpeg_at_the_same_bytes():
         assert psnr(original, codec.decompress(data)) > psnr(original, rival), Path(path).name
 
 
-@pytest.mark.parametrize("kind, least", [("image", 0.045), ("speech", 0.07)])     # seen: 0.061, 0.095
+@pytest.mark.parametrize("kind, least", [("image", 0.045), ("speech", 0.07)])  # seen: 0.061, 0.095
 def test_search_pays(kind, least):
     """25 iterations on a real photograph and a sentence save this much of distortion plus rate, and more than annealing."""
     codec = load_codec(CHECKPOINTS / f"{kind}.safetensors")
@@ -104,14 +104,17 @@ def test_more_silence_adds_next_to_nothing():
     codec = load_codec(CHECKPOINTS / "speech.safetensors")
     speech = codec.signal.read(codec.signal.samples()[0])
     for quality in (1, 3, 5):
-        sizes = [len(codec.compress(np.concatenate([speech, np.zeros(16000 * seconds, np.float32)]), quality, "none"))
-                 for seconds in (1, 2, 3, 6)]
+        sizes = [
+            len(codec.compress(np.concatenate([speech, np.zeros(16000 * seconds, np.float32)]), quality, "none"))
+            for seconds in (1, 2, 3, 6)
+        ]
         assert max(np.diff(sizes)) < 20
 
 
 def test_huffman_is_close_to_context(codec):
     signal = codec.signal.read(codec.signal.samples()[0])
     for quality in (2, 6):
-        context, huffman = (len(codec.compress(signal, quality, "none", entropy_coder=name))
-                            for name in ("context", "huffman"))
+        context, huffman = (
+            len(codec.compress(signal, quality, "none", entropy_coder=name)) for name in ("context", "huffman")
+        )
         assert context < huffman < 1.12 * context

@@ -1,7 +1,6 @@
 """A short run of `python -m tests.soak`, and that it sees a leak."""
 
 import numpy as np
-
 import soak
 
 
@@ -16,7 +15,7 @@ def test_a_leak_is_seen(codecs, tmp_path, monkeypatch):
 
     def leaking(some, number, folder):
         round_trip(some, number, folder)
-        kept.append(np.ones(40_000_000, np.uint8))     # more than the allocator keeps for the next one
+        kept.append(np.ones(40_000_000, np.uint8))  # more than the allocator keeps for the next one
 
     monkeypatch.setattr(soak, "round_trip", leaking)
     _, warm, peak = soak.soak([codecs["image"]], 0, tmp_path)

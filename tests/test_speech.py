@@ -30,9 +30,18 @@ def round_trip(speech: SpeechSignal, signal: np.ndarray) -> np.ndarray:
 
 def sphere(samples: np.ndarray, rate: int) -> bytes:
     """A NIST SPHERE file as on the TIMIT disc: 1024 bytes of text, then 16-bit samples."""
-    lines = ["NIST_1A", "   1024", f"sample_count -i {len(samples)}", f"sample_rate -i {rate}",
-             "channel_count -i 1", "sample_n_bytes -i 2", "sample_byte_format -s2 01",
-             "sample_sig_bits -i 16", "sample_coding -s3 pcm", "end_head"]
+    lines = [
+        "NIST_1A",
+        "   1024",
+        f"sample_count -i {len(samples)}",
+        f"sample_rate -i {rate}",
+        "channel_count -i 1",
+        "sample_n_bytes -i 2",
+        "sample_byte_format -s2 01",
+        "sample_sig_bits -i 16",
+        "sample_coding -s3 pcm",
+        "end_head",
+    ]
     header = "\n".join(lines) + "\n"
     return header.encode().ljust(1024, b" ") + samples.astype("<i2").tobytes()
 
@@ -47,7 +56,7 @@ def test_picture_shape(speech, n, frames):
     assert speech.size(signal) == (n, 16000)
     assert speech.picture_shape((n, 16000)) == (128, frames)
     assert picture.shape == (1, 128, frames) and picture.dtype == np.float32
-    assert -1 <= picture.min() and picture.max() <= 1 and 1 <= level <= 255
+    assert picture.min() >= -1 and picture.max() <= 1 and 1 <= level <= 255
 
 
 def test_loudness_goes_into_the_level(speech, sentence):
@@ -109,7 +118,7 @@ def test_full_scale_square_wave_stays_in_range(speech):
     signal = np.sign(np.sin(2 * np.pi * 200 / 16000 * np.arange(16000) + 0.1)).astype(np.float32)
     decoded = round_trip(speech, signal)
     assert decoded.min() >= -1 and decoded.max() <= 32767 / 32768
-    assert 0.6 < np.sqrt(np.mean(decoded**2)) <= 1     # harmonics whose phases drift apart clip
+    assert 0.6 < np.sqrt(np.mean(decoded**2)) <= 1  # harmonics whose phases drift apart clip
 
 
 def test_samples_are_those_of_a_16_bit_file(speech, sentence, tmp_path):
@@ -206,8 +215,10 @@ def test_stereo_and_8_khz_are_converted_and_said_once(subtype, tmp_path, caplog)
     assert signal.shape == (16000,) and signal.dtype == np.float32
     expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     np.testing.assert_allclose(signal[1000:-1000], expected[1000:-1000], atol=1e-3)
-    assert sorted(r.message for r in caplog.records) == ["2 channels are averaged to one",
-                                                         "8000 Hz sound is resampled to 16000 Hz"]
+    assert sorted(r.message for r in caplog.records) == [
+        "2 channels are averaged to one",
+        "8000 Hz sound is resampled to 16000 Hz",
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".ogg", ".mp3", ".aiff", ".au", ".caf", ".w64"])
@@ -216,7 +227,7 @@ def test_containers(speech, sentence, tmp_path, suffix):
     assert suffix in speech.suffixes
     soundfile.write(path, sentence[:16000], 16000)
     signal = speech.read(path)
-    assert abs(len(signal) - 16000) < 3000      # MP3 may keep its padding
+    assert abs(len(signal) - 16000) < 3000  # MP3 may keep its padding
     assert np.abs(signal).max() > 0.1
 
 
@@ -256,8 +267,10 @@ def damaged(kind: str, folder, sentence):
     return path
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "text", "no samples", "NaN", "infinite",
-                                  "header only", "truncated", "folder", "absurd rate"])
+@pytest.mark.parametrize(
+    "kind",
+    ["missing", "empty", "text", "no samples", "NaN", "infinite", "header only", "truncated", "folder", "absurd rate"],
+)
 def test_damaged_files_get_one_line(speech, sentence, tmp_path, kind):
     path = damaged(kind, tmp_path, sentence)
     with pytest.raises(ValueError) as error:
@@ -268,6 +281,7 @@ def test_damaged_files_get_one_line(speech, sentence, tmp_path, kind):
 def test_failed_write_leaves_nothing(speech, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
+
     monkeypatch.setattr(soundfile, "write", fail)
     with pytest.raises(OSError):
         speech.write(tmp_path / "x.wav", np.zeros(10, np.float32))
@@ -294,7 +308,7 @@ def test_augmented_crops_keep_shape_range_and_floor(speech):
     crop[:, :, :20] = -1
     changed = [speech.augment(crop, np.random.default_rng(seed)) for seed in range(8)]
     assert all(c.shape == crop.shape and c.dtype == crop.dtype for c in changed)
-    assert all(-1 <= c.min() and c.max() <= 1 and (c[:, :, :20] == -1).all() for c in changed)
+    assert all(c.min() >= -1 and c.max() <= 1 and (c[:, :, :20] == -1).all() for c in changed)
     assert any(torch.equal(c, crop) for c in changed) and not all(torch.equal(c, crop) for c in changed)
     assert torch.equal(changed[3], speech.augment(crop, np.random.default_rng(3)))
 
@@ -308,8 +322,10 @@ def test_score_names_every_metric(speech, sentence):
 
 
 def test_import_brings_nothing_heavy():
-    code = ("import sys, data.speech; "
-            "print([m for m in ('torch', 'librosa', 'numba', 'ltfatpy', 'soundfile', 'soxr') if m in sys.modules])")
+    code = (
+        "import sys, data.speech; "
+        "print([m for m in ('torch', 'librosa', 'numba', 'ltfatpy', 'soundfile', 'soxr') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
@@ -321,6 +337,10 @@ def test_errors_weigh_by_loudness(speech):
     weights = speech.weights(x)
     assert weights.shape == x.shape
     # half of the range is 20 dB
-    assert float(weights[..., 2] / weights[..., 1]) == pytest.approx(float(weights[..., 3] / weights[..., 2])) == pytest.approx(4.48, abs=0.01)
+    assert (
+        float(weights[..., 2] / weights[..., 1])
+        == pytest.approx(float(weights[..., 3] / weights[..., 2]))
+        == pytest.approx(4.48, abs=0.01)
+    )
     picture = torch.from_numpy(speech.to_picture(speech.read(speech.samples()[0]))[0])[None]
     assert 0.4 < float(speech.weights(picture).mean()) < 2.5

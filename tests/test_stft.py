@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from data.phase import integrate_phase, reconstruct
-from data.stft import (SpeechSettings, analyze, magnitudes, mel_basis, mel_to_linear, round_up,
-                       synthesize, windows)
+from data.stft import SpeechSettings, analyze, magnitudes, mel_basis, mel_to_linear, round_up, synthesize, windows
 
 SETTINGS = SpeechSettings()
 
@@ -55,7 +54,7 @@ def test_frame_depends_on_nearby_samples_only(chirp):
     whole = magnitudes(chirp, 0, 126, SETTINGS)
     np.testing.assert_allclose(magnitudes(chirp, 40, 60, SETTINGS), whole[:, 40:60], atol=1e-12)
     changed = chirp.copy()
-    changed[60 * 128 + 512:] = 0
+    changed[60 * 128 + 512 :] = 0
     np.testing.assert_array_equal(magnitudes(changed, 0, 126, SETTINGS)[:, :61], whole[:, :61])
 
 
@@ -124,15 +123,25 @@ def test_reconstruction_continues_its_past(chirp):
     """Given 40 frames of the true waveform, what follows has its phase, not just its magnitude."""
     start, known = 30, 32
     magnitude = magnitudes(chirp, start, 126, SETTINGS)
-    past = chirp[(start - SETTINGS.margin) * 128:(start + known) * 128]
+    past = chirp[(start - SETTINGS.margin) * 128 : (start + known) * 128]
     signal = reconstruct(magnitude, (-1024, len(chirp) - start * 128), SETTINGS, past)
     next_frames = slice((start + known) * 128, (start + known + 8) * 128)
-    assert relative_error(chirp[next_frames], signal[known * 128:(known + 8) * 128]) < 0.3
+    assert relative_error(chirp[next_frames], signal[known * 128 : (known + 8) * 128]) < 0.3
 
 
-@pytest.mark.parametrize("wrong", [{"hop_length": 0}, {"hop_length": 200}, {"hop_length": 256},
-                                   {"fmax": 9000.0}, {"fmin": -1.0}, {"n_mels": 0}, {"floor_db": 0.0},
-                                   {"griffin_lim_iterations": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hop_length": 0},
+        {"hop_length": 200},
+        {"hop_length": 256},
+        {"fmax": 9000.0},
+        {"fmin": -1.0},
+        {"n_mels": 0},
+        {"floor_db": 0.0},
+        {"griffin_lim_iterations": -1},
+    ],
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError):
         SpeechSettings(**wrong)

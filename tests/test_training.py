@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import ROOT, environment, tiny_checkpoint, tiny_config
 from PIL import Image
 
 import train
-from conftest import ROOT, environment, tiny_checkpoint, tiny_config
 from data import build_signal
 from data.dataset import PictureSet
 from data.images import ImageSignal
@@ -29,7 +29,7 @@ from utils.fitting import fit_centers
 from utils.training import SCHEDULE, Trainer
 
 STAGES = ["joint", "quantized", "entropy", "searched", "adversarial"]
-N_BATCHES = 2       # of the fits, here
+N_BATCHES = 2  # of the fits, here
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +68,18 @@ def picture_set(roots, kind="image", cls=PictureSet) -> PictureSet:
 
 
 def make_trainer(folder, kind="image", stages=STAGES, steps=6, **changes) -> Trainer:
-    values = dict(batch_size=2, learning_rate=1e-3, optimizer="soap", minutes=None, steps=steps, validate_every=0.0,
-                  device=torch.device("cpu"), seed=0, compile_step=False, description={"command": "test"})
+    values = dict(
+        batch_size=2,
+        learning_rate=1e-3,
+        optimizer="soap",
+        minutes=None,
+        steps=steps,
+        validate_every=0.0,
+        device=torch.device("cpu"),
+        seed=0,
+        compile_step=False,
+        description={"command": "test"},
+    )
     Path(folder).mkdir(parents=True, exist_ok=True)
     return Trainer(tiny_config(kind), build_signal(kind), folder, list(stages), **{**values, **changes})
 
@@ -122,8 +132,12 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
             for name, tensor in getattr(trainer, module).named_parameters():
                 changed = not torch.equal(tensor, before[module][name])
                 assert not changed or name.startswith(prefixes), f"{stage}: {module}.{name} moved"
-            moved = {prefix for prefix in prefixes for name, tensor in getattr(trainer, module).named_parameters()
-                     if name.startswith(prefix) and not torch.equal(tensor, before[module][name])}
+            moved = {
+                prefix
+                for prefix in prefixes
+                for name, tensor in getattr(trainer, module).named_parameters()
+                if name.startswith(prefix) and not torch.equal(tensor, before[module][name])
+            }
             assert moved == set(prefixes), f"{stage}: {module} learns nothing"
 
 
@@ -144,12 +158,16 @@ def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeyp
     again.resume()
     assert again.searched.count == 6
     for seed in range(9):
-        same(*([*batches.draw(np.random.default_rng(seed), torch.device("cpu"))]
-               for batches in (trainer.searched, again.searched)))
+        same(
+            *(
+                [*batches.draw(np.random.default_rng(seed), torch.device("cpu"))]
+                for batches in (trainer.searched, again.searched)
+            )
+        )
     trainer.searched.remove()
     assert not any(trainer.searched.folder.iterdir())
     again.resume()
-    again.stage_step = 33       # not a step of a search, but there is nothing left to draw from
+    again.stage_step = 33  # not a step of a search, but there is nothing left to draw from
     again.searched_step(x, quality)
     assert again.searched.count == 1
 
@@ -197,7 +215,7 @@ def test_all_stages_give_a_checkpoint_that_compresses(roots, tmp_path, kind):
     for row in checkpoint.info["validation"]:
         assert all(row[f"val_bpp_{q}"] > 0 and np.isfinite(row[f"val_psnr_{q}"]) for q in (1, 3, 5, 8))
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [row["stage"] for row in rows if "loss" in row] == STAGES      # the first step of each
+    assert [row["stage"] for row in rows if "loss" in row] == STAGES  # the first step of each
 
 
 def test_later_stages_keep_what_files_depend_on(roots, tmp_path):
@@ -218,10 +236,12 @@ def test_later_stages_keep_what_files_depend_on(roots, tmp_path):
         if name.startswith("encoder.") or name in ("gains.log_gain", "codebook.centers"):
             assert torch.equal(joint.model[name], quantized.model[name]), name
             assert torch.equal(joint.model[name], searched.model[name]), name
-    same(quantized.model, entropy.model)        # the network of its tables alone is another
+    same(quantized.model, entropy.model)  # the network of its tables alone is another
     same(searched.model, adversarial.model)
-    same({k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in searched.tables.items()},
-         {k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in adversarial.tables.items()})
+    same(
+        {k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in searched.tables.items()},
+        {k: {n: torch.from_numpy(a.astype(np.int64)) for n, a in v.items()} for k, v in adversarial.tables.items()},
+    )
     assert joint.realistic is None and adversarial.realistic is not None
 
 
@@ -240,7 +260,7 @@ def test_fit_of_centers_is_ascending_and_repeats(roots, tmp_path):
     trainer, data = make_trainer(tmp_path), picture_set(roots)
     big = [torch.nn.functional.interpolate(data.batch(8, np.random.default_rng(0)), scale_factor=6)] * 2
     fits = []
-    for seed in (1, 2):         # enough latents that a sample of them is drawn
+    for seed in (1, 2):  # enough latents that a sample of them is drawn
         torch.manual_seed(seed)
         fit_centers(trainer.model, big)
         fits.append(trainer.model.codebook.centers.clone())
@@ -273,8 +293,13 @@ def uninterrupted(roots, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageSignal, "crop_shape", (64, 64))
         patch.setattr(training, "SEARCH_ITERATIONS", 3)
-        patch.setattr(Trainer, "_fitting_batches", lambda self, data, rng=None: [
-            data.batch(4, r) for r in [np.random.default_rng(0)] for _ in range(N_BATCHES)])
+        patch.setattr(
+            Trainer,
+            "_fitting_batches",
+            lambda self, data, rng=None: [
+                data.batch(4, r) for r in [np.random.default_rng(0)] for _ in range(N_BATCHES)
+            ],
+        )
         data = picture_set(roots, cls=Interrupting)
         path = make_trainer(folder).run(data, None)
     return saved(folder), load_checkpoint(path), data.calls
@@ -284,7 +309,7 @@ def uninterrupted(roots, tmp_path_factory):
 def test_resume_is_bit_exact(roots, tmp_path, uninterrupted, at):
     """Interrupted in a step of any stage, in the fit between them or in the export, and resumed."""
     state, checkpoint, calls = uninterrupted
-    assert calls == 19      # 3 steps, fit, export, then four times 1 step, export
+    assert calls == 19  # 3 steps, fit, export, then four times 1 step, export
     data = picture_set(roots, cls=Interrupting)
     data.at = at
     with pytest.raises(KeyboardInterrupt):
@@ -315,8 +340,13 @@ def test_resume_twice_in_a_row(roots, tmp_path, uninterrupted):
     same(uninterrupted[0], saved(tmp_path))
 
 
-@pytest.mark.parametrize("devices", [("cpu", "cpu"), pytest.param(("cpu", "cuda"), marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a GPU"))])
+@pytest.mark.parametrize(
+    "devices",
+    [
+        ("cpu", "cpu"),
+        pytest.param(("cpu", "cuda"), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+    ],
+)
 def test_a_run_moves_from_device_to_device_and_back(roots, tmp_path, devices):
     """Interrupted again and again, through all stages, and each time resumed on the other device."""
     for turn in range(9):
@@ -324,7 +354,7 @@ def test_a_run_moves_from_device_to_device_and_back(roots, tmp_path, devices):
         if turn:
             trainer.resume()
         data = picture_set(roots, cls=Interrupting)
-        data.at = 3 + 2 * N_BATCHES + 1       # in the next stage: what is saved is the start of one
+        data.at = 3 + 2 * N_BATCHES + 1  # in the next stage: what is saved is the start of one
         try:
             path = trainer.run(data, None)
             break
@@ -346,7 +376,9 @@ def test_resume_refuses_what_does_not_fit(roots, tmp_path):
         trainer = make_trainer(tmp_path, stages=["joint"])
         before = copy.deepcopy(trainer.model.state_dict())
         trainer.config = dataclasses.replace(trainer.config, **changes)
-        with pytest.raises(ValueError, match=f"its {', '.join(changes)} differ: give the same --signal.*--lmbda_high") as caught:
+        with pytest.raises(
+            ValueError, match=f"its {', '.join(changes)} differ: give the same --signal.*--lmbda_high"
+        ) as caught:
             trainer.resume()
         assert "\n" not in str(caught.value)
         same(before, trainer.model.state_dict())
@@ -373,7 +405,7 @@ def test_processes_stopped_at_different_steps_resume_from_one_state(roots, tmp_p
     trainers[1]._save_state()
     resumed.resume()
     assert resumed.rng.bit_generator.state == trainers[1].rng.bit_generator.state
-    (tmp_path / "state_1.pt").unlink()      # a machine's disk is gone
+    (tmp_path / "state_1.pt").unlink()  # a machine's disk is gone
     resumed.resume()
     assert resumed.step == 3 and resumed.rng.bit_generator.state != trainers[0].rng.bit_generator.state
 
@@ -386,7 +418,7 @@ class Broken(PictureSet):
         return super().batch(size, rng) * float("nan")
 
 
-@pytest.mark.parametrize("stage", ["joint", "quantized", "adversarial"])      # symbols are numbers: "entropy" never sees it
+@pytest.mark.parametrize("stage", ["joint", "quantized", "adversarial"])  # symbols are numbers: "entropy" never sees it
 def test_a_loss_that_is_no_number_stops_the_run(roots, tmp_path, stage):
     trainer = make_trainer(tmp_path, stages=[stage])
     before = copy.deepcopy(trainer.model.state_dict())
@@ -397,9 +429,29 @@ def test_a_loss_that_is_no_number_stops_the_run(roots, tmp_path, stage):
 
 
 def command(roots, tmp_path, *more) -> list[str]:
-    return ["--signal", "image", "--dataroot", str(roots["image"]), "--valroot", str(roots["image"]), "--runs",
-            str(tmp_path), "--name", "r", "--device", "cpu", "--width", "0.0625", "--batch_size", "1",
-            "--validate_every", "0", "--val_files", "1", *more]
+    return [
+        "--signal",
+        "image",
+        "--dataroot",
+        str(roots["image"]),
+        "--valroot",
+        str(roots["image"]),
+        "--runs",
+        str(tmp_path),
+        "--name",
+        "r",
+        "--device",
+        "cpu",
+        "--width",
+        "0.0625",
+        "--batch_size",
+        "1",
+        "--validate_every",
+        "0",
+        "--val_files",
+        "1",
+        *more,
+    ]
 
 
 def test_the_script_reports_a_failed_step(roots, tmp_path, monkeypatch, capsys):
@@ -423,7 +475,7 @@ def test_the_script_trains_refuses_to_overwrite_and_resumes(roots, tmp_path, cap
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "holds a run already" in error and "--resume" in error
     assert (tmp_path / "r" / "state.pt").read_bytes() == before
-    (tmp_path / "r" / "state.pt").rename(tmp_path / "r" / "state_0.pt")      # a run of several processes
+    (tmp_path / "r" / "state.pt").rename(tmp_path / "r" / "state_0.pt")  # a run of several processes
     assert train.main(command(roots, tmp_path, "--steps", "4")) == 1
     assert "holds a run already" in capsys.readouterr().err
 
@@ -437,7 +489,7 @@ def untrained(path, kind="image", realistic=False) -> Path:
 def init(roots, tmp_path, checkpoint, *more) -> list[str]:
     arguments = command(roots, tmp_path, "--init", str(checkpoint), "--steps", "1", *more)
     place = arguments.index("--width")
-    return arguments[:place] + arguments[place + 2:]
+    return arguments[:place] + arguments[place + 2 :]
 
 
 @pytest.mark.parametrize("changes", [{}, {"lmbda_high": 0.3}, {"lmbda_low": 0.001, "lmbda_high": 0.02}])
@@ -456,8 +508,11 @@ def test_the_script_starts_from_a_checkpoint_on_disk(roots, tmp_path, changes):
     # a quality of the new range has the gain that the old one had at the same rate weight
     old, new = before.model["gains.log_gain"], after.model["gains.log_gain"]
     for quality in range(1, QUALITIES + 1):
-        place = (QUALITIES - 1) * math.log(after.config.lmbda(quality) / config.lmbda_low) / math.log(
-            config.lmbda_high / config.lmbda_low)
+        place = (
+            (QUALITIES - 1)
+            * math.log(after.config.lmbda(quality) / config.lmbda_low)
+            / math.log(config.lmbda_high / config.lmbda_low)
+        )
         if 0 <= place <= QUALITIES - 1:
             low = min(int(place), QUALITIES - 2)
             there = old[low] + (place - low) * (old[low + 1] - old[low])
@@ -473,8 +528,11 @@ def test_the_adversarial_stage_from_a_checkpoint_on_disk(roots, tmp_path, realis
     start = untrained(tmp_path / "start.safetensors", realistic=realistic)
     assert train.main(init(roots, tmp_path, start, "--stages", "adversarial", "--learning_rate", "1e-6")) == 0
     before, after = load_checkpoint(start), load_checkpoint(tmp_path / "r" / "checkpoint.safetensors")
-    origin = before.realistic if realistic else {
-        name.removeprefix("generator."): t for name, t in before.model.items() if name.startswith("generator.")}
+    origin = (
+        before.realistic
+        if realistic
+        else {name.removeprefix("generator."): t for name, t in before.model.items() if name.startswith("generator.")}
+    )
     assert after.realistic.keys() == origin.keys()
     assert all(torch.allclose(after.realistic[name], origin[name], atol=2e-3) for name in origin)
     generator = {name: t for name, t in before.model.items() if name.startswith("generator.")}
@@ -489,10 +547,19 @@ def test_a_realistic_generator_s_tables_move_with_the_range_of_rates(tmp_path, r
     trainer = make_trainer(tmp_path / "r", stages=["adversarial"])
     trainer.config = config
     trainer.adopt(checkpoint)
-    origin = checkpoint.realistic if realistic else {
-        name.removeprefix("generator."): t for name, t in checkpoint.model.items() if name.startswith("generator.")}
-    places = [(QUALITIES - 1) * math.log(config.lmbda(q) / config.lmbda_low) / math.log(
-        checkpoint.config.lmbda_high / config.lmbda_low) for q in range(1, QUALITIES + 1)]
+    origin = (
+        checkpoint.realistic
+        if realistic
+        else {
+            name.removeprefix("generator."): t for name, t in checkpoint.model.items() if name.startswith("generator.")
+        }
+    )
+    places = [
+        (QUALITIES - 1)
+        * math.log(config.lmbda(q) / config.lmbda_low)
+        / math.log(checkpoint.config.lmbda_high / config.lmbda_low)
+        for q in range(1, QUALITIES + 1)
+    ]
     moved = 0
     for module in (trainer.realistic, trainer.realistic_average):
         for name, parameter in module.named_parameters():
@@ -526,17 +593,25 @@ def test_the_entropy_stage_from_a_checkpoint_keeps_its_generators(roots, tmp_pat
 def test_mistakes_with_init(roots, tmp_path, capsys):
     start = untrained(tmp_path / "start.safetensors")
     speech = untrained(tmp_path / "speech.safetensors", "speech")
-    for arguments, words in ((init(roots, tmp_path, start, "--width", "0.5"), "--width does not go with --init"),
-                             (init(roots, tmp_path, speech), "a checkpoint for speech, --signal says image"),
-                             (init(roots, tmp_path, tmp_path / "none.safetensors"), "none.safetensors does not exist")):
+    for arguments, words in (
+        (init(roots, tmp_path, start, "--width", "0.5"), "--width does not go with --init"),
+        (init(roots, tmp_path, speech), "a checkpoint for speech, --signal says image"),
+        (init(roots, tmp_path, tmp_path / "none.safetensors"), "none.safetensors does not exist"),
+    ):
         assert train.main(arguments) == 1
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and words in lines[0]
 
 
 def test_sigterm_saves_the_state(roots, tmp_path):
-    process = subprocess.Popen([sys.executable, ROOT / "train.py", *command(roots, tmp_path, "--steps", "1000000")],
-                               cwd=ROOT, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *command(roots, tmp_path, "--steps", "1000000")],
+        cwd=ROOT,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
     try:
         deadline = time.monotonic() + 90
         while not (tmp_path / "r" / "history.jsonl").exists():
@@ -572,16 +647,23 @@ distributed.stop()
 
 def test_two_processes_hold_the_same_weights(roots, tmp_path, uninterrupted):
     script = tmp_path / "two.py"
-    script.write_text(TWO.format(root=str(ROOT), tests=str(ROOT / "tests"), data=str(roots["image"]),
-                                 folder=str(tmp_path / "run")))
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                           script], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
+    script.write_text(
+        TWO.format(root=str(ROOT), tests=str(ROOT / "tests"), data=str(roots["image"]), folder=str(tmp_path / "run"))
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (torch.load(tmp_path / "run" / f"state_{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["step"] == second["step"] == 7
     same(first["modules"], second["modules"])
     same(first["optimizer"], second["optimizer"])
-    assert first["rng"] != second["rng"]        # each process sees crops of its own
+    assert first["rng"] != second["rng"]  # each process sees crops of its own
     alone = uninterrupted[0]["modules"]["model"]["encoder.out.weight"]
     assert not torch.equal(first["modules"]["model"]["encoder.out.weight"], alone)
     assert load_codec(tmp_path / "run" / "checkpoint.safetensors").config == tiny_config("image")

@@ -20,7 +20,7 @@ needs_kernels = pytest.mark.skipif(not winograd.kernels.available(), reason="PyT
 def blocks():
     torch.manual_seed(0)
     blocks = stack(24, 2)
-    for block in blocks:        # the second convolution counts, and both have a bias
+    for block in blocks:  # the second convolution counts, and both have a bias
         block.conv2.weight.data *= 5
         torch.nn.init.normal_(block.conv1.bias, std=0.3)
         torch.nn.init.normal_(block.conv2.bias, std=0.3)
@@ -31,7 +31,7 @@ def both_ways(function, x, gradient):
     """function(x) and what back-propagation of the gradient gives, in float32."""
     x = x.clone().requires_grad_(True)
     y = function(x)
-    slope, = torch.autograd.grad(y, x, gradient.to(y.dtype))
+    (slope,) = torch.autograd.grad(y, x, gradient.to(y.dtype))
     return y.detach().float(), slope.float()
 
 
@@ -55,7 +55,9 @@ def test_is_the_stack_it_was_made_of(blocks, shape):
     found = both_ways(FrozenStack(blocks), x.bfloat16(), gradient)
     for result, reference, limit in zip(found, expected, (0.015, 0.08)):
         assert result.shape == reference.shape
-        assert error(result, reference) < limit     # a value next to 0 may lie on its other side, where the slope is another
+        assert (
+            error(result, reference) < limit
+        )  # a value next to 0 may lie on its other side, where the slope is another
 
 
 @needs_kernels
@@ -73,7 +75,7 @@ def test_any_number_of_threads_and_any_chunk_gives_the_same(blocks, monkeypatch)
     expected = both_ways(frozen, x, gradient)
     monkeypatch.setattr(winograd, "CHUNK", 1)
     for result, reference in zip(both_ways(frozen, x, gradient), expected):
-        assert error(result, reference) < 1e-3      # products of other sizes may be summed up otherwise
+        assert error(result, reference) < 1e-3  # products of other sizes may be summed up otherwise
 
 
 @needs_kernels
@@ -82,9 +84,9 @@ def test_pictures_of_a_batch_do_not_mix(blocks):
     frozen = FrozenStack(blocks)
     together = both_ways(frozen, x, gradient)
     for i in range(3):
-        alone = both_ways(frozen, x[i:i + 1], gradient[i:i + 1])
+        alone = both_ways(frozen, x[i : i + 1], gradient[i : i + 1])
         for result, reference in zip(together, alone):
-            assert error(result[i:i + 1], reference) < 1e-3
+            assert error(result[i : i + 1], reference) < 1e-3
 
 
 @needs_kernels
@@ -101,7 +103,7 @@ def test_generator_for_search_is_the_generator(monkeypatch):
         assert isinstance(fast.body8, FrozenStack) == pays
         found = both_ways(lambda z: fast(z.bfloat16(), quality), z, gradient)
         errors[pays] = [error(result, reference) for result, reference in zip(found, expected)]
-    assert max(errors[False]) < 0.03        # bfloat16
+    assert max(errors[False]) < 0.03  # bfloat16
     for winograd_error, direct_error in zip(errors[True], errors[False]):
         assert winograd_error < 1.5 * direct_error
     assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in generator.parameters())
@@ -123,5 +125,7 @@ def test_code_compiled_anew_rounds_like_that_of_the_cache(tmp_path):
     command = [sys.executable, "-c", "import test_winograd; print(test_winograd.digest())"]
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path)}
-    digests = {subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    digests = {
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    }
     assert digests == {digest() + "\n"}

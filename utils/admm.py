@@ -28,16 +28,16 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import avg_pool2d
 
-Prediction = tuple[torch.Tensor, torch.Tensor]      # mean and log scale, each (B, C, h, w)
+Prediction = tuple[torch.Tensor, torch.Tensor]  # mean and log scale, each (B, C, h, w)
 
 METHODS = ("admm", "paper", "sga", "ste", "iht", "round", "none")
-OBJECTIVES = ("mse", "ms_ssim", "perceptual")       # what F measures: utils/objectives.py
-PROBE = 0.25                        # steps: how far the curvature is measured; a generator trained on searched
-                                    # latents takes most of a larger disturbance away, and seems flat
-CURVATURE_LIMITS = (0.3, 10.0)      # of what is seen of it, against what was measured at the start
-MIN_STEP = 100.0                    # bits of curvature in a move; less says nothing about it
-BACKTRACK = 1.5                     # mu rises by this where a move was not taken
-MAX_RISE = 1.5                      # of J by a noisy move, or it is not taken: the curvature measured was too small
+OBJECTIVES = ("mse", "ms_ssim", "perceptual")  # what F measures: utils/objectives.py
+PROBE = 0.25  # steps: how far the curvature is measured; a generator trained on searched
+# latents takes most of a larger disturbance away, and seems flat
+CURVATURE_LIMITS = (0.3, 10.0)  # of what is seen of it, against what was measured at the start
+MIN_STEP = 100.0  # bits of curvature in a move; less says nothing about it
+BACKTRACK = 1.5  # mu rises by this where a move was not taken
+MAX_RISE = 1.5  # of J by a noisy move, or it is not taken: the curvature measured was too small
 MAX_RELAXATION = 0.6
 # The search is done when z has come to its target (root mean square, in steps) and the copy q stands
 # still: the primal and the dual residual of ADMM.
@@ -49,19 +49,19 @@ class SearchConfig:
     """What a method does, as data. Defaults were tuned on crops of images/val and speech/val (docs/how_it_works.md)."""
 
     method: str = "admm"
-    iterations: int = 100               # back-propagations through the generator
-    objective: str = "mse"              # one of OBJECTIVES; the search itself is given F as a function
+    iterations: int = 100  # back-propagations through the generator
+    objective: str = "mse"  # one of OBJECTIVES; the search itself is given F as a function
     # admm and iht
-    penalty: float = 0.85               # mu, as a fraction of the curvature; of `paper`: in bits
-    relaxation: float = 1.75            # of a new target that enters z, over the square root of the iterations
-    noise: tuple[float, float] = (3.0, 0.3)         # T of the q-step in bits, geometric, start and end
-    noise_until: float = 0.85           # fraction of the iterations; after it only what lowers J is taken
+    penalty: float = 0.85  # mu, as a fraction of the curvature; of `paper`: in bits
+    relaxation: float = 1.75  # of a new target that enters z, over the square root of the iterations
+    noise: tuple[float, float] = (3.0, 0.3)  # T of the q-step in bits, geometric, start and end
+    noise_until: float = 0.85  # fraction of the iterations; after it only what lowers J is taken
     # the others: Adam on z
-    learning_rate: float = 0.03         # against a step of 1
+    learning_rate: float = 0.03  # against a step of 1
     temperature: tuple[float, float] = (0.5, 0.15)  # of the relaxed rounding, start and end
-    cooling_from: float = 0.2           # fraction of the iterations from which it falls
-    judge_every: int = 10               # iterations between looks at quantized candidates,
-    judge_from: float = 0.5             # from this fraction on: before, the relaxation is too soft to win
+    cooling_from: float = 0.2  # fraction of the iterations from which it falls
+    judge_every: int = 10  # iterations between looks at quantized candidates,
+    judge_from: float = 0.5  # from this fraction on: before, the relaxation is too soft to win
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -69,8 +69,10 @@ class SearchConfig:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
         if min(self.penalty, self.learning_rate, self.relaxation, *self.noise) <= 0:
-            raise ValueError(f"penalty {self.penalty}, relaxation {self.relaxation}, noise {self.noise} and learning rate "
-                             f"{self.learning_rate} must be positive")
+            raise ValueError(
+                f"penalty {self.penalty}, relaxation {self.relaxation}, noise {self.noise} and learning rate "
+                f"{self.learning_rate} must be positive"
+            )
         if self.iterations < 0:
             raise ValueError(f"{self.iterations} iterations: 0 or more are possible")
 
@@ -80,11 +82,11 @@ PRESETS = {
     "admm": {},
     # Liu, Cao, Kim 2020: gradient steps on z, full dual, nearest centers, no rate, constant mu
     "paper": dict(penalty=3.0),
-    "sga": {},                                      # Yang, Bamler, Mandt 2020
+    "sga": {},  # Yang, Bamler, Mandt 2020
     "ste": dict(learning_rate=0.005, judge_from=0.0),
     # normalized iterative hard thresholding (Blumensath and Davies 2010): a step of measured length, then the projection
     "iht": dict(noise_until=0.0),
-    "round": {},                                    # back-propagation without rounding, rounded at the end
+    "round": {},  # back-propagation without rounding, rounded at the end
     "none": dict(iterations=0),
 }
 
@@ -103,9 +105,9 @@ def preset(method: str, iterations: int | None = None, objective: str = "mse") -
 class SearchResult:
     """The best quantized latent of each picture and what it cost."""
 
-    symbols: torch.Tensor                        # int16 (B, C, h, w)
-    cost: torch.Tensor                           # (B,) its J in bits
-    start_cost: torch.Tensor                     # (B,) J of encode-and-round
+    symbols: torch.Tensor  # int16 (B, C, h, w)
+    cost: torch.Tensor  # (B,) its J in bits
+    start_cost: torch.Tensor  # (B,) J of encode-and-round
     history: list[dict] = field(default_factory=list)
 
 
@@ -179,22 +181,21 @@ class _Best:
 class _View(NamedTuple):
     """A quantized latent and what one back-propagation tells of it."""
 
-    q: torch.Tensor                 # (B, C, h, w)
-    cost: torch.Tensor              # (B,) J
-    slope: torch.Tensor             # (B, C, h, w) of F, and of the bits of all others with q as their context
-    bits: torch.Tensor              # (3, B, C, h, w) of each symbol of q, q + 1 and q - 1 in the context of q
+    q: torch.Tensor  # (B, C, h, w)
+    cost: torch.Tensor  # (B,) J
+    slope: torch.Tensor  # (B, C, h, w) of F, and of the bits of all others with q as their context
+    bits: torch.Tensor  # (3, B, C, h, w) of each symbol of q, q + 1 and q - 1 in the context of q
 
     def where(self, condition: torch.Tensor, other: "_View") -> "_View":
         """Picture by picture: this one where the condition (B,) holds, else the other."""
-        return _View(*(torch.where(condition if a.dim() == 1 else _wide(condition), a, b)
-                       for a, b in zip(self, other)))
+        return _View(*(torch.where(condition if a.dim() == 1 else _wide(condition), a, b) for a, b in zip(self, other)))
 
 
 def _look(problem: Problem, q: torch.Tensor) -> _View:
     leaf = q.detach().clone().requires_grad_(True)
     prediction = problem.predict(leaf)
     distortion = problem.distortion(leaf)
-    slope, = torch.autograd.grad(distortion.sum() + problem.estimate(prediction, q).sum(), leaf)
+    (slope,) = torch.autograd.grad(distortion.sum() + problem.estimate(prediction, q).sum(), leaf)
     bits = problem.bits(tuple(tensor.detach() for tensor in prediction), torch.stack([q, q + 1, q - 1]))
     return _View(q, distortion.detach() + bits[0].flatten(1).sum(1), slope, bits)
 
@@ -207,7 +208,7 @@ def _curvature(slope: torch.Tensor, probed: torch.Tensor, probe: torch.Tensor) -
     symbol is mostly noise: the result is the product of a mean, a factor for each place, and a
     cautious one for each channel, as steps of all channels are of about the same weight.
     """
-    raw = (probed - slope) * probe / PROBE ** 2
+    raw = (probed - slope) * probe / PROBE**2
     mean = raw.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
     place = avg_pool2d(raw.mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
     channel = raw.mean((2, 3), keepdim=True)
@@ -217,17 +218,17 @@ def _curvature(slope: torch.Tensor, probed: torch.Tensor, probe: torch.Tensor) -
 def _alternate(problem: Problem, config: SearchConfig, best: _Best, generator: torch.Generator) -> None:
     """ADMM; or what is left of it without memory and noise, iterative hard thresholding."""
     start = problem.start.round()
-    noise_shape, device = start.shape[1:], start.device     # every picture of a batch gets the same noise,
-    now = _look(problem, start)                             # whatever its company; only sums may round otherwise
+    noise_shape, device = start.shape[1:], start.device  # every picture of a batch gets the same noise,
+    now = _look(problem, start)  # whatever its company; only sums may round otherwise
     if not torch.equal(start, problem.fallback):
         best.note(start, now.cost, 0)
     probe = PROBE * (2.0 * torch.randint(0, 2, noise_shape, generator=generator, device=device) - 1)
     curvature = _curvature(now.slope, _look(problem, start + probe).slope, probe)
-    factor = torch.full_like(now.cost, 1.5)     # of the curvature along the moves that are made; corrected below
+    factor = torch.full_like(now.cost, 1.5)  # of the curvature along the moves that are made; corrected below
     relaxation = 1.0
     if config.method == "admm":
-        relaxation = min(MAX_RELAXATION, config.relaxation / config.iterations ** 0.5)
-    moves = max(1, config.iterations - 1)       # the probe was one
+        relaxation = min(MAX_RELAXATION, config.relaxation / config.iterations**0.5)
+    moves = max(1, config.iterations - 1)  # the probe was one
     z = problem.start
     gumbel = _Gumbel(noise_shape, generator, device)
     for t in range(moves):
@@ -268,11 +269,12 @@ class _Gumbel:
     def draw(self) -> torch.Tensor:
         count = len(self.noise) // 2
         start = int(torch.randint(count, (), generator=self.generator, device=self.noise.device))
-        return self.noise[start:start + count].view(self.shape)
+        return self.noise[start : start + count].view(self.shape)
 
 
-def _project(problem: Problem, now: _View, target: torch.Tensor, mu: torch.Tensor,
-             noise: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _project(
+    problem: Problem, now: _View, target: torch.Tensor, mu: torch.Tensor, noise: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The q-step: of q and its two neighbors, beyond which no slope reaches, the center c of least
     mu/2 (target - c)^2 + bits(c), bits in the context of q. Gumbel noise (3, C, h, w), T times as large, makes it
     a draw from exp(-that / T).
@@ -281,10 +283,10 @@ def _project(problem: Problem, now: _View, target: torch.Tensor, mu: torch.Tenso
     """
     pull = mu * (target - now.q)
     more_up, more_down = now.bits[1:] - now.bits[0]
-    stay, up, down = torch.zeros_like(pull), more_up + mu / 2 - pull, more_down + mu / 2 + pull     # less the cost of q
+    stay, up, down = torch.zeros_like(pull), more_up + mu / 2 - pull, more_down + mu / 2 + pull  # less the cost of q
     if noise is not None:
         stay, up, down = stay - noise[0], up - noise[1], down - noise[2]
-    leaves = torch.minimum(up, down) < stay     # (argmin over so short a dimension takes ten times as long)
+    leaves = torch.minimum(up, down) < stay  # (argmin over so short a dimension takes ten times as long)
     if problem.movable is not None:
         leaves = leaves & problem.movable
     rises = up <= down
@@ -319,8 +321,9 @@ def _descend(problem: Problem, config: SearchConfig, best: _Best, generator: tor
                 q = (z + eta).round()
                 eta += z - q
                 candidates.append(q)
-            if t + 1 == config.iterations or (config.method != "round" and progress >= config.judge_from
-                                                     and (t + 1) % config.judge_every == 0):
+            if t + 1 == config.iterations or (
+                config.method != "round" and progress >= config.judge_from and (t + 1) % config.judge_every == 0
+            ):
                 for candidate in candidates:
                     best.judge(problem.hold(candidate, fixed), t + 1)
 

@@ -15,16 +15,17 @@ import torch
 from tqdm import tqdm
 
 from data import KINDS, kind_of, signal_class
+
 from . import distributed
-from .bitstream import BitstreamError, read_file, kind_of_file, write_file
+from .bitstream import BitstreamError, kind_of_file, read_file, write_file
 from .checkpoint import CHECKPOINTS
 from .files import remove_leftovers, replacing
 from .journal import Journal
 from .report import fail
 
 SUFFIX = ".bpgan"
-BATCH_BYTES = 1 << 23       # files that are opened at once, one alone may be larger
-HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)     # no other file of the batch would fare better
+BATCH_BYTES = 1 << 23  # files that are opened at once, one alone may be larger
+HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file of the batch would fare better
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,14 @@ def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool], results: Pa
         if source.is_dir():
             if source.resolve() == results:
                 raise ValueError(f"--output {source} is an input folder: decoded files would mix with the originals")
-            found += [(path, path.relative_to(source)) for path in sorted(source.rglob("*"))
-                      if path.is_file() and belongs(path)
-                      and not any(part.startswith(".") for part in path.relative_to(source).parts)
-                      and not (results and results in path.resolve().parents)]
+            found += [
+                (path, path.relative_to(source))
+                for path in sorted(source.rglob("*"))
+                if path.is_file()
+                and belongs(path)
+                and not any(part.startswith(".") for part in path.relative_to(source).parts)
+                and not (results and results in path.resolve().parents)
+            ]
         elif source.exists():
             found.append((source, Path(source.name)))
         else:
@@ -124,8 +129,9 @@ class Checkpoints:
 Outcomes = Iterator[tuple[int, dict | Exception]]
 
 
-def run_batch(items: Iterable[Item], work: Callable[[list[Item]], Outcomes], description: str,
-              batch_size: int = 1) -> tuple[list[dict], int]:
+def run_batch(
+    items: Iterable[Item], work: Callable[[list[Item]], Outcomes], description: str, batch_size: int = 1
+) -> tuple[list[dict], int]:
     """Do this process's share of the items, `batch_size` at a time; -> (rows of all processes on the
     first one, failures).
 
@@ -136,17 +142,21 @@ def run_batch(items: Iterable[Item], work: Callable[[list[Item]], Outcomes], des
     rows, failures = [], 0
     mine = distributed.share(list(enumerate(items)))
     rank, _ = distributed.world()
-    outcomes = (some[place] + (outcome,) for some in _runs(mine, batch_size)
-                for place, outcome in work([item for _, item in some]))
+    outcomes = (
+        some[place] + (outcome,)
+        for some in _runs(mine, batch_size)
+        for place, outcome in work([item for _, item in some])
+    )
     try:
-        for done, (number, item, outcome) in enumerate(tqdm(outcomes, desc=description, total=len(mine), file=sys.stderr,
-                                                            disable=rank != 0 or len(mine) < 2)):
+        for done, (number, item, outcome) in enumerate(
+            tqdm(outcomes, desc=description, total=len(mine), file=sys.stderr, disable=rank != 0 or len(mine) < 2)
+        ):
             if not isinstance(outcome, Exception):
                 rows.append((number, outcome))
                 continue
             hopeless = isinstance(outcome, OSError) and outcome.errno in HOPELESS
             failures += len(mine) - done if hopeless else 1
-            with tqdm.external_write_mode(sys.stderr):      # a line of its own, not the bar's
+            with tqdm.external_write_mode(sys.stderr):  # a line of its own, not the bar's
                 fail(outcome, "" if str(item.path) in str(outcome) else f"{item.path}: ")
             if hopeless:
                 break
@@ -168,7 +178,7 @@ def _runs(pairs: list[tuple[int, Item]], batch_size: int) -> Iterator[list[tuple
         if some and (len(some) == batch_size or size + mine > BATCH_BYTES):
             yield some
             some, size = [], 0
-        some, size = some + [pair], size + mine
+        some, size = [*some, pair], size + mine
     if some:
         yield some
 
@@ -209,12 +219,13 @@ class _Job:
     item: Item
     codec: object
     original: object
-    key: str                # in the journal
-    targets: list[Path]     # the file, and what it decodes to
+    key: str  # in the journal
+    targets: list[Path]  # the file, and what it decodes to
 
 
-def code_files(items: list[Item], output: Path, codecs: Checkpoints, encode: Callable, journal: Journal,
-               realism: float = 0.0) -> Outcomes:
+def code_files(
+    items: list[Item], output: Path, codecs: Checkpoints, encode: Callable, journal: Journal, realism: float = 0.0
+) -> Outcomes:
     """Encode signals, write them, decode the files from disk, write and measure that; -> their rows.
 
     `encode` is given a codec and signals and returns what `Codec.encode_batch` does, or errors in
@@ -233,11 +244,18 @@ def code_files(items: list[Item], output: Path, codecs: Checkpoints, encode: Cal
             some = [opened[places[member]] for member in group]
             encoded = attempt(encode, codec, [job.original for job in some])
             if isinstance(encoded, Exception):
-                encoded = [encoded] if len(some) == 1 else [      # whose fault it was shows when each is alone
-                    attempt(lambda: encode(codec, [job.original])[0]) for job in some]
+                encoded = (
+                    [encoded]
+                    if len(some) == 1
+                    else [  # whose fault it was shows when each is alone
+                        attempt(lambda: encode(codec, [job.original])[0]) for job in some
+                    ]
+                )
             for member, job, result in zip(group, some, encoded):
-                yield places[member], (result if isinstance(result, Exception)
-                                       else attempt(_finish, job, result, journal, realism))
+                yield (
+                    places[member],
+                    (result if isinstance(result, Exception) else attempt(_finish, job, result, journal, realism)),
+                )
 
 
 def _open(item: Item, output: Path, codecs: Checkpoints, journal: Journal) -> _Job | dict:
@@ -268,11 +286,19 @@ def _finish(job: _Job, encoded, journal: Journal, realism: float) -> dict:
     decoded = codec.decompress(data, realism)
     decode_seconds = time.perf_counter() - started
     signal.write(job.targets[1], decoded)
-    row = {"file": job.item.path.as_posix(), "signal": signal.name, "bytes": len(data),
-           signal.rate_unit: signal.rate(len(data), signal.size(job.original)),
-           **signal.score(job.original, decoded),
-           "encode_seconds": encoded.seconds, "decode_seconds": decode_seconds, "search": encoded.search,
-           "iterations": encoded.iterations, "entropy_coder": encoded.coder, "quality": encoded.quality}
+    row = {
+        "file": job.item.path.as_posix(),
+        "signal": signal.name,
+        "bytes": len(data),
+        signal.rate_unit: signal.rate(len(data), signal.size(job.original)),
+        **signal.score(job.original, decoded),
+        "encode_seconds": encoded.seconds,
+        "decode_seconds": decode_seconds,
+        "search": encoded.search,
+        "iterations": encoded.iterations,
+        "entropy_coder": encoded.coder,
+        "quality": encoded.quality,
+    }
     journal.add(job.key, row, job.targets)
     return row
 
@@ -281,8 +307,18 @@ def columns_of(rows: list[dict]) -> list[str]:
     """The contract's order: what was coded, its rate, its metrics, times, settings."""
     kinds = [signal_class(name) for name in KINDS if any(row["signal"] == name for row in rows)]
     middle = [kind.rate_unit for kind in kinds] + [name for kind in kinds for name in kind.metric_names]
-    return ["file", "signal", "bytes", *middle, "encode_seconds", "decode_seconds", "search", "iterations",
-            "entropy_coder", "quality"]
+    return [
+        "file",
+        "signal",
+        "bytes",
+        *middle,
+        "encode_seconds",
+        "decode_seconds",
+        "search",
+        "iterations",
+        "entropy_coder",
+        "quality",
+    ]
 
 
 def write_metrics(rows: list[dict], path: Path) -> None:
@@ -303,8 +339,10 @@ def write_results(rows: list[dict], n_items: int, output: Path) -> None:
     if rows:
         write_metrics(rows, output / "metrics.csv")
         print(means_table(rows), end="")
-    print(f"{output / 'metrics.csv'}: {len(rows)} of {n_items} files"
-          + (f", {reused} of them by an earlier run" if reused else ""))
+    print(
+        f"{output / 'metrics.csv'}: {len(rows)} of {n_items} files"
+        + (f", {reused} of them by an earlier run" if reused else "")
+    )
 
 
 def means_table(rows: list[dict]) -> str:
@@ -332,4 +370,4 @@ def means_table(rows: list[dict]) -> str:
 
 def _line(label: str, row: dict, columns: list[str], width: int) -> str:
     cells = [f"{row[c]:>{max(8, len(c))}.0f}" if c == "bytes" else f"{row[c]:>{max(8, len(c))}.3f}" for c in columns]
-    return "  ".join([f"{label:<{width}}"] + cells)
+    return "  ".join([f"{label:<{width}}", *cells])

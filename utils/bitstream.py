@@ -128,9 +128,7 @@ def _read_varint(data: bytes, position: int, field: Field) -> tuple[int, int]:
     raise BitstreamError(f"damaged header: {field.name} has more than 5 bytes")
 
 
-def pack(
-    header: FileHeader, payload: bytes, default_sizes: Mapping[int, int] | None = None
-) -> bytes:
+def pack(header: FileHeader, payload: bytes, default_sizes: Mapping[int, int] | None = None) -> bytes:
     """The whole file.
 
     A kind's entry in `default_sizes` is the size_b that is stored in one byte; `unpack` needs the
@@ -161,8 +159,7 @@ def _parse(data: bytes, default_sizes: Mapping[int, int] | None) -> tuple[FileHe
     """Header and the payload's offset, the checksum not yet looked at."""
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise BitstreamError(
-            f"not a .bpgan file: it starts with {data[: len(MAGIC)].hex(' ')}, "
-            f"expected {MAGIC.hex(' ')}"
+            f"not a .bpgan file: it starts with {data[: len(MAGIC)].hex(' ')}, expected {MAGIC.hex(' ')}"
         )
     end = len(data) - _CRC_BYTES
     body = data[: max(end, 0)]
@@ -178,9 +175,7 @@ def _parse(data: bytes, default_sizes: Mapping[int, int] | None) -> tuple[FileHe
             piece = body[position : position + size]
             if len(piece) < size:
                 raise BitstreamError(f"truncated file: it ends before {field.name}")
-            value = {"high": piece[0] >> 4, "low": piece[0] & 15, "u8": piece[0]}.get(
-                field.layout, piece
-            )
+            value = {"high": piece[0] >> 4, "low": piece[0] & 15, "u8": piece[0]}.get(field.layout, piece)
             if field.layout != "high":  # its byte also holds the next field
                 position += size
         _check_field(field, value)
@@ -188,9 +183,7 @@ def _parse(data: bytes, default_sizes: Mapping[int, int] | None) -> tuple[FileHe
     return FileHeader(**values), position
 
 
-def _resolve_default(
-    stored: int, kind: int, default_sizes: Mapping[int, int] | None, field: Field
-) -> int:
+def _resolve_default(stored: int, kind: int, default_sizes: Mapping[int, int] | None, field: Field) -> int:
     default = (default_sizes or {}).get(kind)
     if stored == 0:
         if default is None:
@@ -213,8 +206,7 @@ def unpack(data: bytes, default_sizes: Mapping[int, int] | None = None) -> tuple
     stored = int.from_bytes(data[-_CRC_BYTES:], "big")
     if found != stored:
         raise BitstreamError(
-            f"damaged file: checksum {found:08x}, expected {stored:08x}; "
-            "bytes were changed, cut off or appended"
+            f"damaged file: checksum {found:08x}, expected {stored:08x}; bytes were changed, cut off or appended"
         )
     return header, data[position:-_CRC_BYTES]
 
@@ -243,9 +235,7 @@ def check_fingerprint(header: FileHeader, fingerprint: bytes) -> None:
         )
 
 
-def check_size(
-    extent: int, payload_bytes: int, *, blank: int = MAX_EXTENT, per_byte: int = 0
-) -> None:
+def check_size(extent: int, payload_bytes: int, *, blank: int = MAX_EXTENT, per_byte: int = 0) -> None:
     """Refuse an absurd extent (pixels, or samples) before anything of that size is allocated.
 
     At most `blank + per_byte * payload_bytes`, and never more than 2**31, are accepted. A blank

@@ -20,15 +20,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from models import ModelConfig
+
 from .files import replacing
 
-CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"      # the trained weights that are shipped
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"  # the trained weights that are shipped
 FORMAT = 2
 FLOATS = (torch.float16, torch.float32)
 INTEGERS = (torch.uint8, torch.uint16, torch.int8, torch.int16, torch.int32, torch.int64)
-MAX_SIZE, MAX_DEPTH = 4096, 64      # of a config's numbers: far above what is ever built
-OF_THE_SENSES = ("realistic", "discriminator")    # how a file looks, not what it means
-KEPT_IN_FLOAT32 = ("gains.", "codebook.")    # exponents and centers decide symbols
+MAX_SIZE, MAX_DEPTH = 4096, 64  # of a config's numbers: far above what is ever built
+OF_THE_SENSES = ("realistic", "discriminator")  # how a file looks, not what it means
+KEPT_IN_FLOAT32 = ("gains.", "codebook.")  # exponents and centers decide symbols
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Checkpoint:
     model: dict[str, torch.Tensor]
     realistic: dict[str, torch.Tensor] | None
     discriminator: dict[str, torch.Tensor] | None
-    tables: dict[str, dict[str, np.ndarray]]     # 'network' or a coder's name -> integer arrays
+    tables: dict[str, dict[str, np.ndarray]]  # 'network' or a coder's name -> integer arrays
     default_coder: str = "huffman"
     info: dict = dataclasses.field(default_factory=dict)
     # Set when loaded: what files name their checkpoint by, and a hexadecimal digest of all but `info`.
@@ -60,12 +61,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             tensors[f"{prefix}.{name}"] = (tensor if keep else tensor.half()).cpu().contiguous()
     for coder, arrays in checkpoint.tables.items():
         for name, array in arrays.items():
-            tensors[f"tables.{coder}.{name}"] = torch.from_numpy(np.array(array))   # keeps 0-d, own memory
-    metadata = {"format": FORMAT, "config": checkpoint.config.to_dict(),
-                "signal": checkpoint.signal_settings, "default_coder": checkpoint.default_coder,
-                "info": checkpoint.info}
+            tensors[f"tables.{coder}.{name}"] = torch.from_numpy(np.array(array))  # keeps 0-d, own memory
+    metadata = {
+        "format": FORMAT,
+        "config": checkpoint.config.to_dict(),
+        "signal": checkpoint.signal_settings,
+        "default_coder": checkpoint.default_coder,
+        "info": checkpoint.info,
+    }
     with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}))
+        temporary.write_bytes(
+            save(tensors, {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()})
+        )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -90,8 +97,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"checkpoint {path} has format {metadata['format']}, this version reads {FORMAT}")
         known = {f.name for f in dataclasses.fields(ModelConfig)}
         if set(metadata["config"]) != known:
-            raise ValueError(f"checkpoint {path} has another model's settings: "
-                             f"{sorted(set(metadata['config']) ^ known)} differ")
+            raise ValueError(
+                f"checkpoint {path} has another model's settings: {sorted(set(metadata['config']) ^ known)} differ"
+            )
         config = ModelConfig(**metadata["config"])
         settings, default_coder, info = metadata["signal"], str(metadata["default_coder"]), metadata["info"]
         for name in ("signal", "info"):
@@ -116,9 +124,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"checkpoint {path} holds an unknown tensor {name!r}")
     if default_coder not in tables:
         raise ValueError(f"checkpoint {path} has no tables of its default coder {default_coder!r}")
-    return Checkpoint(config, settings, groups["model"], groups["realistic"] or None,
-                      groups["discriminator"] or None, tables, default_coder, info, fingerprint(tensors, metadata),
-                      _hash(tensors, [metadata[name] for name in ("config", "signal", "default_coder")]).hexdigest())
+    return Checkpoint(
+        config,
+        settings,
+        groups["model"],
+        groups["realistic"] or None,
+        groups["discriminator"] or None,
+        tables,
+        default_coder,
+        info,
+        fingerprint(tensors, metadata),
+        _hash(tensors, [metadata[name] for name in ("config", "signal", "default_coder")]).hexdigest(),
+    )
 
 
 def _check_config(config: ModelConfig, path: Path) -> None:
@@ -133,7 +150,7 @@ def _check_config(config: ModelConfig, path: Path) -> None:
         whole = not field.name.startswith("lmbda")
         low = 0 if field.name == "latent_rows" or field.name.endswith("depths") else 1 if whole else 1e-9
         fits = all(type(n) in ((int,) if whole else (int, float)) and low <= n <= limit for n in numbers)
-        if not fits or listed and field.name != "context_groups" and len(numbers) != 3:
+        if not fits or (listed and field.name != "context_groups" and len(numbers) != 3):
             raise ValueError(f"checkpoint {path}: {field.name} {value} in its config is not possible")
 
 

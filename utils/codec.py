@@ -1,8 +1,8 @@
 """The sender: a signal into the bytes of a .bpgan file, with as much search as one likes.
 
-    codec = load_codec("checkpoints/image.safetensors")
-    data = codec.compress(pixels, quality=3)
-    pixels = codec.decompress(data)
+codec = load_codec("checkpoints/image.safetensors")
+data = codec.compress(pixels, quality=3)
+pixels = codec.decompress(data)
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from models import QUALITIES, QUALITY_STEPS, STRIDE
 from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import at_quality
+
 from . import bitstream
 from .admm import Problem, SearchConfig, optimize_latent, preset
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
@@ -29,7 +30,7 @@ from .objectives import Distortion, FeatureDistance, clamped_squared_error, disc
 from .problem import Searchable
 from .tiling import Window, latent_shape, pad_to_stride, windows
 
-TARGET_TOLERANCE = 0.03     # a target rate is met from below within this fraction
+TARGET_TOLERANCE = 0.03  # a target rate is met from below within this fraction
 MAX_TARGET_TRIALS = 12
 # Latent positions that are searched at once. A CPU gains nothing from more than a picture of half a
 # megapixel at a time, and much from small pictures together; a GPU takes more.
@@ -40,13 +41,13 @@ BATCH_POSITIONS = {"cpu": 2048, "cuda": 65536}
 class Encoded:
     """A coded signal and how it came about."""
 
-    data: bytes                     # the whole file
-    quality: float                  # 1..8
+    data: bytes  # the whole file
+    quality: float  # 1..8
     coder: str
     search: str
     iterations: int
-    seconds: float                  # to encode; of signals searched together, each one's share
-    bits_saved: float = 0.0         # of F + bits against encode-and-round, as a fraction
+    seconds: float  # to encode; of signals searched together, each one's share
+    bits_saved: float = 0.0  # of F + bits against encode-and-round, as a fraction
 
 
 class Codec(Decoder):
@@ -70,15 +71,29 @@ class Codec(Decoder):
         """Distance of VGG16's features, where there are any; loaded for the first search that asks for it."""
         return perceptual_distance(self.config.in_channels, self.device)
 
-    def compress(self, signal: np.ndarray, quality: float = 3, search: str | SearchConfig = "admm",
-                 iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0,
-                 objective: str = "mse") -> bytes:
+    def compress(
+        self,
+        signal: np.ndarray,
+        quality: float = 3,
+        search: str | SearchConfig = "admm",
+        iterations: int | None = None,
+        entropy_coder: str | None = None,
+        seed: int = 0,
+        objective: str = "mse",
+    ) -> bytes:
         """Signal, as `Signal.read` returns it -> the bytes of a file. See `encode`."""
         return self.encode(signal, quality, search, iterations, entropy_coder, seed, objective).data
 
-    def encode(self, signal: np.ndarray, quality: float = 3, search: str | SearchConfig = "admm",
-               iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0,
-               objective: str = "mse") -> Encoded:
+    def encode(
+        self,
+        signal: np.ndarray,
+        quality: float = 3,
+        search: str | SearchConfig = "admm",
+        iterations: int | None = None,
+        entropy_coder: str | None = None,
+        seed: int = 0,
+        objective: str = "mse",
+    ) -> Encoded:
         """Like `compress`, with what is known of the result.
 
         quality in 1..8, to 1/32; search a method's name or a SearchConfig (which then names iterations
@@ -87,9 +102,16 @@ class Codec(Decoder):
         """
         return self.encode_batch([signal], quality, search, iterations, entropy_coder, seed, objective)[0]
 
-    def encode_batch(self, signals: list[np.ndarray], quality: float = 3, search: str | SearchConfig = "admm",
-                     iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0,
-                     objective: str = "mse") -> list[Encoded]:
+    def encode_batch(
+        self,
+        signals: list[np.ndarray],
+        quality: float = 3,
+        search: str | SearchConfig = "admm",
+        iterations: int | None = None,
+        entropy_coder: str | None = None,
+        seed: int = 0,
+        objective: str = "mse",
+    ) -> list[Encoded]:
         """`encode` of several signals, faster: those that go `together` are searched at once."""
         config, coder = _search_config(search, iterations, objective), self._coder(entropy_coder)
         encoded: dict[int, Encoded] = {}
@@ -106,12 +128,19 @@ class Codec(Decoder):
         groups = []
         for shape, places in by_shape.items():
             count = max(1, BATCH_POSITIONS[self.device.type] // max(1, math.prod(latent_shape(*shape))))
-            groups += [places[start:start + count] for start in range(0, len(places), count)]
+            groups += [places[start : start + count] for start in range(0, len(places), count)]
         return groups
 
-    def encode_to_rate(self, signal: np.ndarray, target: float, search: str | SearchConfig = "admm",
-                       iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0,
-                       objective: str = "mse") -> Encoded:
+    def encode_to_rate(
+        self,
+        signal: np.ndarray,
+        target: float,
+        search: str | SearchConfig = "admm",
+        iterations: int | None = None,
+        entropy_coder: str | None = None,
+        seed: int = 0,
+        objective: str = "mse",
+    ) -> Encoded:
         """The best quality whose whole file stays at or under `target` (in the kind's rate unit).
 
         Within 3 % of it, or ValueError that names the nearest reachable rate.
@@ -121,46 +150,77 @@ class Codec(Decoder):
         def rate(encoded: Encoded) -> float:
             return self.signal.rate(len(encoded.data), size)
 
-        tried = self._bisect(signal, lambda encoded: rate(encoded) <= target,
-                             lambda encoded: rate(encoded) >= target * (1 - TARGET_TOLERANCE),
-                             _search_config(search, iterations, objective), self._coder(entropy_coder), seed)
+        tried = self._bisect(
+            signal,
+            lambda encoded: rate(encoded) <= target,
+            lambda encoded: rate(encoded) >= target * (1 - TARGET_TOLERANCE),
+            _search_config(search, iterations, objective),
+            self._coder(entropy_coder),
+            seed,
+        )
         under = [encoded for encoded in tried if rate(encoded) <= target]
         if not under:
-            raise ValueError(f"{target:g} {unit} is below what this signal can be coded in; "
-                             f"the nearest reachable rate is {min(map(rate, tried)):.4f} {unit}")
+            raise ValueError(
+                f"{target:g} {unit} is below what this signal can be coded in; "
+                f"the nearest reachable rate is {min(map(rate, tried)):.4f} {unit}"
+            )
         best = max(under, key=rate)
         if best.quality == QUALITIES and rate(best) < target * (1 - TARGET_TOLERANCE):
-            raise ValueError(f"{target:g} {unit} is above the highest quality; "
-                             f"the nearest reachable rate is {rate(best):.4f} {unit}")
+            raise ValueError(
+                f"{target:g} {unit} is above the highest quality; the nearest reachable rate is {rate(best):.4f} {unit}"
+            )
         return best
 
-    def encode_to_score(self, signal: np.ndarray, metric: str, target: float, search: str | SearchConfig = "admm",
-                        iterations: int | None = None, entropy_coder: str | None = None, seed: int = 0,
-                        objective: str = "mse") -> Encoded:
+    def encode_to_score(
+        self,
+        signal: np.ndarray,
+        metric: str,
+        target: float,
+        search: str | SearchConfig = "admm",
+        iterations: int | None = None,
+        entropy_coder: str | None = None,
+        seed: int = 0,
+        objective: str = "mse",
+    ) -> Encoded:
         """The lowest quality whose decoded signal reaches `target` in a metric of the kind, such as psnr_db.
 
         Raises ValueError that names the highest score if none does.
         """
         if metric not in self.signal.metric_names:
-            raise ValueError(f"{metric} is not a metric of {self.signal.name}: "
-                             f"these are {', '.join(self.signal.metric_names)}")
-        scores: dict[bytes, float] = {}     # by content: one quality is encoded without search, then with it
+            raise ValueError(
+                f"{metric} is not a metric of {self.signal.name}: these are {', '.join(self.signal.metric_names)}"
+            )
+        scores: dict[bytes, float] = {}  # by content: one quality is encoded without search, then with it
 
         def score(encoded: Encoded) -> float:
             if encoded.data not in scores:
                 scores[encoded.data] = self.signal.score(signal, self.decompress(encoded.data))[metric]
             return scores[encoded.data]
 
-        tried = self._bisect(signal, lambda encoded: score(encoded) < target,
-                             lambda encoded: False, _search_config(search, iterations, objective),
-                             self._coder(entropy_coder), seed)
+        tried = self._bisect(
+            signal,
+            lambda encoded: score(encoded) < target,
+            lambda encoded: False,
+            _search_config(search, iterations, objective),
+            self._coder(entropy_coder),
+            seed,
+        )
         reached = [encoded for encoded in tried if score(encoded) >= target]
         if not reached:
-            raise ValueError(f"{metric} {target:g} is above what the highest quality gives, {max(map(score, tried)):.3f}")
+            raise ValueError(
+                f"{metric} {target:g} is above what the highest quality gives, {max(map(score, tried)):.3f}"
+            )
         return min(reached, key=lambda encoded: len(encoded.data))
 
-    def _bisect(self, signal: np.ndarray, below: Callable[[Encoded], bool], enough: Callable[[Encoded], bool],
-                config: SearchConfig, coder: Coder, seed: int) -> list[Encoded]:
+    def _bisect(
+        self,
+        signal: np.ndarray,
+        below: Callable[[Encoded], bool],
+        enough: Callable[[Encoded], bool],
+        config: SearchConfig,
+        coder: Coder,
+        seed: int,
+    ) -> list[Encoded]:
         """Encodings around the quality at which `below` turns from true to false, the last ones next to it.
 
         First without search, which is cheap, then with it, every trial from the latent of the one
@@ -187,8 +247,9 @@ class Codec(Decoder):
         def trial(step: int) -> Encoded:
             if step not in tried:
                 nearest = min(tried, key=lambda other: abs(other - step), default=None)
-                tried[step], = self._encode([signal], step, warm if tried else config, coder, seed,
-                                            tried[nearest] if tried else None)
+                (tried[step],) = self._encode(
+                    [signal], step, warm if tried else config, coder, seed, tried[nearest] if tried else None
+                )
             return tried[step]
 
         # widen from the guess until the turn lies between, then halve
@@ -205,8 +266,9 @@ class Codec(Decoder):
             width *= 2
         return _timed(list(tried.values()), started)
 
-    def _encode(self, signals: list[np.ndarray], step: int, config: SearchConfig, coder: Coder, seed: int,
-                warm: Encoded | None) -> list[Encoded]:
+    def _encode(
+        self, signals: list[np.ndarray], step: int, config: SearchConfig, coder: Coder, seed: int, warm: Encoded | None
+    ) -> list[Encoded]:
         """Encodings at a quality step of signals with pictures of one shape; `warm` is an earlier one of
         the only signal, to start the search from."""
         started = time.perf_counter()
@@ -219,8 +281,12 @@ class Codec(Decoder):
         found = self._search(pictures, plain, start, step, config, seed, coder, distortions)
         results = []
         for signal, picture, level, rounded, symbols in zip(signals, pictures, levels, _symbols(plain), found):
-            data, saved = self._write(picture, rounded, symbols, step, coder, self.signal.size(signal), level, distortions)
-            results.append(Encoded(data, 1 + step / QUALITY_STEPS, coder.name, config.method, config.iterations, 0.0, saved))
+            data, saved = self._write(
+                picture, rounded, symbols, step, coder, self.signal.size(signal), level, distortions
+            )
+            results.append(
+                Encoded(data, 1 + step / QUALITY_STEPS, coder.name, config.method, config.iterations, 0.0, saved)
+            )
         for encoded in results:
             encoded.seconds = (time.perf_counter() - started) / len(results)
         return results
@@ -235,6 +301,7 @@ class Codec(Decoder):
 
     def _distortions(self, objective: str) -> Callable[[], Distortion]:
         """A function that makes the objective for one window: some objects serve one search only."""
+
         def error(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
             return clamped_squared_error(x, x_hat, self.signal.weights(x))
 
@@ -283,9 +350,17 @@ class Codec(Decoder):
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def _search(self, pictures: Sequence[np.ndarray], plain: torch.Tensor, start: torch.Tensor, step: int,
-                config: SearchConfig, seed: int, coder: Coder,
-                distortions: Callable[[], Distortion]) -> np.ndarray:
+    def _search(
+        self,
+        pictures: Sequence[np.ndarray],
+        plain: torch.Tensor,
+        start: torch.Tensor,
+        step: int,
+        config: SearchConfig,
+        seed: int,
+        coder: Coder,
+        distortions: Callable[[], Distortion],
+    ) -> np.ndarray:
         """Search of pictures of one shape, window by window; the margin of each holds what is decided so far.
 
         plain, start (B, C, h, w) -> symbols int16 (B, C, h, w).
@@ -304,22 +379,48 @@ class Codec(Decoder):
                 first[core], fallback[core] = start[own], plain[own].round()
                 x = torch.cat([self._window(picture, window) for picture in pictures])
                 valid = pictures[0][(..., *window.outer(STRIDE))].shape[1:]
-                problem = self._problem(x, first.to(self.device), fallback.to(self.device), step, movable,
-                                        valid, coder, distortions())
+                problem = self._problem(
+                    x, first.to(self.device), fallback.to(self.device), step, movable, valid, coder, distortions()
+                )
                 symbols[own] = optimize_latent(problem, config, seed).symbols[core].float().cpu()
         return _symbols(symbols)
 
-    def _problem(self, x: torch.Tensor, start: torch.Tensor, fallback: torch.Tensor, step: int,
-                 movable: torch.Tensor | None, valid: tuple[int, int], coder: Coder,
-                 distance: Distortion) -> Problem:
+    def _problem(
+        self,
+        x: torch.Tensor,
+        start: torch.Tensor,
+        fallback: torch.Tensor,
+        step: int,
+        movable: torch.Tensor | None,
+        valid: tuple[int, int],
+        coder: Coder,
+        distance: Distortion,
+    ) -> Problem:
         """The search's functions for one window of every picture; `valid` rows and columns of x are the signal's own."""
-        weight = self.config.lmbda(1 + step / QUALITY_STEPS) * 255 ** 2 * math.prod(valid)
-        return self._searchable.problem(x, valid, self.quality_tensor(step), weight, distance,
-                                        lambda prediction, candidates: coder.bits(candidates, *prediction),
-                                        start, fallback, movable)
+        weight = self.config.lmbda(1 + step / QUALITY_STEPS) * 255**2 * math.prod(valid)
+        return self._searchable.problem(
+            x,
+            valid,
+            self.quality_tensor(step),
+            weight,
+            distance,
+            lambda prediction, candidates: coder.bits(candidates, *prediction),
+            start,
+            fallback,
+            movable,
+        )
 
-    def _write(self, picture: np.ndarray, plain: np.ndarray, symbols: np.ndarray, step: int, coder: Coder,
-               size: tuple[int, int], level: int, distortions: Callable[[], Distortion]) -> tuple[bytes, float]:
+    def _write(
+        self,
+        picture: np.ndarray,
+        plain: np.ndarray,
+        symbols: np.ndarray,
+        step: int,
+        coder: Coder,
+        size: tuple[int, int],
+        level: int,
+        distortions: Callable[[], Distortion],
+    ) -> tuple[bytes, float]:
         """The file of the better of two symbol grids, judged by true bits and the receiver's picture."""
         coded = [coder.encode(plain, step)]
         best, saved = 0, 0.0
@@ -330,25 +431,36 @@ class Codec(Decoder):
             best = int(costs[1] < costs[0])
             saved = 1 - costs[best] / costs[0]
         payload, repeats = coded[best]
-        header = bitstream.FileHeader(kind=self.signal.code, coder=coder.code, repeats=int(repeats), quality=step,
-                                      fingerprint=self.fingerprint, size_a=size[0], size_b=size[1], level=level)
+        header = bitstream.FileHeader(
+            kind=self.signal.code,
+            coder=coder.code,
+            repeats=int(repeats),
+            quality=step,
+            fingerprint=self.fingerprint,
+            size_a=size[0],
+            size_b=size[1],
+            level=level,
+        )
         return bitstream.pack(header, payload, self.default_sizes), saved
 
     @torch.no_grad()
-    def _distortion_bits(self, picture: np.ndarray, candidates: list[np.ndarray], step: int,
-                         distortions: Callable[[], Distortion]) -> list[float]:
+    def _distortion_bits(
+        self, picture: np.ndarray, candidates: list[np.ndarray], step: int, distortions: Callable[[], Distortion]
+    ) -> list[float]:
         """The objective of each candidate in bits, window by window like the search's."""
         rows, columns = picture.shape[1:]
         parts = [window.core(STRIDE) for window in windows(*candidates[0].shape[1:], self.config.generator_reach)]
         distances = [distortions() for _ in parts]
-        weight = self.config.lmbda(1 + step / QUALITY_STEPS) * 255 ** 2
+        weight = self.config.lmbda(1 + step / QUALITY_STEPS) * 255**2
         total = []
         for symbols in candidates:
             x_hat = np.clip(self.generate(symbols, step)[:, :rows, :columns], -1, 1)
             bits = 0.0
             for part, distance in zip(parts, distances):
-                x, y = (torch.from_numpy(np.ascontiguousarray(p[(slice(None), *part)]))[None].to(self.device)
-                        for p in (picture, x_hat))
+                x, y = (
+                    torch.from_numpy(np.ascontiguousarray(p[(slice(None), *part)]))[None].to(self.device)
+                    for p in (picture, x_hat)
+                )
                 bits += weight * float(distance(x, y)) * x.shape[-2] * x.shape[-1]
             total.append(bits)
         return total

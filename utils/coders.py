@@ -12,21 +12,31 @@ import torch
 
 from models import BPGAN
 from models.entropy_model import KERNEL, ContextModel
+
 from . import context_coder, huffman
 from .checkpoint import Checkpoint, load_strictly
-from .context_network import MEAN_STEPS, MIN_LOG_SCALE, N_SCALES, SCALE_STEPS, ContextTables, CorruptPayload
-from .context_network import contexts, freeze, thaw
+from .context_network import (
+    MEAN_STEPS,
+    MIN_LOG_SCALE,
+    N_SCALES,
+    SCALE_STEPS,
+    ContextTables,
+    CorruptPayload,
+    contexts,
+    freeze,
+    thaw,
+)
 from .repeats import find_repeats, pack_repeats, unpack_repeats
 
-NETWORK = "network"     # the name of its tables in a checkpoint
-MAX_RESIDUAL = 255      # the search sees larger ones as this one
+NETWORK = "network"  # the name of its tables in a checkpoint
+MAX_RESIDUAL = 255  # the search sees larger ones as this one
 
 
 class Coder(ABC):
     """Symbols int16 (C, h, w) <-> payload, with a checkpoint's integer tables."""
 
     name: str
-    code: int       # in the file's header
+    code: int  # in the file's header
 
     def __init__(self, network: ContextTables, tables):
         self.network, self.tables = network, tables
@@ -71,7 +81,7 @@ class Coder(ABC):
         center = ((sixteenths + MEAN_STEPS // 2) / MEAN_STEPS).floor()
         scale = ((log_scale - MIN_LOG_SCALE) * SCALE_STEPS).round().clamp(0, N_SCALES - 1)
         row = scale * MEAN_STEPS + sixteenths - center * MEAN_STEPS + MEAN_STEPS // 2
-        middle = row * (2 * MAX_RESIDUAL + 1) + MAX_RESIDUAL        # below 2^24: exact in float32
+        middle = row * (2 * MAX_RESIDUAL + 1) + MAX_RESIDUAL  # below 2^24: exact in float32
         index = (symbols - center).clamp_(-MAX_RESIDUAL, MAX_RESIDUAL).add_(middle).int()
         return self._costs.to(index.device).index_select(0, index.view(-1)).view(index.shape)
 
@@ -161,8 +171,11 @@ def _tables(kind: type, arrays: dict[str, np.ndarray]):
 def load_coders(checkpoint: Checkpoint) -> dict[str, Coder]:
     """All coders that a checkpoint has tables of. Raises ValueError where tables do not fit."""
     network = network_of(checkpoint)
-    return {name: coder.load(network, checkpoint.tables[name])
-            for name, coder in CODERS.items() if name in checkpoint.tables}
+    return {
+        name: coder.load(network, checkpoint.tables[name])
+        for name, coder in CODERS.items()
+        if name in checkpoint.tables
+    }
 
 
 def network_of(checkpoint: Checkpoint) -> ContextTables:
@@ -175,13 +188,17 @@ def network_of(checkpoint: Checkpoint) -> ContextTables:
 def network_tables(model: ContextModel, usual: np.ndarray) -> ContextTables:
     """The entropy model's weights in fixed point; usual symbols int16 (8, C) only make the coder fast."""
     with torch.no_grad():
-        first = (model.first.weight * model.first_mask).flatten(2).permute(1, 2, 0)    # (2C, 25, U)
+        first = (model.first.weight * model.first_mask).flatten(2).permute(1, 2, 0)  # (2C, 25, U)
         row_bias = model.row_bias[0, :, :, 0].T if model.row_bias is not None else torch.zeros(0, len(model.first.bias))
         arrays = dict(
-            first=first, second=(model.second.weight * model.second_mask)[:, :, 0, 0],
+            first=first,
+            second=(model.second.weight * model.second_mask)[:, :, 0, 0],
             last=(model.last.weight * model.last_mask)[:, :, 0, 0],
-            first_bias=model.quality_bias + model.first.bias, row_bias=row_bias,
-            second_bias=model.second.bias, last_bias=model.prior + model.last.bias)
+            first_bias=model.quality_bias + model.first.bias,
+            row_bias=row_bias,
+            second_bias=model.second.bias,
+            last_bias=model.prior + model.last.bias,
+        )
     return freeze(model.groups, **{name: value.detach().cpu().numpy() for name, value in arrays.items()}, usual=usual)
 
 
@@ -200,18 +217,26 @@ def load_weights(model: BPGAN, checkpoint: Checkpoint) -> None:
     A model without an encoder takes everything else. Raises ValueError where a part is missing or
     does not fit.
     """
-    state = {name: tensor for name, tensor in checkpoint.model.items()
-             if model.encoder is not None or not name.startswith("encoder.")}
+    state = {
+        name: tensor
+        for name, tensor in checkpoint.model.items()
+        if model.encoder is not None or not name.startswith("encoder.")
+    }
     real = thaw(network_of(checkpoint))
     real = {name: torch.from_numpy(value) for name, value in real.items()}
     context = model.context
-    state.update({
-        "context.first.weight": real["first"].permute(2, 0, 1).unflatten(2, (KERNEL, KERNEL)),
-        "context.first.bias": torch.zeros_like(context.first.bias),
-        "context.second.weight": real["second"][:, :, None, None], "context.second.bias": real["second_bias"],
-        "context.last.weight": real["last"][:, :, None, None],
-        "context.last.bias": torch.zeros_like(context.last.bias),
-        "context.quality_bias": real["first_bias"], "context.prior": real["last_bias"]})
+    state.update(
+        {
+            "context.first.weight": real["first"].permute(2, 0, 1).unflatten(2, (KERNEL, KERNEL)),
+            "context.first.bias": torch.zeros_like(context.first.bias),
+            "context.second.weight": real["second"][:, :, None, None],
+            "context.second.bias": real["second_bias"],
+            "context.last.weight": real["last"][:, :, None, None],
+            "context.last.bias": torch.zeros_like(context.last.bias),
+            "context.quality_bias": real["first_bias"],
+            "context.prior": real["last_bias"],
+        }
+    )
     if context.row_bias is not None:
         state["context.row_bias"] = real["row_bias"].T[None, :, :, None]
     load_strictly(model, state, "the checkpoint's model")

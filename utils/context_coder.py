@@ -14,23 +14,34 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from .context_network import (MEAN_STEPS, MIN_LOG_SCALE, N_ROWS, N_SCALES, SCALE_STEPS, ContextTables,
-                              CorruptPayload, Walk, copy_neighbor, predict, see)
+from .context_network import (
+    MEAN_STEPS,
+    MIN_LOG_SCALE,
+    N_ROWS,
+    N_SCALES,
+    SCALE_STEPS,
+    ContextTables,
+    CorruptPayload,
+    Walk,
+    copy_neighbor,
+    predict,
+    see,
+)
 
-MAX_RADIUS = 64                   # residuals beyond this escape
-ESCAPE = 2 * MAX_RADIUS + 1       # index of the escape; residual r has index r + MAX_RADIUS
+MAX_RADIUS = 64  # residuals beyond this escape
+ESCAPE = 2 * MAX_RADIUS + 1  # index of the escape; residual r has index r + MAX_RADIUS
 FREQUENCY_BITS = 16
-STATE_LOW = 1 << 23               # the state stays in [2^23, 2^31)
+STATE_LOW = 1 << 23  # the state stays in [2^23, 2^31)
 ESCAPE_LENGTH_BITS = 5
-MAX_ESCAPE_LENGTH = 17            # bits of an excess, less one: residuals are differences of 16-bit symbols
+MAX_ESCAPE_LENGTH = 17  # bits of an excess, less one: residuals are differences of 16-bit symbols
 
 
 @dataclass(frozen=True)
 class RangeTables:
     """16-bit frequencies of the residuals of each row."""
 
-    radius: np.ndarray         # int32 (N_ROWS,), residuals -radius..radius have frequencies
-    frequency: np.ndarray      # uint16 (N_ROWS, 2 * MAX_RADIUS + 2), the last one the escape's
+    radius: np.ndarray  # int32 (N_ROWS,), residuals -radius..radius have frequencies
+    frequency: np.ndarray  # uint16 (N_ROWS, 2 * MAX_RADIUS + 2), the last one the escape's
 
     def __post_init__(self):
         """Raises ValueError where frequencies do not add up or a codable residual has none."""
@@ -91,8 +102,14 @@ def encode(residuals: np.ndarray, rows: np.ndarray, tables: RangeTables) -> byte
     return _encode(residuals, rows, tables.radius, tables._cumulative).tobytes()
 
 
-def decode(payload: bytes, symbols: np.ndarray, modes: np.ndarray, quality_step: int,
-           network: ContextTables, tables: RangeTables) -> None:
+def decode(
+    payload: bytes,
+    symbols: np.ndarray,
+    modes: np.ndarray,
+    quality_step: int,
+    network: ContextTables,
+    tables: RangeTables,
+) -> None:
     """payload -> symbols int16 (C, h, w), written in place; modes uint8 (h, w), see utils/repeats.py.
 
     Raises CorruptPayload if the payload ends early, has bytes left over, or ends in another state
@@ -100,11 +117,19 @@ def decode(payload: bytes, symbols: np.ndarray, modes: np.ndarray, quality_step:
     """
     walk = Walk(symbols.shape, quality_step, network)
     # a writable copy: numba would compile everything once more for read-only bytes
-    status = _decode(np.frombuffer(payload, np.uint8).copy(), symbols, modes, walk.groups, walk.arrays,
-                     tables.radius, tables._cumulative)
+    status = _decode(
+        np.frombuffer(payload, np.uint8).copy(),
+        symbols,
+        modes,
+        walk.groups,
+        walk.arrays,
+        tables.radius,
+        tables._cumulative,
+    )
     if status:
-        raise CorruptPayload(("", "the payload ends early", "the payload is damaged",
-                              "the payload has bytes left over")[status])
+        raise CorruptPayload(
+            ("", "the payload ends early", "the payload is damaged", "the payload has bytes left over")[status]
+        )
 
 
 @njit(cache=True, nogil=True)
@@ -126,7 +151,7 @@ def _encode(residuals, rows, radius, cumulative):
     out = np.empty(2 * n + 6 * escapes + 16, np.uint8)
     end, state = len(out), np.uint64(STATE_LOW)
     half = np.uint64(1 << (FREQUENCY_BITS - 1))
-    for t in range(n - 1, -1, -1):                 # last in, first out
+    for t in range(n - 1, -1, -1):  # last in, first out
         row, beyond = cumulative[rows[t]], abs(np.int64(residuals[t])) - radius[rows[t]]
         index = residuals[t] + MAX_RADIUS
         if beyond > 0:
@@ -170,7 +195,7 @@ def _take_excess(data, place, state):
     if length > MAX_ESCAPE_LENGTH:
         return np.int64(0), state, -2
     value = np.int64(1)
-    for _ in range(length + 1):     # its bits, and the sign as the last one
+    for _ in range(length + 1):  # its bits, and the sign as the last one
         if place < 0:
             return value, state, place
         bit = np.int64(state & mask) >> (FREQUENCY_BITS - 1)
@@ -205,13 +230,14 @@ def _decode(data, symbols, modes, groups, arrays, radius, cumulative):
                     for k in range(groups[group]):
                         row = cumulative[rows[k]]
                         slot = np.int64(state & mask)
-                        index = MAX_RADIUS              # most residuals are near zero
+                        index = MAX_RADIUS  # most residuals are near zero
                         while slot < row[index]:
                             index -= 1
                         while slot >= row[index + 1]:
                             index += 1
-                        state, place = _take(data, place, state, np.uint64(row[index]),
-                                             np.uint64(row[index + 1] - row[index]))
+                        state, place = _take(
+                            data, place, state, np.uint64(row[index]), np.uint64(row[index + 1] - row[index])
+                        )
                         residual = np.int64(index - MAX_RADIUS)
                         if index == ESCAPE and place >= 0:
                             excess, state, place = _take_excess(data, place, state)

@@ -24,14 +24,14 @@ from numba import njit
 
 from .repeats import LEFT
 
-FEATURE_LIMIT = 63                # symbols are seen clamped to this range
+FEATURE_LIMIT = 63  # symbols are seen clamped to this range
 KERNEL = 5
-QUALITY_STEPS = 32                # qualities between the trained ones
-ACTIVATION_BITS = 8               # fraction bits of activations and of the outputs
+QUALITY_STEPS = 32  # qualities between the trained ones
+ACTIVATION_BITS = 8  # fraction bits of activations and of the outputs
 ACTIVATION_MAX = 32767
-MAX_WEIGHT_BITS = 12              # fraction bits of weights, fewer where a sum could overflow
-MEAN_STEPS = 16                   # means are looked up in sixteenths of a step,
-SCALE_STEPS = 8                   # log scales in eighths
+MAX_WEIGHT_BITS = 12  # fraction bits of weights, fewer where a sum could overflow
+MEAN_STEPS = 16  # means are looked up in sixteenths of a step,
+SCALE_STEPS = 8  # log scales in eighths
 MIN_LOG_SCALE, MAX_LOG_SCALE = -3, 4
 N_SCALES = (MAX_LOG_SCALE - MIN_LOG_SCALE) * SCALE_STEPS + 1
 N_ROWS = N_SCALES * MEAN_STEPS
@@ -45,16 +45,16 @@ class CorruptPayload(ValueError):
 class ContextTables:
     """Integers that fix the network; U units in the layers, C channels, G groups, Q qualities."""
 
-    groups: np.ndarray         # int32 (G,), channels of each group
-    shifts: np.ndarray         # int32 (3,), fraction bits of the weights of each layer
-    first: np.ndarray          # int16 (2C, 25, U): signed values, then magnitudes
-    second: np.ndarray         # int16 (U, U): output, input
-    last: np.ndarray           # int16 (2C, U)
-    first_bias: np.ndarray     # int32 (Q, U)
-    row_bias: np.ndarray       # int32 (R, U); R = 0: rows are alike
-    second_bias: np.ndarray    # int32 (U,)
-    last_bias: np.ndarray      # int32 (Q, 2C)
-    usual: np.ndarray          # int16 (Q, C), the usual symbol of each channel
+    groups: np.ndarray  # int32 (G,), channels of each group
+    shifts: np.ndarray  # int32 (3,), fraction bits of the weights of each layer
+    first: np.ndarray  # int16 (2C, 25, U): signed values, then magnitudes
+    second: np.ndarray  # int16 (U, U): output, input
+    last: np.ndarray  # int16 (2C, U)
+    first_bias: np.ndarray  # int32 (Q, U)
+    row_bias: np.ndarray  # int32 (R, U); R = 0: rows are alike
+    second_bias: np.ndarray  # int32 (U,)
+    last_bias: np.ndarray  # int32 (Q, 2C)
+    usual: np.ndarray  # int16 (Q, C), the usual symbol of each channel
 
     def __post_init__(self):
         for f in fields(self):
@@ -74,36 +74,56 @@ class ContextTables:
         if self.groups.ndim != 1 or len(self.groups) == 0 or (self.groups < 1).any() or self.second.ndim != 2:
             raise ValueError("context tables: impossible groups or layers")
         units, channels = self.second.shape[0], int(self.groups.sum())
-        expected = {"first": (2 * channels, KERNEL * KERNEL, units), "second": (units, units),
-                    "last": (2 * channels, units), "second_bias": (units,), "shifts": (3,)}
+        expected = {
+            "first": (2 * channels, KERNEL * KERNEL, units),
+            "second": (units, units),
+            "last": (2 * channels, units),
+            "second_bias": (units,),
+            "shifts": (3,),
+        }
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"context tables: {name} is {getattr(self, name).shape}, expected {shape}")
         qualities = len(self.first_bias)
-        if units % len(self.groups) or self.first_bias.shape[1:] != (units,) or qualities < 2 or (
-                self.last_bias.shape != (qualities, 2 * channels)) or self.row_bias.shape[1:] != (units,) or (
-                self.usual.shape != (qualities, channels)):
+        if (
+            units % len(self.groups)
+            or self.first_bias.shape[1:] != (units,)
+            or qualities < 2
+            or (self.last_bias.shape != (qualities, 2 * channels))
+            or self.row_bias.shape[1:] != (units,)
+            or (self.usual.shape != (qualities, channels))
+        ):
             raise ValueError("context tables: biases do not fit the layers")
         if (self.shifts < 0).any() or (self.shifts > 30).any() or self.shifts[0] < ACTIVATION_BITS:
             raise ValueError("context tables: impossible shifts")
         rows = np.abs(self.row_bias.astype(np.int64)).max(initial=0)
         worst = [
             np.abs(self.first.astype(np.int64)).sum((0, 1)).max() * FEATURE_LIMIT
-            + np.abs(self.first_bias.astype(np.int64)).max() + rows,
+            + np.abs(self.first_bias.astype(np.int64)).max()
+            + rows,
             np.abs(self.second.astype(np.int64)).sum(1).max() * ACTIVATION_MAX
             + np.abs(self.second_bias.astype(np.int64)).max(),
             np.abs(self.last.astype(np.int64)).sum(1).max() * ACTIVATION_MAX
-            + np.abs(self.last_bias.astype(np.int64)).max()]
-        if max(worst) >= 2 ** 31 - 2 ** 16:
+            + np.abs(self.last_bias.astype(np.int64)).max(),
+        ]
+        if max(worst) >= 2**31 - 2**16:
             raise ValueError("context tables: a 32-bit sum could overflow")
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def freeze(groups: tuple[int, ...], first: np.ndarray, second: np.ndarray, last: np.ndarray,
-           first_bias: np.ndarray, row_bias: np.ndarray, second_bias: np.ndarray,
-           last_bias: np.ndarray, usual: np.ndarray) -> ContextTables:
+def freeze(
+    groups: tuple[int, ...],
+    first: np.ndarray,
+    second: np.ndarray,
+    last: np.ndarray,
+    first_bias: np.ndarray,
+    row_bias: np.ndarray,
+    second_bias: np.ndarray,
+    last_bias: np.ndarray,
+    usual: np.ndarray,
+) -> ContextTables:
     """Float (masked) weights -> tables; layouts as in `ContextTables`, all but `usual` float.
 
     Raises ValueError if the weights are too large for any fixed point.
@@ -111,8 +131,8 @@ def freeze(groups: tuple[int, ...], first: np.ndarray, second: np.ndarray, last:
     weights, shifts = [], []
     for weight, limit, axes in ((first, FEATURE_LIMIT, (0, 1)), (second, ACTIVATION_MAX, 1), (last, ACTIVATION_MAX, 1)):
         for bits in range(MAX_WEIGHT_BITS, -1, -1):
-            scaled = np.rint(weight.astype(np.float64) * 2 ** bits)
-            if np.abs(scaled).max() <= 32767 and np.abs(scaled).sum(axes).max() * limit < 2 ** 30:
+            scaled = np.rint(weight.astype(np.float64) * 2**bits)
+            if np.abs(scaled).max() <= 32767 and np.abs(scaled).sum(axes).max() * limit < 2**30:
                 break
         else:
             raise ValueError("the entropy model's weights are too large for 16-bit integers")
@@ -120,13 +140,18 @@ def freeze(groups: tuple[int, ...], first: np.ndarray, second: np.ndarray, last:
         shifts.append(bits)
 
     def fixed(values, bits):
-        return np.clip(np.rint(values.astype(np.float64) * 2.0 ** bits), -2 ** 29, 2 ** 29).astype(np.int32)
+        return np.clip(np.rint(values.astype(np.float64) * 2.0**bits), -(2**29), 2**29).astype(np.int32)
 
     return ContextTables(
-        np.array(groups, np.int32), np.array(shifts, np.int32), *weights,
-        fixed(first_bias, shifts[0]), fixed(row_bias, shifts[0]),
-        fixed(second_bias, shifts[1] + ACTIVATION_BITS), fixed(last_bias, shifts[2] + ACTIVATION_BITS),
-        usual.astype(np.int16))
+        np.array(groups, np.int32),
+        np.array(shifts, np.int32),
+        *weights,
+        fixed(first_bias, shifts[0]),
+        fixed(row_bias, shifts[0]),
+        fixed(second_bias, shifts[1] + ACTIVATION_BITS),
+        fixed(last_bias, shifts[2] + ACTIVATION_BITS),
+        usual.astype(np.int16),
+    )
 
 
 def thaw(tables: ContextTables) -> dict[str, np.ndarray]:
@@ -134,13 +159,18 @@ def thaw(tables: ContextTables) -> dict[str, np.ndarray]:
     t, shifts = tables, tables.shifts
 
     def real(values, bits):
-        return (values / 2.0 ** bits).astype(np.float32)
+        return (values / 2.0**bits).astype(np.float32)
 
-    return {"first": real(t.first, shifts[0]), "second": real(t.second, shifts[1]),
-            "last": real(t.last, shifts[2]), "first_bias": real(t.first_bias, shifts[0]),
-            "row_bias": real(t.row_bias, shifts[0]),
-            "second_bias": real(t.second_bias, shifts[1] + ACTIVATION_BITS),
-            "last_bias": real(t.last_bias, shifts[2] + ACTIVATION_BITS), "usual": t.usual}
+    return {
+        "first": real(t.first, shifts[0]),
+        "second": real(t.second, shifts[1]),
+        "last": real(t.last, shifts[2]),
+        "first_bias": real(t.first_bias, shifts[0]),
+        "row_bias": real(t.row_bias, shifts[0]),
+        "second_bias": real(t.second_bias, shifts[1] + ACTIVATION_BITS),
+        "last_bias": real(t.last_bias, shifts[2] + ACTIVATION_BITS),
+        "usual": t.usual,
+    }
 
 
 class Walk:
@@ -170,8 +200,18 @@ class Walk:
         _add_usual(sums, t._scatter, usual, height, width)
         layers = np.zeros((2, height * width, units), np.int16)
         self.groups = t.groups
-        self.arrays = (sums, layers[0], layers[1], t.shifts, t._scatter, t.second, t.last, t.second_bias,
-                       _between(t.last_bias, quality_step), usual)
+        self.arrays = (
+            sums,
+            layers[0],
+            layers[1],
+            t.shifts,
+            t._scatter,
+            t.second,
+            t.last,
+            t.second_bias,
+            _between(t.last_bias, quality_step),
+            usual,
+        )
 
 
 def _between(table: np.ndarray, quality_step: int) -> np.ndarray:
@@ -186,16 +226,17 @@ def _add_usual(sums: np.ndarray, scatter: np.ndarray, usual: np.ndarray, height:
     """Add to the sums what every symbol inside the grid gives if it has its channel's usual value."""
     magnitude = np.minimum(np.abs(usual), FEATURE_LIMIT)
     each = scatter[(usual > 0).astype(int), np.arange(len(usual))].astype(np.int64) * magnitude[:, None, None]
-    taps = each.sum(0).astype(np.int32)                       # (25, U)
+    taps = each.sum(0).astype(np.int32)  # (25, U)
     grid = sums.reshape(height, width, -1)
     for k in range(KERNEL * KERNEL):
         dy, dx = k // KERNEL - KERNEL // 2, k % KERNEL - KERNEL // 2
-        if taps[k].any():                                     # a position sees its neighbor at (+dy, +dx)
-            grid[max(-dy, 0):height - max(dy, 0), max(-dx, 0):width - max(dx, 0)] += taps[k]
+        if taps[k].any():  # a position sees its neighbor at (+dy, +dx)
+            grid[max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)] += taps[k]
 
 
 # Indices of the inner loops are unsigned: numba checks signed ones for being negative, and such
 # loops are not vectorized, which makes them ten times slower.
+
 
 @njit(cache=True, nogil=True)
 def _dot(weights, values, start):
@@ -213,8 +254,8 @@ def predict(p, low_unit, hidden, low_channel, n_channels, arrays, centers, rows)
     channels = last.shape[0] // 2
     s1, s2, s3 = shifts[0] - ACTIVATION_BITS, shifts[1], shifts[2]
     r1, r2, r3 = (1 << s1) >> 1, (1 << s2) >> 1, (1 << s3) >> 1
-    scale_shift = ACTIVATION_BITS - 3           # SCALE_STEPS = 2^3
-    mean_shift = ACTIVATION_BITS - 4            # MEAN_STEPS = 2^4
+    scale_shift = ACTIVATION_BITS - 3  # SCALE_STEPS = 2^3
+    mean_shift = ACTIVATION_BITS - 4  # MEAN_STEPS = 2^4
     for u in range(low_unit, seen):
         h1[p, u] = min(max((sums[p, u] + r1) >> s1, 0), ACTIVATION_MAX)
     below = h1[p, :seen]
@@ -227,11 +268,11 @@ def predict(p, low_unit, hidden, low_channel, n_channels, arrays, centers, rows)
         log_scale = _dot(last[channels + c, :seen], below, last_bias[channels + c])
         sixteenths = (((mean + r3) >> s3) + (1 << (mean_shift - 1))) >> mean_shift
         center = (sixteenths + MEAN_STEPS // 2) >> 4
-        eighths = (((log_scale + r3) >> s3) - MIN_LOG_SCALE * (1 << ACTIVATION_BITS)
-                   + (1 << (scale_shift - 1))) >> scale_shift
+        eighths = (
+            ((log_scale + r3) >> s3) - MIN_LOG_SCALE * (1 << ACTIVATION_BITS) + (1 << (scale_shift - 1))
+        ) >> scale_shift
         centers[i] = center
-        rows[i] = (min(max(eighths, 0), N_SCALES - 1) * MEAN_STEPS
-                   + sixteenths - center * MEAN_STEPS + MEAN_STEPS // 2)
+        rows[i] = min(max(eighths, 0), N_SCALES - 1) * MEAN_STEPS + sixteenths - center * MEAN_STEPS + MEAN_STEPS // 2
 
 
 @njit(cache=True, nogil=True)
@@ -295,8 +336,9 @@ def _contexts(symbols, modes, groups, arrays, residuals, rows):
         low_channel += groups[group]
 
 
-def contexts(symbols: np.ndarray, modes: np.ndarray, quality_step: int,
-             tables: ContextTables) -> tuple[np.ndarray, np.ndarray]:
+def contexts(
+    symbols: np.ndarray, modes: np.ndarray, quality_step: int, tables: ContextTables
+) -> tuple[np.ndarray, np.ndarray]:
     """symbols int16 (C, h, w), modes uint8 (h, w) -> residuals int32 and rows int16 of all coded
     symbols, in coding order. Raises ValueError where the symbols do not fit the tables."""
     symbols = np.ascontiguousarray(symbols, np.int16)

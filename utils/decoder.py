@@ -8,6 +8,7 @@ import torch
 
 from data import Signal, build_signal
 from models import QUALITY_STEPS, STRIDE, build_encoder, build_generator, build_model
+
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
 from .coders import load_coders, load_weights, network_of
@@ -34,8 +35,10 @@ class Decoder:
         try:
             self.signal: Signal = build_signal(self.config.signal, checkpoint.signal_settings)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"the checkpoint's kind of signal, {self.config.signal}, or its settings "
-                             f"are unknown to this version ({error})") from None
+            raise ValueError(
+                f"the checkpoint's kind of signal, {self.config.signal}, or its settings "
+                f"are unknown to this version ({error})"
+            ) from None
         self.default_sizes = {}
         if self.signal.usual_size_b is not None:
             self.default_sizes[self.signal.code] = self.signal.usual_size_b
@@ -55,13 +58,16 @@ class Decoder:
     def _check_sizes(self, checkpoint: Checkpoint) -> None:
         """Raise ValueError where the config is not this kind's, or claims weights that the file does not hold."""
         if self.config.in_channels != self.signal.channels:
-            raise ValueError(f"the checkpoint has {self.config.in_channels} channels, "
-                             f"{self.signal.name} has {self.signal.channels}")
+            raise ValueError(
+                f"the checkpoint has {self.config.in_channels} channels, {self.signal.name} has {self.signal.channels}"
+            )
         if self.config.latent_rows:
             rows, _ = self.signal.picture_shape((1, self.signal.usual_size_b or 1))
             if latent_shape(rows, 1)[0] != self.config.latent_rows:
-                raise ValueError(f"the checkpoint has {self.config.latent_rows} latent rows, "
-                                 f"its {self.signal.name} pictures have {latent_shape(rows, 1)[0]}")
+                raise ValueError(
+                    f"the checkpoint has {self.config.latent_rows} latent rows, "
+                    f"its {self.signal.name} pictures have {latent_shape(rows, 1)[0]}"
+                )
         network, groups = network_of(checkpoint), self.config.context_groups
         if tuple(network.groups) != groups or len(network.second) != len(groups) * self.config.context_hidden:
             raise ValueError("the checkpoint's integer network has another size than its config claims")
@@ -72,7 +78,7 @@ class Decoder:
                 parts.append(build_encoder(self.config))
         claimed = sum(weight.numel() for part in parts for weight in part.parameters())
         held = sum(tensor.numel() for tensor in checkpoint.model.values())
-        if claimed > 8 * held:      # what is nearly right is named by its tensor, when it is loaded
+        if claimed > 8 * held:  # what is nearly right is named by its tensor, when it is loaded
             raise ValueError(f"the checkpoint's config claims {claimed} weights, its file holds {held}")
 
     @property
@@ -87,8 +93,10 @@ class Decoder:
         if realism not in self._generators:
             if not self.has_realistic:
                 raise ValueError("this checkpoint has no realistic generator: use --realism 0")
-            mixed = {name: torch.lerp(weight.cpu(), self._realistic_state[name], realism)
-                     for name, weight in self._faithful_state.items()}
+            mixed = {
+                name: torch.lerp(weight.cpu(), self._realistic_state[name], realism)
+                for name, weight in self._faithful_state.items()
+            }
             self._generators[realism] = self._build_generator(mixed)
         return self._generators[realism]
 
@@ -102,7 +110,8 @@ class Decoder:
         header, payload = bitstream.unpack(data, self.default_sizes)
         if header.kind != self.signal.code:
             raise bitstream.BitstreamError(
-                f"file of kind {header.kind}, this checkpoint is for {self.signal.name} ({self.signal.code})")
+                f"file of kind {header.kind}, this checkpoint is for {self.signal.name} ({self.signal.code})"
+            )
         bitstream.check_fingerprint(header, self.fingerprint)
         try:
             rows, columns = self.signal.picture_shape((header.size_a, header.size_b))
@@ -111,7 +120,7 @@ class Decoder:
         if rows < 1 or columns < 1:
             raise bitstream.BitstreamError(f"damaged header: a picture of {rows}x{columns}")
         # as the network sees it: a picture one row high is padded to sixteen
-        padded = STRIDE ** 2 * math.prod(latent_shape(rows, columns))
+        padded = STRIDE**2 * math.prod(latent_shape(rows, columns))
         bitstream.check_size(padded, len(payload), blank=BLANK_SAMPLES, per_byte=SAMPLES_PER_BYTE)
         return header, payload
 
@@ -137,8 +146,9 @@ class Decoder:
         header, symbols = self.read_symbols(data)
         return self.rebuild(symbols, header.quality, (header.size_a, header.size_b), header.level, realism)
 
-    def rebuild(self, symbols: np.ndarray, quality_step: int, size: tuple[int, int], level: int,
-                realism: float = 0.0) -> np.ndarray:
+    def rebuild(
+        self, symbols: np.ndarray, quality_step: int, size: tuple[int, int], level: int, realism: float = 0.0
+    ) -> np.ndarray:
         """What the receiver makes of symbols (C, h, w): generator, then post-processing."""
         rows, columns = self.signal.picture_shape(size)
         picture = self.generate(symbols, quality_step, realism)[:, :rows, :columns]
@@ -159,7 +169,9 @@ class Decoder:
             y_hat = self.model.codebook.dequantize(part[None])
             z_hat = self.model.gains.unscale(y_hat, quality).contiguous(memory_format=torch.channels_last)
             out = generator(z_hat, quality)[0]
-            picture[(slice(None), *window.core(STRIDE))] = out[(slice(None), *window.core_in_outer(STRIDE))].cpu().numpy()
+            picture[(slice(None), *window.core(STRIDE))] = (
+                out[(slice(None), *window.core_in_outer(STRIDE))].cpu().numpy()
+            )
         return picture
 
     def quality_tensor(self, quality_step: int) -> torch.Tensor:

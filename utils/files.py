@@ -22,7 +22,7 @@ def replacing(path: Path):
     temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        with open(temporary, "rb") as file:     # else a power failure can leave the new name empty
+        with open(temporary, "rb") as file:  # else a power failure can leave the new name empty
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
@@ -42,7 +42,7 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
 
 
 def _is_other_process(number: int) -> bool:
-    if number == os.getpid():       # containers give the same few numbers again and again
+    if number == os.getpid():  # containers give the same few numbers again and again
         return False
     try:
         os.kill(number, 0)

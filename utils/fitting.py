@@ -4,13 +4,14 @@ import numpy as np
 import torch
 
 from models import BPGAN, QUALITIES, QUALITY_STEPS
+
 from .coders import CODERS, NETWORK, network_tables, usual_symbols
 from .context_network import contexts
 
 # High-rate theory: at the optimum a unit of squared error, in quantization steps, is worth 6/ln 2 bits.
 BITS_PER_SQUARED_STEP = 6 / np.log(2)
 LLOYD_ITERATIONS = 8
-PRIOR_COUNT = 20.0      # a center moves from its integer only as far as this many samples at it allow
+PRIOR_COUNT = 20.0  # a center moves from its integer only as far as this many samples at it allow
 
 
 @torch.no_grad()
@@ -35,23 +36,24 @@ def fit_centers(model: BPGAN, batches: list[torch.Tensor]) -> None:
     k = codebook.max_symbol
     y = torch.cat([latent.transpose(0, 1).flatten(1) for latent, _ in latents(model, batches)], dim=1)
     uniform = torch.arange(-k, k + 1, dtype=torch.float32, device=y.device).repeat(y.shape[0], 1)
-    if y.shape[1] > 40000:      # the same ones in every process and at every call
+    if y.shape[1] > 40000:  # the same ones in every process and at every call
         chance = torch.Generator(y.device).manual_seed(0)
         y = y[:, torch.rand(y.shape[1], device=y.device, generator=chance) < 40000 / y.shape[1]]
     base = y.round().clamp(-k, k)
-    candidates = torch.stack([(base + d).clamp(-k, k) for d in (-1, 0, 1)]).long() + k    # (3, C, n)
+    candidates = torch.stack([(base + d).clamp(-k, k) for d in (-1, 0, 1)]).long() + k  # (3, C, n)
     centers, symbols = uniform.clone(), base.long() + k
     for _ in range(LLOYD_ITERATIONS):
         ones = torch.ones_like(y)
         count = torch.zeros_like(centers).scatter_add_(1, symbols, ones)
         bits = -torch.log2((count + 0.5) / (count + 0.5).sum(1, keepdim=True))
-        cost = torch.stack([BITS_PER_SQUARED_STEP * (y - centers.gather(1, c)).square() + bits.gather(1, c)
-                            for c in candidates])
+        cost = torch.stack(
+            [BITS_PER_SQUARED_STEP * (y - centers.gather(1, c)).square() + bits.gather(1, c) for c in candidates]
+        )
         symbols = candidates.gather(0, cost.argmin(0, keepdim=True))[0]
         count = torch.zeros_like(centers).scatter_add_(1, symbols, ones)
         total = torch.zeros_like(centers).scatter_add_(1, symbols, y.clamp(-k - 0.5, k + 0.5))
         centers = (total + PRIOR_COUNT * uniform) / (count + PRIOR_COUNT)
-        centers = uniform + (centers - uniform).clamp(-0.4, 0.4)      # ascending by construction
+        centers = uniform + (centers - uniform).clamp(-0.4, 0.4)  # ascending by construction
     codebook.centers.copy_(centers)
 
 
@@ -65,12 +67,17 @@ def fit_coders(model: BPGAN, batches: list[torch.Tensor]) -> tuple[dict[str, dic
     held_out = max(1, len(batches) // 6)
 
     def grids(some):
-        return [(symbols, quality) for latent, quality in latents(model, some)
-                for symbols in model.codebook.quantize(latent).cpu().numpy()]
+        return [
+            (symbols, quality)
+            for latent, quality in latents(model, some)
+            for symbols in model.codebook.quantize(latent).cpu().numpy()
+        ]
 
     def coded(some):
-        return [contexts(symbols, np.zeros(symbols.shape[1:], np.uint8), (quality - 1) * QUALITY_STEPS, network)
-                for symbols, quality in some]
+        return [
+            contexts(symbols, np.zeros(symbols.shape[1:], np.uint8), (quality - 1) * QUALITY_STEPS, network)
+            for symbols, quality in some
+        ]
 
     fit, test = grids(batches[:-held_out] or batches), grids(batches[-held_out:])
     network = network_tables(model.context, usual_symbols(fit, model.config.latent_channels, QUALITIES))

@@ -30,30 +30,34 @@ from .context_network import N_ROWS, ContextTables, CorruptPayload, Walk, copy_n
 
 MAX_CODE_LENGTH = 16
 DECISIONS = 4
-DIRECT = 255                   # run_class of rows that have a word for each residual
-DIRECT_BELOW = 0.25            # probability of zero below which they have
-CLASSES_PER_OCTAVE = 4         # of the probability of the unlikely answer
-MAX_OCTAVES = 16               # less likely than 2^-16 nothing is
+DIRECT = 255  # run_class of rows that have a word for each residual
+DIRECT_BELOW = 0.25  # probability of zero below which they have
+CLASSES_PER_OCTAVE = 4  # of the probability of the unlikely answer
+MAX_OCTAVES = 16  # less likely than 2^-16 nothing is
 MAX_BLOCK = 1 << 15
-PRIOR_COUNT = 300.0            # residuals that a row's logistic distribution counts for
+PRIOR_COUNT = 300.0  # residuals that a row's logistic distribution counts for
 
 
 @dataclass(frozen=True)
 class HuffmanTables:
     """Decisions and code lengths of each row."""
 
-    radius: np.ndarray         # int32 (N_ROWS,), residuals beyond escape
-    run_class: np.ndarray      # uint8 (N_ROWS, 4), class of each decision; all DIRECT: the row has none
-    likely: np.ndarray         # uint8 (N_ROWS, 4), 0 no or 1 yes, the likely answers
-    block: np.ndarray          # int32 (classes,), m of the Golomb code of each class
-    lengths: np.ndarray        # uint8 (N_ROWS, 2 * MAX_RADIUS + 2), 0: no word; the last: escape.
-                               # Index: residual + MAX_RADIUS where DIRECT, else magnitude - 2
+    radius: np.ndarray  # int32 (N_ROWS,), residuals beyond escape
+    run_class: np.ndarray  # uint8 (N_ROWS, 4), class of each decision; all DIRECT: the row has none
+    likely: np.ndarray  # uint8 (N_ROWS, 4), 0 no or 1 yes, the likely answers
+    block: np.ndarray  # int32 (classes,), m of the Golomb code of each class
+    lengths: np.ndarray  # uint8 (N_ROWS, 2 * MAX_RADIUS + 2), 0: no word; the last: escape.
+    # Index: residual + MAX_RADIUS where DIRECT, else magnitude - 2
 
     def __post_init__(self):
         """Raises ValueError where tables are not of this form or codes not complete."""
-        shapes = {"radius": (np.int32, (N_ROWS,)), "lengths": (np.uint8, (N_ROWS, ESCAPE + 1)),
-                  "run_class": (np.uint8, (N_ROWS, DECISIONS)), "likely": (np.uint8, (N_ROWS, DECISIONS)),
-                  "block": (np.int32, (len(self.block),))}
+        shapes = {
+            "radius": (np.int32, (N_ROWS,)),
+            "lengths": (np.uint8, (N_ROWS, ESCAPE + 1)),
+            "run_class": (np.uint8, (N_ROWS, DECISIONS)),
+            "likely": (np.uint8, (N_ROWS, DECISIONS)),
+            "block": (np.int32, (len(self.block),)),
+        }
         for name, (kind, shape) in shapes.items():
             array = getattr(self, name)
             if array.dtype != kind or array.shape != shape:
@@ -61,12 +65,19 @@ class HuffmanTables:
         if (self.radius < 2).any() or (self.radius > MAX_RADIUS).any():
             raise ValueError(f"huffman tables: a radius is outside 2..{MAX_RADIUS}")
         direct = self.run_class == DIRECT
-        if (direct.any(1) != direct.all(1)).any() or (self.run_class[~direct] >= len(self.block)).any() or (
-                self.block < 1).any() or (self.block > MAX_BLOCK).any() or (self.likely > 1).any():
+        if (
+            (direct.any(1) != direct.all(1)).any()
+            or (self.run_class[~direct] >= len(self.block)).any()
+            or (self.block < 1).any()
+            or (self.block > MAX_BLOCK).any()
+            or (self.likely > 1).any()
+        ):
             raise ValueError("huffman tables: impossible decisions")
         needed = _words_needed(self.radius, direct[:, 0])
         if ((self.lengths > 0) != needed).any() or self.lengths.max() > MAX_CODE_LENGTH:
-            raise ValueError(f"huffman tables: a code word is missing, unneeded, or of more than {MAX_CODE_LENGTH} bits")
+            raise ValueError(
+                f"huffman tables: a code word is missing, unneeded, or of more than {MAX_CODE_LENGTH} bits"
+            )
         order = np.argsort(np.where(needed, self.lengths, 99), axis=1, kind="stable")
         ordered = np.take_along_axis(self.lengths, order, 1).astype(np.int64)
         steps = np.where(ordered > 0, 1 << (MAX_CODE_LENGTH - ordered), 0)
@@ -95,7 +106,7 @@ class HuffmanTables:
         """
         words = np.where(self.lengths > 0, self.lengths, np.inf).astype(np.float32)
         costs, direct = words.copy(), self.run_class[:, 0] == DIRECT
-        block = self.block[self.run_class[~direct]].astype(np.float64)          # (rows, 4)
+        block = self.block[self.run_class[~direct]].astype(np.float64)  # (rows, 4)
         # a block costs a bit; what ends a run a bit and its place, and spares half a block
         answers = np.stack([1 / block, 1 + np.log2(block) - (block - 1) / (2 * block)])
         likely = self.likely[~direct].astype(int)
@@ -105,8 +116,8 @@ class HuffmanTables:
         mine[:, MAX_RADIUS] = yes[:, 0]
         for sign, decision, told in ((1, 2, yes[:, 1]), (-1, 3, no[:, 1])):
             mine[:, MAX_RADIUS + sign] = no[:, 0] + told + yes[:, decision]
-            far = (no[:, 0] + told + no[:, decision])[:, None] + words[~direct][:, :MAX_RADIUS - 1]
-            mine[:, MAX_RADIUS + 2 * sign:: sign][:, :MAX_RADIUS - 1] = far
+            far = (no[:, 0] + told + no[:, decision])[:, None] + words[~direct][:, : MAX_RADIUS - 1]
+            mine[:, MAX_RADIUS + 2 * sign :: sign][:, : MAX_RADIUS - 1] = far
         mine[:, ESCAPE] = (no[:, 0] + no[:, 2] + no[:, 1]) + words[~direct][:, ESCAPE]
         costs[~direct] = mine
         return costs
@@ -146,7 +157,7 @@ def code_lengths(counts: np.ndarray, max_length: int = MAX_CODE_LENGTH) -> np.nd
     chosen = 2 * n - 2
     for is_package in reversed(levels):
         chosen_packages = sum(is_package[:chosen])
-        lengths[order[:chosen - chosen_packages]] += 1
+        lengths[order[: chosen - chosen_packages]] += 1
         chosen = 2 * chosen_packages
     return lengths.astype(np.uint8)
 
@@ -157,7 +168,7 @@ def fit_tables(coded: list[tuple[np.ndarray, np.ndarray]], prior: RangeTables) -
     for residuals, rows in coded:
         index = np.where(np.abs(residuals) > prior.radius[rows], ESCAPE, residuals + MAX_RADIUS)
         counts += np.bincount(rows.astype(np.int64) * (ESCAPE + 1) + index, minlength=counts.size).reshape(counts.shape)
-    above, below = counts[:, MAX_RADIUS + 1:ESCAPE], counts[:, MAX_RADIUS - 1::-1]      # by magnitude - 1
+    above, below = counts[:, MAX_RADIUS + 1 : ESCAPE], counts[:, MAX_RADIUS - 1 :: -1]  # by magnitude - 1
     escapes = counts[:, ESCAPE] / 2
     positive, negative = above.sum(1) + escapes, below.sum(1) + escapes
     zero = counts[:, MAX_RADIUS]
@@ -167,16 +178,18 @@ def fit_tables(coded: list[tuple[np.ndarray, np.ndarray]], prior: RangeTables) -
 
     likely = (2 * yes >= asked).astype(np.uint8)
     unlikely = np.where(likely == 1, asked - yes, yes)
-    level = np.floor(-np.log2(np.maximum(unlikely / asked, 2.0 ** -MAX_OCTAVES)) * CLASSES_PER_OCTAVE).astype(int)
+    level = np.floor(-np.log2(np.maximum(unlikely / asked, 2.0**-MAX_OCTAVES)) * CLASSES_PER_OCTAVE).astype(int)
     levels = np.unique(level[~direct])
     run_class = np.searchsorted(levels, level).astype(np.uint8)
     run_class[direct] = DIRECT
-    block = np.array([golomb_block(1 - unlikely[run_class == k].sum() / asked[run_class == k].sum())
-                      for k in range(len(levels))], np.int32)
+    block = np.array(
+        [golomb_block(1 - unlikely[run_class == k].sum() / asked[run_class == k].sum()) for k in range(len(levels))],
+        np.int32,
+    )
 
     words = counts.copy()
     words[~direct] = 0
-    words[~direct, :MAX_RADIUS - 1] = (above + below)[~direct, 1:]
+    words[~direct, : MAX_RADIUS - 1] = (above + below)[~direct, 1:]
     words[:, ESCAPE] = counts[:, ESCAPE]
     needed, lengths = _words_needed(prior.radius, direct), np.zeros(counts.shape, np.uint8)
     for row in range(N_ROWS):
@@ -187,7 +200,7 @@ def fit_tables(coded: list[tuple[np.ndarray, np.ndarray]], prior: RangeTables) -
 
 def golomb_block(likely: float) -> int:
     """The best m for runs of something of that probability, at least 1/2 (Gallager and van Voorhis 1975)."""
-    likely = min(max(likely, 0.5), 1 - 2.0 ** -MAX_OCTAVES)
+    likely = min(max(likely, 0.5), 1 - 2.0**-MAX_OCTAVES)
     return int(np.clip(np.ceil(-np.log2(1 + likely) / np.log2(likely)), 1, MAX_BLOCK))
 
 
@@ -198,8 +211,14 @@ def encode(residuals: np.ndarray, rows: np.ndarray, tables: HuffmanTables) -> by
     return _pack(classes, values, sizes, t.block).tobytes()
 
 
-def decode(payload: bytes, symbols: np.ndarray, modes: np.ndarray, quality_step: int,
-           network: ContextTables, tables: HuffmanTables) -> None:
+def decode(
+    payload: bytes,
+    symbols: np.ndarray,
+    modes: np.ndarray,
+    quality_step: int,
+    network: ContextTables,
+    tables: HuffmanTables,
+) -> None:
     """payload -> symbols int16 (C, h, w), written in place; modes uint8 (h, w), see utils/repeats.py.
 
     Raises CorruptPayload if the payload ends early, goes on too long, or holds what `encode` never
@@ -207,11 +226,24 @@ def decode(payload: bytes, symbols: np.ndarray, modes: np.ndarray, quality_step:
     """
     t, walk = tables, Walk(symbols.shape, quality_step, network)
     # a writable copy: numba would compile everything once more for read-only bytes
-    status = _decode(np.frombuffer(payload, np.uint8).copy(), symbols, modes, walk.groups, walk.arrays,
-                     t.radius, t.run_class, t.likely, t.block, t._ends, t._base, t._order)
+    status = _decode(
+        np.frombuffer(payload, np.uint8).copy(),
+        symbols,
+        modes,
+        walk.groups,
+        walk.arrays,
+        t.radius,
+        t.run_class,
+        t.likely,
+        t.block,
+        t._ends,
+        t._base,
+        t._order,
+    )
     if status:
-        raise CorruptPayload(("", "the payload ends early", "the payload is damaged",
-                              "the payload has bytes left over")[status])
+        raise CorruptPayload(
+            ("", "the payload ends early", "the payload is damaged", "the payload has bytes left over")[status]
+        )
 
 
 @njit(cache=True, nogil=True)
@@ -247,7 +279,7 @@ def _tell(residuals, rows, radius, run_class, likely, lengths, words):
             length = 0
             while beyond >> (length + 1):
                 length += 1
-            excess = ((beyond & ((1 << length) - 1)) << 1) | (residual < 0)       # its first bit is 1: left out
+            excess = ((beyond & ((1 << length) - 1)) << 1) | (residual < 0)  # its first bit is 1: left out
             classes[n], values[n], sizes[n] = DIRECT, (length << (length + 1)) | excess, ESCAPE_LENGTH_BITS + length + 1
             n += 1
     return classes[:n], values[:n], sizes[:n]
@@ -278,7 +310,7 @@ def _put_place(out, position, place, block):
 @njit(cache=True, nogil=True)
 def _pack(classes, values, sizes, block):
     n, bits = len(classes), np.int64(0)
-    ahead = np.empty(n, np.int32)                        # likely answers from here to the unlikely one
+    ahead = np.empty(n, np.int32)  # likely answers from here to the unlikely one
     far = np.int32(1 << 30)
     nearest = np.full(len(block) + 1, far)
     for t in range(n - 1, -1, -1):
@@ -288,10 +320,10 @@ def _pack(classes, values, sizes, block):
         else:
             nearest[mine] = 0 if values[t] else min(nearest[mine] + 1, far)
             ahead[t] = nearest[mine]
-            bits += 18 if values[t] else 1               # at most: a place is below 2^15
+            bits += 18 if values[t] else 1  # at most: a place is below 2^15
     out = np.zeros(bits // 8 + 8, np.uint8)
-    left = np.full(len(block) + 1, -1, np.int32)         # likely answers that the last word still covers; -1: no word
-    ends = np.zeros(len(block) + 1, np.bool_)            # whether an unlikely one follows them
+    left = np.full(len(block) + 1, -1, np.int32)  # likely answers that the last word still covers; -1: no word
+    ends = np.zeros(len(block) + 1, np.bool_)  # whether an unlikely one follows them
     position = np.int64(0)
     for t in range(n):
         mine = classes[t]
@@ -307,7 +339,7 @@ def _pack(classes, values, sizes, block):
         left[mine] -= 1
         if left[mine] == 0 and not ends[mine]:
             left[mine] = -1
-    return out[:(position + 7) >> 3].copy()
+    return out[: (position + 7) >> 3].copy()
 
 
 @njit(cache=True, nogil=True)
@@ -353,7 +385,7 @@ def _take_word(data, position, row, ends, base, order):
     """-> (index of the row's next word, position)."""
     word = _peek(data, position, MAX_CODE_LENGTH)
     length = 1
-    while word >= ends[row, length]:        # codes are complete: ends[row, 16] is above any word
+    while word >= ends[row, length]:  # codes are complete: ends[row, 16] is above any word
         length += 1
     return np.int64(order[row, base[row, length] + (word >> (MAX_CODE_LENGTH - length))]), position + length
 
@@ -391,11 +423,13 @@ def _decode(data, symbols, modes, groups, arrays, radius, run_class, likely, blo
                         far, sign = direct, np.int64(1)
                         if not direct:
                             unlikely, position = _answer(data, position, run_class[row, 0], block, left, ends)
-                            if unlikely == likely[row, 0]:          # not zero
+                            if unlikely == likely[row, 0]:  # not zero
                                 unlikely, position = _answer(data, position, run_class[row, 1], block, left, ends)
                                 sign = 1 if unlikely != likely[row, 1] else -1
                                 decision = 2 if sign > 0 else 3
-                                unlikely, position = _answer(data, position, run_class[row, decision], block, left, ends)
+                                unlikely, position = _answer(
+                                    data, position, run_class[row, decision], block, left, ends
+                                )
                                 far = unlikely == likely[row, decision]
                                 residual = sign
                         if far:

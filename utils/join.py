@@ -19,6 +19,7 @@ import torch
 from models import ModelConfig, build_generator
 from models.quality import move_qualities
 from options.base_options import Parser, in_range
+
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly, save_checkpoint
 from .model_card import commands, write_model_card
 
@@ -27,7 +28,9 @@ GENERATOR = "generator."
 
 def faithful(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The faithful generator's weights, named as the realistic one's are."""
-    return {name.removeprefix(GENERATOR): tensor for name, tensor in checkpoint.model.items() if name.startswith(GENERATOR)}
+    return {
+        name.removeprefix(GENERATOR): tensor for name, tensor in checkpoint.model.items() if name.startswith(GENERATOR)
+    }
 
 
 def _at_rates(state: dict[str, torch.Tensor], own: ModelConfig, wanted: ModelConfig) -> dict[str, torch.Tensor]:
@@ -47,21 +50,30 @@ def join(earlier: Checkpoint, later: Checkpoint, share: float, follow: float = 1
         raise ValueError("the checkpoints are of models of different sizes: only their rates may differ")
     before = _at_rates(faithful(earlier), earlier.config, later.config)
     after = _at_rates(earlier.realistic, earlier.config, later.config)
-    realistic = {name: before[name] + follow * (weights - before[name]) + share * (after[name] - before[name])
-                 for name, weights in faithful(later).items()}
-    return dataclasses.replace(later, realistic=realistic, discriminator=earlier.discriminator,
-                               info=_joined_info(earlier.info, later.info))
+    realistic = {
+        name: before[name] + follow * (weights - before[name]) + share * (after[name] - before[name])
+        for name, weights in faithful(later).items()
+    }
+    return dataclasses.replace(
+        later, realistic=realistic, discriminator=earlier.discriminator, info=_joined_info(earlier.info, later.info)
+    )
 
 
 def _joined_info(earlier: dict, later: dict) -> dict:
     """How both came about, one after the other."""
     minutes, steps = earlier.get("minutes", 0), earlier.get("steps", 0)
-    rows = [{**row, "minutes": round(row["minutes"] + minutes, 1), "step": row["step"] + steps}
-            for row in later.get("validation", [])]
+    rows = [
+        {**row, "minutes": round(row["minutes"] + minutes, 1), "step": row["step"] + steps}
+        for row in later.get("validation", [])
+    ]
     both = {name: value for name, value in {**earlier, **later}.items() if name != "command"}
-    return {**both, "commands": commands(earlier) + commands(later),
-            "minutes": round(minutes + later.get("minutes", 0), 1), "steps": steps + later.get("steps", 0),
-            "validation": earlier.get("validation", []) + rows}
+    return {
+        **both,
+        "commands": commands(earlier) + commands(later),
+        "minutes": round(minutes + later.get("minutes", 0), 1),
+        "steps": steps + later.get("steps", 0),
+        "validation": earlier.get("validation", []) + rows,
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,9 +81,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("earlier", type=Path, help="checkpoint with a realistic generator")
     parser.add_argument("later", type=Path, help="checkpoint whose faithful generator is the newer one")
     parser.add_argument("--share", type=in_range(float, 0.0, 2.0), default=1.0, help="of the realistic difference")
-    parser.add_argument("--follow", type=in_range(float, 0.0, 1.0), default=1.0,
-                        help="how far it goes with the faithful generator, from the earlier one to the later one")
-    parser.add_argument("--output", type=Path, required=True, help="where the joined checkpoint goes, its card beside it")
+    parser.add_argument(
+        "--follow",
+        type=in_range(float, 0.0, 1.0),
+        default=1.0,
+        help="how far it goes with the faithful generator, from the earlier one to the later one",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="where the joined checkpoint goes, its card beside it"
+    )
 
     def run(options) -> int:
         joined = join(load_checkpoint(options.earlier), load_checkpoint(options.later), options.share, options.follow)

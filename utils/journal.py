@@ -17,9 +17,8 @@ NAME = "rows.jsonl"
 _ROOT = Path(__file__).resolve().parent.parent
 # The checkpoint counts by its digest (its fingerprint leaves the realistic generator out), the input file
 # by file.
-_NO_MATTER = ("input", "output", "checkpoint", "overwrite", "report", "dry_run", "verbose", "argv",
-              "batch_size")
-_PROGRAM = ("data", "models", "utils")      # what results depend on
+_NO_MATTER = ("input", "output", "checkpoint", "overwrite", "report", "dry_run", "verbose", "argv", "batch_size")
+_PROGRAM = ("data", "models", "utils")  # what results depend on
 
 
 def settings_of(options: argparse.Namespace, **changes) -> dict:
@@ -39,8 +38,15 @@ class Journal:
     def key(self, source: Path, stem: Path, checkpoint: str) -> str:
         """Hexadecimal digest of a source file as it is now, its place, settings, program, and the checkpoint's digest."""
         state = source.stat()
-        parts = [str(source.resolve()), state.st_size, state.st_mtime_ns, stem.as_posix(), checkpoint,
-                 self.settings, _program()]
+        parts = [
+            str(source.resolve()),
+            state.st_size,
+            state.st_mtime_ns,
+            stem.as_posix(),
+            checkpoint,
+            self.settings,
+            _program(),
+        ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def find(self, key: str) -> dict | None:
@@ -58,14 +64,17 @@ class Journal:
 
     def add(self, key: str, row: dict, files: list[Path]) -> None:
         """Note that `files`, below the folder, are written whole. Raises OSError where that fails."""
-        record = {"key": key, "row": row,
-                  "files": {path.relative_to(self.folder).as_posix(): _checksum(path) for path in files}}
+        record = {
+            "key": key,
+            "row": row,
+            "files": {path.relative_to(self.folder).as_posix(): _checksum(path) for path in files},
+        }
         line = json.dumps(record).encode() + b"\n"
         # One write to a file open for appending, so that processes do not cut into each other's lines.
         number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             end = os.lseek(number, 0, os.SEEK_END)
-            if end and os.pread(number, 1, end - 1) != b"\n":       # a line that was cut short
+            if end and os.pread(number, 1, end - 1) != b"\n":  # a line that was cut short
                 line = b"\n" + line
             if os.write(number, line) < len(line):
                 raise OSError(f"{self.path}: a line could not be written whole, the disk is full")

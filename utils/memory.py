@@ -4,8 +4,8 @@ import ctypes
 
 # malloc.h of the GNU C library
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST_THRESHOLD = 32 << 20        # bytes; the library takes no more
-NEVER = 2 ** 31 - 1
+LARGEST_THRESHOLD = 32 << 20  # bytes; the library takes no more
+NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
@@ -16,7 +16,7 @@ def keep_freed_memory() -> None:
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):    # another library, or another system
+    except (OSError, AttributeError, TypeError):  # another library, or another system
         return
     mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD)
     mallopt(M_TRIM_THRESHOLD, NEVER)

@@ -9,28 +9,27 @@ import warnings
 
 import numpy as np
 
-SPEECH_RATE = 16000             # Hz; all speech scores are defined on this sample rate here
+SPEECH_RATE = 16000  # Hz; all speech scores are defined on this sample rate here
 
-_SSIM_WINDOW = 11               # pixels; the Gaussian window of SSIM
-_SSIM_STRIP = 64                # rows of an image that are filtered at once
-_MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)     # Wang et al. 2003, fine to coarse
+_SSIM_WINDOW = 11  # pixels; the Gaussian window of SSIM
+_SSIM_STRIP = 64  # rows of an image that are filtered at once
+_MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, fine to coarse
 
 # The C code behind `pesq` overruns a table of 50 utterances, and ends the process with it, when a
 # clip holds more; an utterance and its pause are at least 0.4 s, so 15 s cannot hold as many.
 _PESQ_SECONDS = 15
-_STOI_SECONDS = 300             # `pystoi` holds some 1.5 MB for every second of a clip
+_STOI_SECONDS = 300  # `pystoi` holds some 1.5 MB for every second of a clip
 
-_LSD_WINDOW = 512               # samples, 32 ms
-_LSD_HOP = 128                  # samples, 8 ms
-_LSD_FLOOR_DB = -80.0           # relative to the reference's loudest bin
-_LSD_BLOCK = 4096               # frames at once, so that an hour of speech fits in memory
+_LSD_WINDOW = 512  # samples, 32 ms
+_LSD_HOP = 128  # samples, 8 ms
+_LSD_FLOOR_DB = -80.0  # relative to the reference's loudest bin
+_LSD_BLOCK = 4096  # frames at once, so that an hour of speech fits in memory
 
 
 def _check_images(original: np.ndarray, decoded: np.ndarray) -> None:
     for image in (original, decoded):
         if image.dtype != np.uint8 or image.ndim != 3 or image.size == 0:
-            raise ValueError("images must be uint8 (H, W, C) and not empty, "
-                             f"found {image.dtype} {image.shape}")
+            raise ValueError(f"images must be uint8 (H, W, C) and not empty, found {image.dtype} {image.shape}")
     if original.shape != decoded.shape:
         raise ValueError(f"images differ in shape: {original.shape} and {decoded.shape}")
 
@@ -44,7 +43,7 @@ def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
     # Exact integer sum, row by row in blocks: a large photograph needs no large temporary.
     squared_error = 0
     for row in range(0, original.shape[0], 256):
-        difference = original[row:row + 256].astype(np.int32) - decoded[row:row + 256]
+        difference = original[row : row + 256].astype(np.int32) - decoded[row : row + 256]
         squared_error += int(np.square(difference).sum(dtype=np.int64))
     if squared_error == 0:
         return math.inf
@@ -88,12 +87,14 @@ def ms_ssim(original: np.ndarray, decoded: np.ndarray) -> float:
     scales = sum(side > (_SSIM_WINDOW - 1) * 2**scale for scale in range(len(_MS_SSIM_WEIGHTS)))
     if scales == 0:
         return math.nan
-    window = _fspecial_gauss_1d(_SSIM_WINDOW, 1.5).repeat(channels, 1, 1, 1)    # (C, 1, 1, 11)
+    window = _fspecial_gauss_1d(_SSIM_WINDOW, 1.5).repeat(channels, 1, 1, 1)  # (C, 1, 1, 11)
     total_weight = sum(_MS_SSIM_WEIGHTS[:scales])
     score = torch.ones(1, channels)
     with torch.inference_mode():
-        pair = [torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32, order="C"))[None]
-                for image in (original, decoded)]       # (1, C, H, W)
+        pair = [
+            torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32, order="C"))[None]
+            for image in (original, decoded)
+        ]  # (1, C, H, W)
         for scale in range(scales):
             if scale:
                 padding = [length % 2 for length in pair[0].shape[2:]]
@@ -108,8 +109,7 @@ def ms_ssim(original: np.ndarray, decoded: np.ndarray) -> float:
 def _check_speech(reference: np.ndarray, decoded: np.ndarray) -> None:
     for clip in (reference, decoded):
         if clip.ndim != 1 or clip.dtype.kind != "f":
-            raise ValueError("speech must be floats of shape (n,), "
-                             f"found {clip.dtype} {clip.shape}")
+            raise ValueError(f"speech must be floats of shape (n,), found {clip.dtype} {clip.shape}")
     if reference.shape != decoded.shape:
         raise ValueError(f"clips differ in length: {reference.size} and {decoded.size} samples")
 
@@ -135,7 +135,7 @@ def pesq_wb(reference: np.ndarray, decoded: np.ndarray) -> float:
         if _is_silent(clean) or _is_silent(coded):
             return math.nan
         score = pesq(SPEECH_RATE, clean, coded, "wb", on_error=PesqError.RETURN_VALUES)
-        return float(score) if score > 0 else math.nan      # errors are negative numbers, undefined scores nan
+        return float(score) if score > 0 else math.nan  # errors are negative numbers, undefined scores nan
 
     return _mean_of_parts(part_score, reference, decoded, _PESQ_SECONDS)
 
@@ -185,10 +185,10 @@ def _stoi_of_part(reference: np.ndarray, decoded: np.ndarray, extended: bool) ->
 
 def _power_blocks(clip: np.ndarray):
     """Power spectra of a clip (n,), in blocks (frames <= _LSD_BLOCK, _LSD_WINDOW / 2 + 1)."""
-    window = np.hanning(_LSD_WINDOW + 1)[:-1]       # periodic
+    window = np.hanning(_LSD_WINDOW + 1)[:-1]  # periodic
     frames = np.lib.stride_tricks.sliding_window_view(clip, _LSD_WINDOW)[::_LSD_HOP]
     for start in range(0, len(frames), _LSD_BLOCK):
-        block = frames[start:start + _LSD_BLOCK].astype(np.float64) * window
+        block = frames[start : start + _LSD_BLOCK].astype(np.float64) * window
         yield np.square(np.abs(np.fft.rfft(block)))
 
 
@@ -207,7 +207,7 @@ def log_spectral_distance(reference: np.ndarray, decoded: np.ndarray) -> float:
     if reference.size < _LSD_WINDOW or _is_silent(reference):
         return math.nan
     floor = max(power.max() for power in _power_blocks(reference)) * 10 ** (_LSD_FLOOR_DB / 10)
-    if floor == 0:              # the only sound lies after the last whole frame
+    if floor == 0:  # the only sound lies after the last whole frame
         return math.nan
     total, frames = 0.0, 0
     for power, decoded_power in zip(_power_blocks(reference), _power_blocks(decoded)):
@@ -223,8 +223,10 @@ def _rate_curve(rate, quality):
 
     rate, quality = np.asarray(rate, np.float64), np.asarray(quality, np.float64)
     if rate.ndim != 1 or rate.shape != quality.shape or rate.size < 2:
-        raise ValueError("a rate-distortion curve needs as many rates as qualities, at least 2, "
-                         f"found {rate.shape} and {quality.shape}")
+        raise ValueError(
+            "a rate-distortion curve needs as many rates as qualities, at least 2, "
+            f"found {rate.shape} and {quality.shape}"
+        )
     if not (np.isfinite(rate).all() and np.isfinite(quality).all() and (rate > 0).all()):
         raise ValueError("rates must be finite and above 0, qualities finite")
     order = np.argsort(quality)
@@ -248,7 +250,6 @@ def bd_rate(rate_a, quality_a, rate_b, quality_b) -> float:
     curve_b, low_b, high_b = _rate_curve(rate_b, quality_b)
     low, high = max(low_a, low_b), min(high_a, high_b)
     if low >= high:
-        raise ValueError(f"the qualities do not overlap: {low_a:g} to {high_a:g} "
-                         f"and {low_b:g} to {high_b:g}")
+        raise ValueError(f"the qualities do not overlap: {low_a:g} to {high_a:g} and {low_b:g} to {high_b:g}")
     difference = (curve_b.integrate(low, high) - curve_a.integrate(low, high)) / (high - low)
     return float(100 * math.expm1(difference))

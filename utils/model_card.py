@@ -1,12 +1,13 @@
 """The model card beside a checkpoint: what it was trained on, how long, how it came along.
 
-    python -m utils.model_card checkpoints/image.safetensors
+python -m utils.model_card checkpoints/image.safetensors
 """
 
 import sys
 from pathlib import Path
 
 from models.complexity import multiply_adds
+
 from .checkpoint import CHECKPOINTS, Checkpoint, load_checkpoint
 from .files import replacing
 
@@ -15,31 +16,49 @@ def model_card(checkpoint: Checkpoint, name: str, links: bool = False) -> str:
     """Markdown, from the checkpoint's own metadata alone; `links` to the pages on the repository's own checkpoints."""
     info, config = checkpoint.info, checkpoint.config
     parameters = sum(t.numel() for t in checkpoint.model.values()) + sum(
-        a.size for a in checkpoint.tables.get("network", {}).values())
+        a.size for a in checkpoint.tables.get("network", {}).values()
+    )
     lines = [
-        f"# {name}", "",
-        f"Encoder, generator, codebook and entropy tables for {config.signal}, trained by this repository's `train.py`.", "",
-        "| | |", "|---|---|",
+        f"# {name}",
+        "",
+        f"Encoder, generator, codebook and entropy tables for {config.signal}, trained by this repository's `train.py`.",
+        "",
+        "| | |",
+        "|---|---|",
         *(f"| command | `{command}` |" for command in commands(info) or ["unknown"]),
         f"| data | {info.get('files', '?')} files: {info.get('data', 'see the command')} |",
         f"| training | {info.get('minutes', '?')} minutes, {info.get('steps', '?')} steps, on {info.get('device', '?')} |",
         *([f"| perceptual loss | {info['perceptual_loss']} |"] if "perceptual_loss" in info else []),
         f"| parameters | {parameters / 1e6:.1f} million"
-        + (", and a second (realistic) generator" if checkpoint.realistic else "") + " |",
+        + (", and a second (realistic) generator" if checkpoint.realistic else "")
+        + " |",
         f"| qualities | 1 to 8: lmbda {config.lmbda_low:g} to {config.lmbda_high:g} |",
         "| multiply-adds per picture sample | "
-        + ", ".join(f"{name} {cost / 1000:.1f}k" for name, cost in multiply_adds(config).items()) + " |",
+        + ", ".join(f"{name} {cost / 1000:.1f}k" for name, cost in multiply_adds(config).items())
+        + " |",
         f"| default entropy coder | {checkpoint.default_coder} |",
-        f"| fingerprint | `{checkpoint.fingerprint.hex()}` |", "",
-        *(["[Figures, curves and comparisons](../README.md#what-to-expect), "
-           "[how the training went](../docs/training.md).", ""] if links else [])]
+        f"| fingerprint | `{checkpoint.fingerprint.hex()}` |",
+        "",
+        *(
+            [
+                "[Figures, curves and comparisons](../README.md#what-to-expect), "
+                "[how the training went](../docs/training.md).",
+                "",
+            ]
+            if links
+            else []
+        ),
+    ]
     rows = info.get("validation", [])
     if rows:
         qualities = sorted(int(key.rsplit("_", 1)[1]) for key in rows[0] if key.startswith("val_bpp_"))
-        lines += ["Validation: estimated bits per picture sample / PSNR (dB) of the picture, its errors weighted as in "
-                  "training, true quantization, no search, whole pictures.", "",
-                  "| minutes | stage | steps | " + " | ".join(f"quality {q}" for q in qualities) + " |",
-                  "|---" * (3 + len(qualities)) + "|"]
+        lines += [
+            "Validation: estimated bits per picture sample / PSNR (dB) of the picture, its errors weighted as in "
+            "training, true quantization, no search, whole pictures.",
+            "",
+            "| minutes | stage | steps | " + " | ".join(f"quality {q}" for q in qualities) + " |",
+            "|---" * (3 + len(qualities)) + "|",
+        ]
         keep = max(1, len(rows) // 12)
         for row in rows[:-1:keep] + rows[-1:]:
             cells = " | ".join(f"{row[f'val_bpp_{q}']:.3f} / {row[f'val_psnr_{q}']:.2f}" for q in qualities)

@@ -18,9 +18,9 @@ Distortion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 # 1 - MS-SSIM that weighs as much as a squared error of 1: the ratio of the rate weights that
 # CompressAI's models are trained with for the two (8.73 to 0.0067 in the middle of the range).
-MS_SSIM_WEIGHT = 8.73 / 0.0067 / 255 ** 2
-MIN_SSIM_SIDE, MIN_MS_SSIM_SIDE = 11, 161       # pixels; below, the window or the scales do not fit
-MIN_FEATURE_SIDE = 32       # pixels; below, the discriminator's coarsest scale does not fit
+MS_SSIM_WEIGHT = 8.73 / 0.0067 / 255**2
+MIN_SSIM_SIDE, MIN_MS_SSIM_SIDE = 11, 161  # pixels; below, the window or the scales do not fit
+MIN_FEATURE_SIDE = 32  # pixels; below, the discriminator's coarsest scale does not fit
 # Features change with the square root of the squared error: for equal slopes they count twice.
 FEATURE_SHARE = 2 / 3
 
@@ -89,9 +89,11 @@ class FeatureDistance:
 
 def discriminator_distance(discriminator: Discriminator) -> Distortion:
     """Feature matching: mean L1 distance of the discriminator's features, each relative to its size."""
+
     def distance(x, x_hat):
         with torch.no_grad():
             _, real = discriminator(x)
         _, fake = discriminator(x_hat)
         return feature_matching(real, fake)
+
     return distance

@@ -21,20 +21,27 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 
 from data.base import Preview, Signal
+
 from .files import replacing
 
 if TYPE_CHECKING:
     from .batch import Checkpoints, Item
 
-MAX_VERSIONS = 72       # of all files on a report's page together: some 30 MB
-MAX_FILES = 24          # of a report's page
+MAX_VERSIONS = 72  # of all files on a report's page together: some 30 MB
+MAX_FILES = 24  # of a report's page
 
 # How measures are headed and rounded; one that is not here goes by its name, to 3 digits.
 _MEASURES = {
-    "bytes": ("bytes", ",.0f"), "bpp": ("bpp", ".3f"), "kbps": ("kbps", ".2f"),
-    "psnr_db": ("PSNR (dB)", ".2f"), "ms_ssim": ("MS-SSIM", ".4f"),
-    "pesq_wb": ("PESQ wideband", ".2f"), "stoi": ("STOI", ".3f"), "estoi": ("ESTOI", ".3f"),
-    "log_spectral_distance": ("log-spectral distance (dB)", ".2f")}
+    "bytes": ("bytes", ",.0f"),
+    "bpp": ("bpp", ".3f"),
+    "kbps": ("kbps", ".2f"),
+    "psnr_db": ("PSNR (dB)", ".2f"),
+    "ms_ssim": ("MS-SSIM", ".4f"),
+    "pesq_wb": ("PESQ wideband", ".2f"),
+    "stoi": ("STOI", ".3f"),
+    "estoi": ("ESTOI", ".3f"),
+    "log_spectral_distance": ("log-spectral distance (dB)", ".2f"),
+}
 
 # Whatever a name or a note should contain, the page can load nothing.
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -46,7 +53,7 @@ class Version:
 
     label: str
     preview: Preview
-    measures: dict[str, float] = field(default_factory=dict)    # name -> value; nan is shown as a dash
+    measures: dict[str, float] = field(default_factory=dict)  # name -> value; nan is shown as a dash
 
 
 class Page:
@@ -69,7 +76,7 @@ class Page:
         last = len(versions) - 1
         shown = {"left": min(left, last), "right": min(right, last)}
         self._entries += 1
-        (rows, columns, _), = shapes
+        ((rows, columns, _),) = shapes
         write = self._file.write
         note = versions[0].preview.note
         write(f'<section class="entry"><h2>{escape(name)}</h2>\n')
@@ -78,12 +85,16 @@ class Page:
         write(f'<div class="compare" style="--columns:{columns};--rows:{rows}">\n')
         for i, version in enumerate(versions):
             sides = " ".join(side for side, index in shown.items() if index == i)
-            write(f'<img class="{sides}" alt="{escape(version.label)}" width="{columns}" height="{rows}" loading="lazy" '
-                  f'decoding="async" draggable="false" src="{_data_uri("image/webp", _webp(version.preview.pixels))}">\n')
+            write(
+                f'<img class="{sides}" alt="{escape(version.label)}" width="{columns}" height="{rows}" loading="lazy" '
+                f'decoding="async" draggable="false" src="{_data_uri("image/webp", _webp(version.preview.pixels))}">\n'
+            )
         for side, index in shown.items():
             write(f'<span class="tag {side}">{escape(versions[index].label)}</span>\n')
-        write('<div class="handle" role="slider" tabindex="0" aria-label="How much of the left version is seen" '
-              'aria-valuemin="0" aria-valuemax="100" aria-valuenow="50"></div>\n</div>\n')
+        write(
+            '<div class="handle" role="slider" tabindex="0" aria-label="How much of the left version is seen" '
+            'aria-valuemin="0" aria-valuemax="100" aria-valuenow="50"></div>\n</div>\n'
+        )
         self._write_table(versions, shown)
         write("</section>\n")
 
@@ -92,22 +103,33 @@ class Page:
         columns = list(dict.fromkeys(name for version in versions for name in version.measures))
         write = self._file.write
         heads = {name: escape(_MEASURES.get(name, (name, ""))[0]) for name in columns}
-        write('<div class="scroll"><table><thead><tr><th>left</th><th>right</th><th class="label">version</th>'
-              + "".join(f"<th>{head}</th>" for head in heads.values()) + "</tr></thead>\n")
+        write(
+            '<div class="scroll"><table><thead><tr><th>left</th><th>right</th><th class="label">version</th>'
+            + "".join(f"<th>{head}</th>" for head in heads.values())
+            + "</tr></thead>\n"
+        )
         for i, version in enumerate(versions):
             label = escape(version.label)
             write("<tbody><tr>")
             for side, index in shown.items():
-                write(f'<td data-head="{side}"><input type="radio" name="{side}-{self._entries}" value="{i}" data-side="{side}" '
-                      f'aria-label="{label} on the {side}"{" checked" * (index == i)}></td>')
-            write(f'<td class="label">{label}</td>'
-                  + "".join(f'<td data-head="{head}">{_number(name, version.measures.get(name, math.nan))}</td>'
-                            for name, head in heads.items())
-                  + "</tr>\n")
+                write(
+                    f'<td data-head="{side}"><input type="radio" name="{side}-{self._entries}" value="{i}" data-side="{side}" '
+                    f'aria-label="{label} on the {side}"{" checked" * (index == i)}></td>'
+                )
+            write(
+                f'<td class="label">{label}</td>'
+                + "".join(
+                    f'<td data-head="{head}">{_number(name, version.measures.get(name, math.nan))}</td>'
+                    for name, head in heads.items()
+                )
+                + "</tr>\n"
+            )
             if version.preview.sound is not None:
                 sound = _data_uri("audio/flac", _flac(version.preview.sound, version.preview.sample_rate))
-                write(f'<tr><td colspan="{len(columns) + 3}"><audio controls preload="metadata" '
-                      f'aria-label="{label}" src="{sound}"></audio></td></tr>\n')
+                write(
+                    f'<tr><td colspan="{len(columns) + 3}"><audio controls preload="metadata" '
+                    f'aria-label="{label}" src="{sound}"></audio></td></tr>\n'
+                )
             write("</tbody>\n")
         write("</table></div>\n")
 
@@ -127,11 +149,14 @@ def writing_page(path: Path, title: str, introduction: str = "") -> Iterator[Pag
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">\n'
             f"<title>{escape(title)}</title>\n<style>\n{(folder / 'page.css').read_text()}</style></head>\n"
-            f"<body><main>\n<h1>{escape(title)}</h1>\n")
+            f"<body><main>\n<h1>{escape(title)}</h1>\n"
+        )
         if introduction:
             file.write(f"<p>{escape(introduction)}</p>\n")
-        file.write("<p class=\"help\">Drag over a picture, or use the arrow keys, to see more of one version or the "
-                   "other; the table chooses the two.</p>\n")
+        file.write(
+            '<p class="help">Drag over a picture, or use the arrow keys, to see more of one version or the '
+            "other; the table chooses the two.</p>\n"
+        )
         yield Page(file)
         file.write(f"</main>\n<script>\n{(folder / 'page.js').read_text()}</script></body></html>\n")
 
@@ -153,14 +178,17 @@ def write_report(path: Path, items: Sequence["Item"], codecs: "Checkpoints", run
     """
     rows = [{row["file"]: row for row in run.rows} for run in runs]
     coded = [item for item in items if any(item.path.as_posix() in by_file for by_file in rows)]
-    shown = coded[:max(1, min(MAX_FILES, MAX_VERSIONS // (len(runs) + 1)))]
+    shown = coded[: max(1, min(MAX_FILES, MAX_VERSIONS // (len(runs) + 1)))]
     said = f"{len(shown)} file{'s' * (len(shown) != 1)}, decoded from what was written."
     if len(shown) < len(coded):
         said = f"The first {len(shown)} of {len(coded)} files, decoded from what was written; all are in metrics.csv."
     with writing_page(path, "BPGAN: original and decoded", said) as page:
         for item in shown:
-            mine = [(run, by_file[item.path.as_posix()]) for run, by_file in zip(runs, rows)
-                    if item.path.as_posix() in by_file]
+            mine = [
+                (run, by_file[item.path.as_posix()])
+                for run, by_file in zip(runs, rows)
+                if item.path.as_posix() in by_file
+            ]
             signal = codecs.of(mine[0][1]["signal"]).signal
             original = signal.read(item.path)
             versions = [original_version(signal, original, item.path.stat().st_size)]
@@ -175,14 +203,20 @@ def write_report(path: Path, items: Sequence["Item"], codecs: "Checkpoints", run
 def _setting(row: dict, realism: float) -> str:
     """A row's settings in words."""
     iterations = int(row["iterations"])
-    return (f"quality {float(row['quality']):g}" + (f", {row['search']}, {iterations} iterations" if iterations else "")
-            + (f", realism {realism:g}" if realism else ""))
+    return (
+        f"quality {float(row['quality']):g}"
+        + (f", {row['search']}, {iterations} iterations" if iterations else "")
+        + (f", realism {realism:g}" if realism else "")
+    )
 
 
 def original_version(signal: Signal, original: np.ndarray, n_bytes: int) -> Version:
     """What the others are compared with: its rate is that of the file as it was given."""
-    return Version("original", signal.preview(original, original),
-                   {"bytes": n_bytes, signal.rate_unit: signal.rate(n_bytes, signal.size(original))})
+    return Version(
+        "original",
+        signal.preview(original, original),
+        {"bytes": n_bytes, signal.rate_unit: signal.rate(n_bytes, signal.size(original))},
+    )
 
 
 def _number(name: str, value: float) -> str:

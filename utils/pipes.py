@@ -32,6 +32,7 @@ def piped(work: Callable[[argparse.Namespace], int], suffix_of: Callable[[Path],
     standard output takes the result, the one file of the pattern `result`, everything that is
     printed goes to standard error.
     """
+
     def run(options: argparse.Namespace) -> int:
         reading, writing = PIPE in (options.input or []), options.output == PIPE
         if not (reading or writing):

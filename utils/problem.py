@@ -7,6 +7,7 @@ import torch
 from models import BPGAN
 from models.entropy_model import logistic_bits
 from models.winograd import generator_for_search
+
 from .admm import Prediction, Problem
 from .objectives import Distortion
 
@@ -22,15 +23,24 @@ class Searchable:
         self.generator = generator_for_search(model.generator)
         self.kernels = model.context.kernels(torch.bfloat16)
 
-    def problem(self, x: torch.Tensor, valid: tuple[int, int], quality: torch.Tensor, weight: torch.Tensor | float,
-                distance: Distortion, bits: Callable[[Prediction, torch.Tensor], torch.Tensor], start: torch.Tensor,
-                fallback: torch.Tensor, movable: torch.Tensor | None = None) -> Problem:
+    def problem(
+        self,
+        x: torch.Tensor,
+        valid: tuple[int, int],
+        quality: torch.Tensor,
+        weight: torch.Tensor | float,
+        distance: Distortion,
+        bits: Callable[[Prediction, torch.Tensor], torch.Tensor],
+        start: torch.Tensor,
+        fallback: torch.Tensor,
+        movable: torch.Tensor | None = None,
+    ) -> Problem:
         """Pictures x (B, C, H, W), of which `valid` rows and columns count; quality (B,) in 0..7.
 
         F is `weight`, (B,) or for all, times the `distance`; bits, start, fallback, movable as in `Problem`.
         """
         model, (rows, columns) = self.model, valid
-        target = x[..., :rows, :columns].contiguous(memory_format=torch.channels_last)    # as the generator's
+        target = x[..., :rows, :columns].contiguous(memory_format=torch.channels_last)  # as the generator's
 
         def distortion(index: torch.Tensor) -> torch.Tensor:
             z_hat = model.gains.unscale(model.codebook.from_index(index), quality)

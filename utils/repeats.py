@@ -11,10 +11,12 @@ recording), each coded as its mode and the Elias-gamma code of its length:
     1 (LEFT), 2 (UP)    like that neighbor            bits 1 and 0 or 1, then gamma(length)
 """
 
+import itertools
+
 import numpy as np
 
 LEFT, UP = 1, 2
-MIN_RUN = 8          # shorter runs are coded as symbols: naming them would cost as much
+MIN_RUN = 8  # shorter runs are coded as symbols: naming them would cost as much
 
 
 def find_repeats(symbols: np.ndarray) -> np.ndarray:
@@ -23,7 +25,7 @@ def find_repeats(symbols: np.ndarray) -> np.ndarray:
     same = np.zeros((3, height, width), bool)
     same[LEFT, :, 1:] = (symbols[:, :, 1:] == symbols[:, :, :-1]).all(0)
     same[UP, 1:] = (symbols[:, 1:] == symbols[:, :-1]).all(0)
-    places = same.transpose(0, 2, 1).reshape(3, -1)          # in column order
+    places = same.transpose(0, 2, 1).reshape(3, -1)  # in column order
     # how many places from each one on repeat in the same way
     lengths = np.zeros(places.shape, np.int64)
     for mode in (LEFT, UP):
@@ -33,7 +35,7 @@ def find_repeats(symbols: np.ndarray) -> np.ndarray:
     modes = np.zeros(places.shape[1], np.uint8)
     longest, mode = lengths.max(0), lengths.argmax(0)
     place = 0
-    for start in np.flatnonzero(longest >= MIN_RUN):         # greedy: the longest run from the first place on
+    for start in np.flatnonzero(longest >= MIN_RUN):  # greedy: the longest run from the first place on
         if start >= place:
             place = start + longest[start]
             modes[start:place] = mode[start]
@@ -45,7 +47,7 @@ def pack_repeats(modes: np.ndarray) -> bytes:
     flat = modes.T.ravel()
     starts = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1, [flat.size]])
     words = []
-    for start, end in zip(starts[:-1], starts[1:]):
+    for start, end in itertools.pairwise(starts):
         length = f"{end - start:b}"
         words += [{0: "0", LEFT: "10", UP: "11"}[int(flat[start])], "0" * (len(length) - 1), length]
     return np.packbits(np.frombuffer("".join(words).encode(), np.uint8) - ord("0")).tobytes()
@@ -60,11 +62,11 @@ def unpack_repeats(data: bytes, height: int, width: int) -> tuple[np.ndarray, in
     bits, place = np.unpackbits(np.frombuffer(data, np.uint8)), 0
     flat, done = np.zeros(height * width, np.uint8), 0
     while done < flat.size:
-        word = bits[place:place + 64]
+        word = bits[place : place + 64]
         if len(word) < 2:
             raise ValueError("the map of repeats ends early")
         mode = 0 if word[0] == 0 else LEFT + int(word[1])
-        word = word[2 if mode else 1:]
+        word = word[2 if mode else 1 :]
         ones = np.flatnonzero(word)
         size = 2 * int(ones[0]) + 1 if len(ones) else 64
         if size > len(word) or size > 61:
@@ -72,7 +74,7 @@ def unpack_repeats(data: bytes, height: int, width: int) -> tuple[np.ndarray, in
         length = int("".join(map(str, word[:size])), 2)
         if length > flat.size - done:
             raise ValueError("the map of repeats is larger than the latent")
-        flat[done:done + length] = mode
+        flat[done : done + length] = mode
         done += length
         place += (2 if mode else 1) + size
     modes = np.ascontiguousarray(flat.reshape(width, height).T)

@@ -7,7 +7,7 @@ import torch
 
 from .files import remove_leftovers, replacing
 
-CAPACITY = 256      # batches; with more, the oldest ones go, searched with weights long past
+CAPACITY = 256  # batches; with more, the oldest ones go, searched with weights long past
 
 
 class SearchedBatches:
@@ -15,7 +15,7 @@ class SearchedBatches:
 
     def __init__(self, folder: Path, rank: int):
         self.folder, self.rank = Path(folder), rank
-        self.count = 0      # batches so far: what a run's state keeps
+        self.count = 0  # batches so far: what a run's state keeps
         self._batches: dict[int, tuple[torch.Tensor, ...]] = {}
 
     def _path(self, number: int) -> Path:

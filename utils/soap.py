@@ -9,9 +9,9 @@ rotations plain matrix products, and the first moment lives in the rotated basis
 import torch
 from torch.optim import Optimizer
 
-MAX_SIDE = 768          # longer sides keep their own basis
-EPSILON = 1e-8          # added to the root of the second moment
-ACCUMULATE_EVERY = 4    # steps between looks at the second moments, which move slowly
+MAX_SIDE = 768  # longer sides keep their own basis
+EPSILON = 1e-8  # added to the root of the second moment
+ACCUMULATE_EVERY = 4  # steps between looks at the second moments, which move slowly
 
 
 class SOAP(Optimizer):
@@ -21,8 +21,15 @@ class SOAP(Optimizer):
     Decoupled weight decay; the basis is refreshed every `refresh` steps by one power iteration.
     """
 
-    def __init__(self, params, lr: float, betas: tuple[float, float] = (0.95, 0.95),
-                 weight_decay: float = 0.01, refresh: int = 12, rotate: bool = True):
+    def __init__(
+        self,
+        params,
+        lr: float,
+        betas: tuple[float, float] = (0.95, 0.95),
+        weight_decay: float = 0.01,
+        refresh: int = 12,
+        rotate: bool = True,
+    ):
         super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay, refresh=refresh, rotate=rotate))
 
     @torch.no_grad()
@@ -57,7 +64,7 @@ class SOAP(Optimizer):
         update = _from_matrices(_rotate(state, update, back=True), p)
         p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] / correction1)
         if state["step"] % ACCUMULATE_EVERY == 0:
-            _accumulate(state, g, 1 - beta2 ** ACCUMULATE_EVERY)
+            _accumulate(state, g, 1 - beta2**ACCUMULATE_EVERY)
         if state["step"] % group["refresh"] == 0:
             _refresh(state)
 

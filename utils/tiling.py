@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from models.config import STRIDE
 
-CORE_POSITIONS = 4096       # latent positions of a window without its margin: about a megapixel
+CORE_POSITIONS = 4096  # latent positions of a window without its margin: about a megapixel
 CORE_SIDE = 64
 
 
@@ -38,8 +38,10 @@ class Window:
 
     def outer(self, step: int = 1) -> tuple[slice, slice]:
         """Slices of the outer rectangle; step 16 for picture samples."""
-        return (slice(self.outer_top * step, self.outer_bottom * step),
-                slice(self.outer_left * step, self.outer_right * step))
+        return (
+            slice(self.outer_top * step, self.outer_bottom * step),
+            slice(self.outer_left * step, self.outer_right * step),
+        )
 
     def core(self, step: int = 1) -> tuple[slice, slice]:
         """Slices of the core in the whole grid."""
@@ -47,8 +49,10 @@ class Window:
 
     def core_in_outer(self, step: int = 1) -> tuple[slice, slice]:
         """Slices of the core in its outer rectangle."""
-        return (slice((self.top - self.outer_top) * step, (self.bottom - self.outer_top) * step),
-                slice((self.left - self.outer_left) * step, (self.right - self.outer_left) * step))
+        return (
+            slice((self.top - self.outer_top) * step, (self.bottom - self.outer_top) * step),
+            slice((self.left - self.outer_left) * step, (self.right - self.outer_left) * step),
+        )
 
 
 def windows(rows: int, columns: int, margin: int) -> Iterator[Window]:
@@ -68,5 +72,13 @@ def windows(rows: int, columns: int, margin: int) -> Iterator[Window]:
     for top in range(0, rows, height):
         for left in range(0, columns, width):
             bottom, right = min(top + height, rows), min(left + width, columns)
-            yield Window(top, bottom, left, right, max(0, top - margin), min(rows, bottom + margin),
-                         max(0, left - margin), min(columns, right + margin))
+            yield Window(
+                top,
+                bottom,
+                left,
+                right,
+                max(0, top - margin),
+                min(rows, bottom + margin),
+                max(0, left - margin),
+                min(columns, right + margin),
+            )

@@ -28,12 +28,12 @@ from tqdm import tqdm
 
 from data.base import Signal
 from data.dataset import PictureSet
-from models import QUALITIES, ModelConfig, build_generator, build_model
-from models import losses
+from models import QUALITIES, ModelConfig, build_generator, build_model, losses
 from models.discriminator import Discriminator
 from models.entropy_model import logistic_bits
 from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import move_qualities
+
 from . import distributed
 from .admm import optimize_latent, preset
 from .checkpoint import Checkpoint, load_strictly, save_checkpoint
@@ -49,7 +49,7 @@ from .tiling import pad_to_stride
 
 EMA_DECAY = 0.999
 GRADIENT_LIMIT = 1.0
-SAVE_SECONDS = 60          # an interrupt loses at most this much
+SAVE_SECONDS = 60  # an interrupt loses at most this much
 WARMUP_STEPS = 100
 # Qualities differ fifty-fold in rate; with plain sums the best one alone would steer the network,
 # with relative weights the gradient of the worst one is mostly noise. This exponent lies between.
@@ -62,18 +62,21 @@ class Stage:
     """One line of the schedule."""
 
     name: str
-    share: float             # of the run's length, before normalizing over the chosen stages
-    learning_rate: float     # peak, as a fraction of --learning_rate
-    final_rate: float        # the cosine ends at this fraction of the peak
+    share: float  # of the run's length, before normalizing over the chosen stages
+    learning_rate: float  # peak, as a fraction of --learning_rate
+    final_rate: float  # the cosine ends at this fraction of the peak
 
 
-SCHEDULE = {stage.name: stage for stage in (
-    Stage("joint", share=0.58, learning_rate=1.0, final_rate=0.02),
-    Stage("quantized", share=0.10, learning_rate=0.25, final_rate=0.05),
-    Stage("entropy", share=0.07, learning_rate=0.5, final_rate=0.02),
-    Stage("searched", share=0.13, learning_rate=0.25, final_rate=0.05),
-    Stage("adversarial", share=0.12, learning_rate=0.15, final_rate=0.1),
-)}
+SCHEDULE = {
+    stage.name: stage
+    for stage in (
+        Stage("joint", share=0.58, learning_rate=1.0, final_rate=0.02),
+        Stage("quantized", share=0.10, learning_rate=0.25, final_rate=0.05),
+        Stage("entropy", share=0.07, learning_rate=0.5, final_rate=0.02),
+        Stage("searched", share=0.13, learning_rate=0.25, final_rate=0.05),
+        Stage("adversarial", share=0.12, learning_rate=0.15, final_rate=0.1),
+    )
+}
 # The stage `searched`: iterations of a search; steps from one search to the next; searches in a row at the
 # start; the share of crops that are trained as the search found them, the others as the encoder left them.
 SEARCH_ITERATIONS, STEPS_PER_SEARCH, FIRST_SEARCHES, SEARCHED_SHARE = 25, 8, 16, 0.7
@@ -102,11 +105,24 @@ class StopRequest:
 class Trainer:
     """Holds what a run needs; `run()` trains to the end and returns the final checkpoint's path."""
 
-    def __init__(self, config: ModelConfig, kind: Signal, folder: Path, stages: list[str], *,
-                 batch_size: int, learning_rate: float, optimizer: str,
-                 minutes: float | None, steps: int | None,
-                 validate_every: float, device: torch.device, seed: int, compile_step: bool,
-                 description: dict):
+    def __init__(
+        self,
+        config: ModelConfig,
+        kind: Signal,
+        folder: Path,
+        stages: list[str],
+        *,
+        batch_size: int,
+        learning_rate: float,
+        optimizer: str,
+        minutes: float | None,
+        steps: int | None,
+        validate_every: float,
+        device: torch.device,
+        seed: int,
+        compile_step: bool,
+        description: dict,
+    ):
         self.config, self.kind, self.folder = config, kind, Path(folder)
         self.stages = [SCHEDULE[name] for name in stages]
         self.batch_size, self.learning_rate, self.optimizer_name = batch_size, learning_rate, optimizer
@@ -114,11 +130,11 @@ class Trainer:
         self.device, self.description, self.seed = device, description, seed
         self.rank, self.world_size = distributed.world()
 
-        torch.manual_seed(seed)               # the same weights in every process
+        torch.manual_seed(seed)  # the same weights in every process
         self.model = build_model(config).to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.realistic = self.realistic_average = self.discriminator = None
-        torch.manual_seed(seed + self.rank)   # noise and crops of its own in each
+        torch.manual_seed(seed + self.rank)  # noise and crops of its own in each
         self.rng = np.random.default_rng([seed, self.rank])
         self.lmbdas = torch.tensor([config.lmbda(q) for q in range(1, QUALITIES + 1)], device=device)
         self.stage_index, self.stage_step, self.step = 0, 0, 0
@@ -126,8 +142,11 @@ class Trainer:
         self.history: list[dict] = []
         self._discriminator_optimizer = None
         self.searched = SearchedBatches(self.folder / "searched", self.rank)
-        self.steps_of_stages = {"searched": self.searched_step, "entropy": self.entropy_step,
-                                "adversarial": self.adversarial_step}
+        self.steps_of_stages = {
+            "searched": self.searched_step,
+            "entropy": self.entropy_step,
+            "adversarial": self.adversarial_step,
+        }
         self._start_stage()
         self.forward = torch.compile(self.model) if compile_step else self.model
 
@@ -140,7 +159,7 @@ class Trainer:
     def _start_stage(self) -> None:
         """Freeze, reset and build what the stage needs, with fresh optimizers."""
         model, name = self.model, self.stage.name
-        if name == "joint":      # which rounds, until its end
+        if name == "joint":  # which rounds, until its end
             for module in (model, self.average):
                 module.codebook.reset()
         model.requires_grad_(name != "adversarial")
@@ -154,7 +173,8 @@ class Trainer:
         if name == "adversarial":
             self._build_realistic()
             self._discriminator_optimizer = torch.optim.AdamW(
-                self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.95))
+                self.discriminator.parameters(), lr=self.learning_rate, betas=(0.5, 0.95)
+            )
             self.description["perceptual_loss"] = "VGG16" if self._perceptual else "feature matching alone"
             trained = list(self.realistic.parameters())
         self.trained = trained
@@ -170,8 +190,10 @@ class Trainer:
             return torch.optim.AdamW(self.trained, lr=self.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
         # A rotation would mix the groups of channels that the entropy model's masks keep apart.
         masked = {id(p) for p in self.model.context.parameters()}
-        groups = [{"params": [p for p in self.trained if (id(p) in masked) == inside], "rotate": not inside}
-                  for inside in (False, True)]
+        groups = [
+            {"params": [p for p in self.trained if (id(p) in masked) == inside], "rotate": not inside}
+            for inside in (False, True)
+        ]
         return SOAP(groups, lr=self.learning_rate)
 
     def _build_realistic(self) -> None:
@@ -179,7 +201,7 @@ class Trainer:
         self.realistic = build_generator(self.config).to(self.device, memory_format=torch.channels_last)
         self.realistic.load_state_dict(self.model.generator.state_dict())
         self.realistic_average = copy.deepcopy(self.realistic).requires_grad_(False)
-        with torch.random.fork_rng(devices=[]):      # the same weights in every process
+        with torch.random.fork_rng(devices=[]):  # the same weights in every process
             torch.default_generator.manual_seed(self.seed)
             self.discriminator = Discriminator(self.config.in_channels).to(self.device)
 
@@ -194,7 +216,7 @@ class Trainer:
         for module in (self.model, self.average):
             load_weights(module, checkpoint)
             move_qualities(module, checkpoint.config, self.config)
-        self._start_stage()     # anew: what it builds and resets is made from these weights
+        self._start_stage()  # anew: what it builds and resets is made from these weights
         if self.stage.name == "entropy" and checkpoint.realistic:
             # generators stay as they are: the realistic one goes with the faithful one still
             self._build_realistic()
@@ -214,7 +236,9 @@ class Trainer:
     def generator_step(self, x: torch.Tensor, quality: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step on rate + distortion; -> its terms, batch means."""
         with self._autocast():
-            x_hat, bits = self.forward(x, quality) if self.stage.name == "joint" else self._quantized_forward(x, quality)
+            x_hat, bits = (
+                self.forward(x, quality) if self.stage.name == "joint" else self._quantized_forward(x, quality)
+            )
         return self._descend(x, quality, x_hat, bits)
 
     def _descend(self, x, quality, x_hat, bits) -> dict[str, torch.Tensor]:
@@ -234,7 +258,9 @@ class Trainer:
 
     def _decoded(self, symbols, quality):
         """Pictures and bits (B,) of symbols."""
-        return self.model.generate(self.model.codebook.dequantize(symbols), quality), self.model.rate(symbols.float(), quality)
+        return self.model.generate(self.model.codebook.dequantize(symbols), quality), self.model.rate(
+            symbols.float(), quality
+        )
 
     def searched_step(self, x: torch.Tensor, quality: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step on a batch that was searched before.
@@ -255,10 +281,17 @@ class Trainer:
         model = self.average
         with torch.no_grad(), self._autocast():
             index = model.codebook.to_index(model.analyze(x, quality))
-        weight = self.lmbdas[quality] * 255 ** 2 * x.shape[-2] * x.shape[-1]
+        weight = self.lmbdas[quality] * 255**2 * x.shape[-2] * x.shape[-1]
         problem = Searchable(model).problem(
-            x, tuple(x.shape[-2:]), quality, weight, lambda a, b: clamped_squared_error(a, b, self.kind.weights(a)),
-            lambda prediction, candidates: logistic_bits(candidates, *prediction), index, index.round())
+            x,
+            tuple(x.shape[-2:]),
+            quality,
+            weight,
+            lambda a, b: clamped_squared_error(a, b, self.kind.weights(a)),
+            lambda prediction, candidates: logistic_bits(candidates, *prediction),
+            index,
+            index.round(),
+        )
         found = optimize_latent(problem, preset("admm", SEARCH_ITERATIONS), seed=self.stage_step)
         return index.round().to(torch.int16), found.symbols
 
@@ -301,15 +334,21 @@ class Trainer:
                 _, real_features = discriminator(x)
         mse = losses.squared_error(x, x_hat, self.kind.weights(x))
         # relative to what the quality can do anyway, so that all qualities weigh the same
-        distortion = (self.lmbdas[quality] / self.lmbdas[0]).sqrt() * 255 ** 2 * self.lmbdas[0] * mse
-        terms = {"distortion": distortion.mean(),
-                 "feature_matching": losses.feature_matching(real_features, fake_features).mean(),
-                 "perceptual": self._perceptual(x, x_hat).mean() if self._perceptual else torch.zeros_like(d_loss),
-                 "adversarial": losses.generator_hinge(fake_logits)}
+        distortion = (self.lmbdas[quality] / self.lmbdas[0]).sqrt() * 255**2 * self.lmbdas[0] * mse
+        terms = {
+            "distortion": distortion.mean(),
+            "feature_matching": losses.feature_matching(real_features, fake_features).mean(),
+            "perceptual": self._perceptual(x, x_hat).mean() if self._perceptual else torch.zeros_like(d_loss),
+            "adversarial": losses.generator_hinge(fake_logits),
+        }
         g_loss = losses.weighted_sum(terms, losses.ADVERSARIAL_WEIGHTS)
         self._update(self.optimizer, self.trained, g_loss)
-        return {**{k: v.detach() for k, v in terms.items()}, "loss": g_loss.detach(),
-                "discriminator": d_loss.detach(), "mse": mse.mean().detach()}
+        return {
+            **{k: v.detach() for k, v in terms.items()},
+            "loss": g_loss.detach(),
+            "discriminator": d_loss.detach(),
+            "mse": mse.mean().detach(),
+        }
 
     def _update(self, optimizer, parameters, loss: torch.Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -319,15 +358,19 @@ class Trainer:
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"step {self.step} of stage {self.stage.name}: loss {float(loss.detach()):.4g}, gradient norm "
-                f"{float(norm):.4g}; the last saved state is whole: resume it with a lower --learning_rate")
+                f"{float(norm):.4g}; the last saved state is whole: resume it with a lower --learning_rate"
+            )
         optimizer.step()
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _update_average(self) -> None:
-        decay = min(EMA_DECAY, (1 + self.stage_step) / (10 + self.stage_step)) if (
-            self.stage.name != "quantized") else EMA_DECAY
+        decay = (
+            min(EMA_DECAY, (1 + self.stage_step) / (10 + self.stage_step))
+            if (self.stage.name != "quantized")
+            else EMA_DECAY
+        )
         pairs = [(self.average, self.model)]
         if self.stage.name == "adversarial":
             pairs = [(self.realistic_average, self.realistic)]
@@ -355,7 +398,7 @@ class Trainer:
                 if stop.requested:
                     self._save_state()
                     raise KeyboardInterrupt
-                progress = distributed.broadcast_number(self._stage_progress())    # one clock decides
+                progress = distributed.broadcast_number(self._stage_progress())  # one clock decides
                 if progress >= 1:
                     self._finish_stage(data)
                     self._validate(validation, writer)
@@ -414,9 +457,14 @@ class Trainer:
     def _log(self, terms, writer, bar, waiting: float) -> None:
         if self.rank:
             return
-        row = {"stage": self.stage.name, "step": self.step, "minutes": round(self.seconds / 60, 3),
-               "steps_per_second": round(self.step / max(self.seconds, 1e-9), 3),
-               "waiting_for_data": round(waiting, 4), **{k: float(v) for k, v in terms.items()}}
+        row = {
+            "stage": self.stage.name,
+            "step": self.step,
+            "minutes": round(self.seconds / 60, 3),
+            "steps_per_second": round(self.step / max(self.seconds, 1e-9), 3),
+            "waiting_for_data": round(waiting, 4),
+            **{k: float(v) for k, v in terms.items()},
+        }
         self._append(row)
         for name, value in row.items():
             if name not in ("stage", "step"):
@@ -450,7 +498,7 @@ class Trainer:
                     bits = model.rate(symbols.float(), quality)
                     z_hat = model.gains.unscale(model.codebook.dequantize(symbols), quality)
                     x_hat = generator(z_hat, quality).float().clamp(-1, 1)
-                x_hat = x_hat[..., :picture.shape[-2], :picture.shape[-1]]
+                x_hat = x_hat[..., : picture.shape[-2], : picture.shape[-1]]
                 mse = losses.squared_error(picture, x_hat, self.kind.weights(picture))
                 bpp.append(float(bits) / (picture.shape[-2] * picture.shape[-1]))
                 psnr.append(-10 * math.log10(max(float(mse), 1e-10)))
@@ -473,14 +521,25 @@ class Trainer:
         path = self.folder / "checkpoint.safetensors"
         if self.rank == 0:
             tables, default_coder = fit_coders(self.average, self._fitting_batches(data))
-            info = {**self.description, "minutes": round(self.seconds / 60, 1), "steps": self.step,
-                    "validation": self.history}
-            save_checkpoint(path, Checkpoint(
-                config=self.config, signal_settings=self.kind.settings,
-                model=self.average.state_dict(),
-                realistic=self.realistic_average.state_dict() if self.realistic_average else None,
-                discriminator=self.discriminator.state_dict() if self.discriminator else None,
-                tables=tables, default_coder=default_coder, info=info))
+            info = {
+                **self.description,
+                "minutes": round(self.seconds / 60, 1),
+                "steps": self.step,
+                "validation": self.history,
+            }
+            save_checkpoint(
+                path,
+                Checkpoint(
+                    config=self.config,
+                    signal_settings=self.kind.settings,
+                    model=self.average.state_dict(),
+                    realistic=self.realistic_average.state_dict() if self.realistic_average else None,
+                    discriminator=self.discriminator.state_dict() if self.discriminator else None,
+                    tables=tables,
+                    default_coder=default_coder,
+                    info=info,
+                ),
+            )
             write_model_card(path)
         distributed.barrier()
         return path
@@ -490,12 +549,21 @@ class Trainer:
 
     def _save_state(self) -> None:
         modules = {name: getattr(self, name).state_dict() for name in self._module_names()}
-        state = {"config": self.config.to_dict(), "stages": [s.name for s in self.stages],
-                 "stage_index": self.stage_index, "stage_step": self.stage_step, "step": self.step,
-                 "stage_seconds": self.stage_seconds, "seconds": self.seconds, "modules": modules,
-                 "searched": self.searched.count,
-                 "optimizer": self.optimizer.state_dict(), "history": self.history,
-                 "rng": self.rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
+        state = {
+            "config": self.config.to_dict(),
+            "stages": [s.name for s in self.stages],
+            "stage_index": self.stage_index,
+            "stage_step": self.stage_step,
+            "step": self.step,
+            "stage_seconds": self.stage_seconds,
+            "seconds": self.seconds,
+            "modules": modules,
+            "searched": self.searched.count,
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "rng": self.rng.bit_generator.state,
+            "torch_rng": torch.get_rng_state(),
+        }
         if self._discriminator_optimizer:
             state["discriminator_optimizer"] = self._discriminator_optimizer.state_dict()
         with replacing(self._state_path(self.rank)) as temporary:
@@ -517,13 +585,17 @@ class Trainer:
         state = torch.load(path, map_location=self.device, weights_only=True)
         names = [stage.name for stage in self.stages]
         if state["stages"] != names:
-            raise ValueError(f"the saved run has the stages {' '.join(state['stages'])}, "
-                             f"--stages says {' '.join(names)}: give the same ones")
+            raise ValueError(
+                f"the saved run has the stages {' '.join(state['stages'])}, "
+                f"--stages says {' '.join(names)}: give the same ones"
+            )
         config = self.config.to_dict()
         other = [name for name in config if state["config"].get(name) != config[name]]
         if other:
-            raise ValueError(f"the saved run is of another model, its {', '.join(other)} differ: give the same --signal, "
-                             "--init, --width, --lmbda_low and --lmbda_high")
+            raise ValueError(
+                f"the saved run is of another model, its {', '.join(other)} differ: give the same --signal, "
+                "--init, --width, --lmbda_low and --lmbda_high"
+            )
         self.stage_index = state["stage_index"]
         self._start_stage()
         if self.realistic is None and "realistic" in state["modules"]:
