@@ -11,7 +11,9 @@ def run(options) -> int:
 
     from data import kind_of
     from utils import distributed
-    from utils.batch import (
+    from utils.batch.journal import Journal, settings_of
+    from utils.batch.page import Run, write_report
+    from utils.batch.run import (
         Checkpoints,
         Interrupted,
         attempt,
@@ -22,10 +24,8 @@ def run(options) -> int:
         sample_files,
         write_results,
     )
-    from utils.codec import load_codec
-    from utils.journal import Journal, settings_of
-    from utils.page import Run, write_report
-    from utils.report import pick_device
+    from utils.codec.codec import load_codec
+    from utils.console import pick_device
 
     device = distributed.start(pick_device(options.device))
     torch.manual_seed(options.seed)
@@ -68,7 +68,7 @@ def run(options) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    from utils.pipes import piped, suffix_by_content
+    from utils.batch.pipes import piped, suffix_by_content
 
     return compress_parser().run(argv, piped(run, suffix_by_content, "*.bpgan"))
 

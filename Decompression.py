@@ -7,10 +7,10 @@ from options.codec_options import decompress_parser
 
 def run(options) -> int:
     from utils import distributed
-    from utils.batch import SUFFIX, Checkpoints, Interrupted, find_inputs, one_by_one, prepare_output, run_batch
-    from utils.bitstream import read_file
-    from utils.decoder import load_decoder
-    from utils.report import pick_device
+    from utils.batch.run import SUFFIX, Checkpoints, Interrupted, find_inputs, one_by_one, prepare_output, run_batch
+    from utils.codec.bitstream import read_file
+    from utils.codec.decoder import load_decoder
+    from utils.console import pick_device
 
     device = distributed.start(pick_device(options.device))
     if not options.input:
@@ -39,7 +39,7 @@ def run(options) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    from utils.pipes import piped
+    from utils.batch.pipes import piped
 
     return decompress_parser().run(argv, piped(run, lambda path: ".bpgan", "*.*"))
 

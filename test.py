@@ -9,7 +9,9 @@ from options.codec_options import evaluate_parser
 def run(options) -> int:
     from data import kind_of
     from utils import distributed
-    from utils.batch import (
+    from utils.batch.journal import Journal, settings_of
+    from utils.batch.page import Run, write_report
+    from utils.batch.run import (
         Checkpoints,
         Interrupted,
         code_files,
@@ -19,10 +21,8 @@ def run(options) -> int:
         sample_files,
         write_results,
     )
-    from utils.codec import load_codec
-    from utils.journal import Journal, settings_of
-    from utils.page import Run, write_report
-    from utils.report import pick_device
+    from utils.codec.codec import load_codec
+    from utils.console import pick_device
 
     device = distributed.start(pick_device(options.device))
     items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)

@@ -12,10 +12,10 @@ from models import ModelConfig
 from options.base_options import save_options
 from options.train_options import train_parser
 from utils import distributed
-from utils.checkpoint import load_checkpoint
+from utils.codec.checkpoint import load_checkpoint
+from utils.console import pick_device
 from utils.files import remove_leftovers
-from utils.report import pick_device
-from utils.training import Trainer
+from utils.training.trainer import Trainer
 
 # What differs between kinds of signal in size and range: first choices, not yet tuned.
 CONFIGS = {

@@ -52,9 +52,9 @@ def run(options) -> int:
     from tqdm import tqdm
 
     from data import kind_of
-    from utils.batch import Checkpoints, find_inputs
-    from utils.codec import load_codec
-    from utils.report import pick_device
+    from utils.batch.run import Checkpoints, find_inputs
+    from utils.codec.codec import load_codec
+    from utils.console import pick_device
 
     device = pick_device(options.device)
     items = find_inputs(options.input, lambda path: kind_of(path) is not None)

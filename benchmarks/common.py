@@ -30,12 +30,12 @@ from models.complexity import multiply_adds
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from options.codec_options import CODER_NAMES
-from utils.admm import METHODS, OBJECTIVES, SearchConfig, preset
-from utils.batch import Item, find_inputs
-from utils.checkpoint import CHECKPOINTS
+from utils.batch.run import Item, find_inputs
+from utils.codec.checkpoint import CHECKPOINTS
+from utils.console import fail, pick_device
 from utils.files import replacing
 from utils.metrics import bd_rate
-from utils.report import fail, pick_device
+from utils.search.admm import METHODS, OBJECTIVES, SearchConfig, preset
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
 
 def own_codecs(options) -> list[Codec]:
     """This codec, a curve for each number of iterations. Raises ValueError, OSError for the checkpoint."""
-    from utils.codec import load_codec
+    from utils.codec.codec import load_codec
 
     device = pick_device(options.device)
     codec = load_codec(options.checkpoint, device)

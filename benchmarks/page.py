@@ -19,9 +19,9 @@ from data import KINDS, kind_of
 from data.corpora import default_dataroot
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
-from utils.batch import Checkpoints, find_inputs
-from utils.page import Version, original_version, writing_page
-from utils.report import fail, pick_device
+from utils.batch.page import Version, original_version, writing_page
+from utils.batch.run import Checkpoints, find_inputs
+from utils.console import fail, pick_device
 
 from . import images, speech
 from .common import OURS, Codec, at_size, find_codecs
@@ -80,7 +80,7 @@ def run(options) -> int:
     """-> exit code: 1 if a file or a codec failed; the page then lacks these."""
     from tqdm import tqdm
 
-    from utils.codec import load_codec
+    from utils.codec.codec import load_codec
 
     device = pick_device(options.device)
     inputs = options.input or [default_dataroot(kind, "test") for kind in KINDS]

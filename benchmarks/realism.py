@@ -19,8 +19,8 @@ from data import kind_of
 from data.corpora import default_dataroot
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
-from utils.batch import find_inputs
-from utils.checkpoint import CHECKPOINTS
+from utils.batch.run import find_inputs
+from utils.codec.checkpoint import CHECKPOINTS
 
 PATCH = 7
 PATCHES = 2048  # of each picture and level
@@ -63,9 +63,9 @@ def sliced_wasserstein(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -
 def run(options) -> int:
     from tqdm import tqdm
 
-    from utils.codec import load_codec
+    from utils.codec.codec import load_codec
+    from utils.console import pick_device
     from utils.metrics import psnr
-    from utils.report import pick_device
 
     codec = load_codec(options.checkpoint, pick_device(options.device))
     if not codec.has_realistic:

@@ -14,11 +14,12 @@ def run(options) -> int:
     from PIL import Image, ImageDraw, ImageFont
 
     from benchmarks import images
-    from benchmarks.common import at_size
-    from utils.codec import load_codec
+    from utils.codec.codec import load_codec
+    from utils.console import pick_device
     from utils.files import replacing
     from utils.metrics import psnr
-    from utils.report import pick_device
+
+    from .common import at_size
 
     codec = load_codec(options.checkpoint, pick_device(options.device))
     original = codec.signal.read(options.input)

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from options.base_options import SIGNAL_NAMES, in_range
-from utils.admm import METHODS
 from utils.files import replacing
+from utils.search.admm import METHODS
 
 from . import common, images, speech
 from .common import OURS, Benchmark, Curve

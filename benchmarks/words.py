@@ -24,8 +24,8 @@ import numpy as np
 
 from data.corpora import default_dataroot
 from options.base_options import in_range
+from utils.console import fail
 from utils.files import replacing
-from utils.report import fail
 
 from .common import KEY, Codec, Coded, Points, Source, benchmark_parser, find_codecs, find_sources, measure_all
 from .speech import BENCHMARK, RATE, from_raw, to_raw

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.base import Signal
+from .base import Signal
 
 DATAROOT_VARIABLE = "BPGAN_DATA"
 

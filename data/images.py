@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from data.base import Preview, Signal
 from utils.files import replacing
+
+from .base import Preview, Signal
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ Nothing is random: the same magnitudes give the same waveform.
 import numpy as np
 from numba import njit
 
-from data.stft import SpeechSettings, analyze, round_up, synthesize
+from .stft import SpeechSettings, analyze, round_up, synthesize
 
 MOMENTUM = 0.99  # alpha of Perraudin et al.
 LOG_FLOOR = 1e-6  # relative magnitude under which differences of logarithms mean nothing

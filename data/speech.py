@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.base import Preview, Signal
-from data.stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
 from utils.files import replacing
+
+from .base import Preview, Signal
+from .stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +230,7 @@ class SpeechSignal(Signal):
         Except for the first chunk, phases continue those of the samples already there, so that
         the fade joins two copies of one waveform.
         """
-        from data.phase import reconstruct
+        from .phase import reconstruct
 
         settings = self._settings
         hop, margin = settings.hop_length, settings.margin

@@ -68,8 +68,8 @@ class Parser(argparse.ArgumentParser):
         if options.dry_run:
             return 0
         from utils import distributed
+        from utils.console import fail
         from utils.memory import keep_freed_memory
-        from utils.report import fail
 
         keep_freed_memory()
 

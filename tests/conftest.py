@@ -116,8 +116,8 @@ def tiny_checkpoint(signal: str, seed: int = 0, with_realistic: bool = True, **c
 
     from data import build_signal
     from models.discriminator import Discriminator
-    from utils.checkpoint import Checkpoint
-    from utils.fitting import fit_coders
+    from utils.codec.checkpoint import Checkpoint
+    from utils.training.fitting import fit_coders
 
     model = tiny_model(signal, seed, **changes)
     rows, columns = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
@@ -144,8 +144,8 @@ def tiny_checkpoint(signal: str, seed: int = 0, with_realistic: bool = True, **c
 
 def tiny_codecs(folder: Path) -> list:
     """A tiny codec of each kind of signal, its checkpoint KIND.safetensors in the folder: for the long runs."""
-    from utils.checkpoint import save_checkpoint
-    from utils.codec import load_codec
+    from utils.codec.checkpoint import save_checkpoint
+    from utils.codec.codec import load_codec
 
     codecs = []
     for kind in ("image", "speech"):
@@ -157,7 +157,7 @@ def tiny_codecs(folder: Path) -> list:
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory) -> dict[str, Path]:
     """Checkpoint files: "image" and "speech", "image_faithful" (no realistic generator), "image_other"."""
-    from utils.checkpoint import save_checkpoint
+    from utils.codec.checkpoint import save_checkpoint
 
     folder = tmp_path_factory.mktemp("checkpoints")
     made = {
@@ -174,7 +174,7 @@ def tiny_checkpoints(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def codecs(tiny_checkpoints) -> dict:
     """The tiny checkpoints, loaded by `load_codec`."""
-    from utils.codec import load_codec
+    from utils.codec.codec import load_codec
 
     return {name: load_codec(path) for name, path in tiny_checkpoints.items()}
 

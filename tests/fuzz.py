@@ -30,10 +30,10 @@ import torch
 from tqdm import tqdm
 
 from tests.conftest import tiny_codecs
-from utils import bitstream
-from utils.bitstream import BitstreamError, FileHeader
-from utils.codec import Codec, load_codec
-from utils.tiling import latent_shape
+from utils.codec import bitstream
+from utils.codec.bitstream import BitstreamError, FileHeader
+from utils.codec.codec import Codec, load_codec
+from utils.codec.tiling import latent_shape
 
 CHUNK = 2000  # cases a process
 PATIENCE = 60.0  # seconds without a finished case: a loop without end

@@ -33,8 +33,9 @@ import Compression_ADMM
 import train
 from data.images import ImageSignal
 from tests.conftest import tiny_codecs
-from utils import journal, training
-from utils.codec import load_codec
+from utils.batch import journal
+from utils.codec.codec import load_codec
+from utils.training import trainer as training
 
 
 def start(work: Callable[[], int], log: Path) -> int:

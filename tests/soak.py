@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from tests.conftest import tiny_codecs
-from utils.codec import Codec, load_codec
+from utils.codec.codec import Codec, load_codec
 
 ALLOWED_GROWTH = 0.02
 WARM_UP = 0.1  # of the time

@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import tiny_checkpoint
 
-from utils import admm
-from utils.admm import METHODS, Problem, SearchConfig, optimize_latent, preset
-from utils.codec import Codec
-from utils.objectives import clamped_squared_error
+from utils.codec.codec import Codec
+from utils.search import admm
+from utils.search.admm import METHODS, Problem, SearchConfig, optimize_latent, preset
+from utils.search.objectives import clamped_squared_error
 
 SHAPE = (2, 3, 4, 5)
 
@@ -311,6 +311,6 @@ def test_through_the_tiny_model(codec, method, coder, ramp_image):
 
 
 def _windows(latent):
-    from utils.tiling import windows
+    from utils.codec.tiling import windows
 
     return windows(*latent.shape[1:], 1)

@@ -16,10 +16,10 @@ from PIL import Image
 from benchmarks import common, images, page, same_bytes, speech, words
 from benchmarks.common import Codec, Curve, Missing, Points
 from data import build_signal
-from utils.admm import OBJECTIVES, preset
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.codec import load_codec
+from utils.codec.checkpoint import load_checkpoint, save_checkpoint
+from utils.codec.codec import load_codec
 from utils.metrics import psnr
+from utils.search.admm import OBJECTIVES, preset
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils import bitstream
-from utils.bitstream import BitstreamError, FileHeader, pack, unpack
+from utils.codec import bitstream
+from utils.codec.bitstream import BitstreamError, FileHeader, pack, unpack
 
 IMAGE = FileHeader(kind=0, coder=0, quality=4, fingerprint=b"\x01\x02\x03\x04", size_a=512, size_b=768, level=0)
 SPEECH = FileHeader(

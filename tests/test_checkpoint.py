@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from models import ModelConfig
-from utils import model_card
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.codec import load_codec
-from utils.decoder import load_decoder
-from utils.model_card import write_model_card
+from utils.codec.checkpoint import load_checkpoint, save_checkpoint
+from utils.codec.codec import load_codec
+from utils.codec.decoder import load_decoder
+from utils.training import model_card
+from utils.training.model_card import write_model_card
 
 
 def parts(path) -> tuple[dict, dict]:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from models.perceptual import PerceptualDistance
-from utils import bitstream, tiling
-from utils.admm import METHODS
-from utils.bitstream import BitstreamError
-from utils.codec import load_codec, quality_step
-from utils.decoder import load_decoder
+from utils.codec import bitstream, tiling
+from utils.codec.bitstream import BitstreamError
+from utils.codec.codec import load_codec, quality_step
+from utils.codec.decoder import load_decoder
+from utils.search.admm import METHODS
 
 SIZES = [(1, 1), (1, 17), (33, 5), (16, 16), (95, 130)]
 CLIPS = {"1 sample": 1, "10 ms": 160, "1 s": 16000}
@@ -91,7 +91,7 @@ def test_a_batch_is_coded_as_its_members_alone(codecs, monkeypatch):
     codec = codecs["image"]
     signals = [picture(48, 64, 1), picture(30, 30), picture(48, 64, 2), picture(48, 64, 3), picture(48, 64, 4)]
     assert codec.together(signals) == [[0, 2, 3, 4], [1]]
-    monkeypatch.setattr("utils.codec.BATCH_POSITIONS", {"cpu": 24})
+    monkeypatch.setattr("utils.codec.codec.BATCH_POSITIONS", {"cpu": 24})
     assert codec.together(signals) == [[0, 2], [3, 4], [1]]
     searches = []
     search = type(codec)._search
@@ -238,7 +238,7 @@ def test_damage_behind_a_right_checksum_ends_in_an_error_or_a_picture(codecs):
 
 
 def test_absurd_headers_are_refused_before_work(codecs, monkeypatch):
-    monkeypatch.setattr("utils.coders.ContextCoder.decode", lambda *_: pytest.fail("work on an absurd size"))
+    monkeypatch.setattr("utils.entropy.coders.ContextCoder.decode", lambda *_: pytest.fail("work on an absurd size"))
     for kind, sizes in (
         ("image", [(2**31 - 1, 2**31 - 1), (60000, 60000), (0, 5), (7, 0)]),
         ("speech", [(2**31 - 1, 16000), (1000, 8000)]),
@@ -458,7 +458,7 @@ def test_each_objective_is_best_at_its_own_metric(codecs, texture_image, objecti
 @pytest.mark.parametrize("weighted", [False, True])
 def test_clamped_error_is_the_squared_error_of_the_clamped_picture(weighted):
     from models.losses import squared_error
-    from utils.objectives import clamped_squared_error
+    from utils.search.objectives import clamped_squared_error
 
     x, x_hat = torch.rand(2, 3, 5, 7) * 2 - 1, torch.randn(2, 3, 5, 7, requires_grad=True)
     weights, outer = torch.rand_like(x) if weighted else None, torch.tensor([2.0, -3.0])
@@ -469,7 +469,7 @@ def test_clamped_error_is_the_squared_error_of_the_clamped_picture(weighted):
 
 
 def test_the_perceptual_objective_lowers_the_features_distance(codecs, texture_image):
-    from utils.objectives import discriminator_distance
+    from utils.search.objectives import discriminator_distance
 
     codec = codecs["image"]
     distance = discriminator_distance(codec.discriminator)

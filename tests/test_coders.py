@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from test_context_network import grid, make_network, nothing_repeats
 
 from models.entropy_model import ContextModel, logistic_bits
-from utils import context_coder
-from utils.coders import CODERS, ContextCoder, HuffmanCoder, network_tables
-from utils.context_coder import RangeTables, logistic_tables
-from utils.context_network import N_ROWS, N_SCALES, ContextTables, CorruptPayload, contexts
-from utils.huffman import HuffmanTables, code_lengths, golomb_block
+from utils.entropy import ans as context_coder
+from utils.entropy.ans import RangeTables, logistic_tables
+from utils.entropy.coders import CODERS, ContextCoder, HuffmanCoder, network_tables
+from utils.entropy.huffman import HuffmanTables, code_lengths, golomb_block
+from utils.entropy.integer_network import N_ROWS, N_SCALES, ContextTables, CorruptPayload, contexts
 
 NAMES = list(CODERS)
 

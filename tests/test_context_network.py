@@ -8,10 +8,10 @@ import torch
 from conftest import randomize_context, tiny_config, tiny_model
 
 from models.entropy_model import ContextModel
-from utils import context_network
-from utils.checkpoint import Checkpoint
-from utils.coders import load_weights, network_of, network_tables
-from utils.context_network import ACTIVATION_MAX, ContextTables, Walk, contexts, freeze, thaw
+from utils.codec.checkpoint import Checkpoint
+from utils.entropy import integer_network as context_network
+from utils.entropy.coders import load_weights, network_of, network_tables
+from utils.entropy.integer_network import ACTIVATION_MAX, ContextTables, Walk, contexts, freeze, thaw
 
 
 def make_network(groups=(4, 4, 8), hidden=8, rows=0, seed=0, usual=None) -> ContextTables:

@@ -7,7 +7,7 @@ import fuzz
 import numpy as np
 import pytest
 
-from utils.coders import Coder
+from utils.entropy.coders import Coder
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from PIL import Image
 
 import Compression_ADMM
 import test as evaluate
-from utils import journal
-from utils.batch import Interrupted, Item, attempt, run_batch
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.codec import Codec
+from utils.batch import journal
+from utils.batch.run import Interrupted, Item, attempt, run_batch
+from utils.codec.checkpoint import load_checkpoint, save_checkpoint
+from utils.codec.codec import Codec
 from utils.files import remove_leftovers
 
 N_FILES = 4
@@ -344,7 +344,7 @@ def test_a_file_system_that_is_read_only(compress, folder, encoded, monkeypatch)
     def refuse(*_, dir, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
 
-    monkeypatch.setattr("utils.batch.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("utils.batch.run.tempfile.TemporaryFile", refuse)
     code, _, err = compress()
     one_line(code, err, "out", "Read-only file system", exit_code=1)
     assert not encoded

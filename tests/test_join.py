@@ -8,9 +8,9 @@ import torch
 from conftest import tiny_checkpoint
 
 from models import QUALITIES
-from utils import join
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.codec import load_codec
+from utils.codec.checkpoint import load_checkpoint, save_checkpoint
+from utils.codec.codec import load_codec
+from utils.training import join
 
 
 def run(tmp_path, earlier, later, *more) -> int:

@@ -14,10 +14,10 @@ from PIL import Image
 
 import Compression_ADMM
 import test as evaluate
-import utils.page as page_module
+import utils.batch.page as page_module
 from data import build_signal
 from data.base import Preview
-from utils.page import Version, writing_page
+from utils.batch.page import Version, writing_page
 
 NASTY = """<img src=x onerror=alert(1)> & "quoted" 'name'.png"""
 COLORS = {"original": (200, 30, 30), "low": (30, 160, 60), "high": (40, 60, 210)}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.repeats import LEFT, MIN_RUN, UP, find_repeats, pack_repeats, unpack_repeats
+from utils.entropy.repeats import LEFT, MIN_RUN, UP, find_repeats, pack_repeats, unpack_repeats
 
 
 def test_a_blank_latent_is_two_runs_or_so():

@@ -208,7 +208,7 @@ def test_decompression_needs_nothing_of_the_sender(compressed, tiny_checkpoints,
     program = (
         "import sys\n"
         "for name in ('models.encoder', 'models.discriminator', 'models.losses', 'data.dataset', 'data.corpora',\n"
-        "             'data.download', 'utils.codec', 'utils.training', 'utils.fitting',\n"
+        "             'data.download', 'utils.codec.codec', 'utils.training.trainer', 'utils.training.fitting',\n"
         "             'utils.metrics', 'sklearn', 'pesq', 'pystoi', 'tensorboard'):\n"
         "    sys.modules[name] = None\n"
         "import Decompression\n"

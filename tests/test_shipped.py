@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from data import KINDS
-from utils.checkpoint import CHECKPOINTS
-from utils.codec import load_codec
-from utils.decoder import load_decoder
+from utils.codec.checkpoint import CHECKPOINTS
+from utils.codec.codec import load_codec
+from utils.codec.decoder import load_decoder
 from utils.metrics import estoi, psnr
 
 SIZE_LIMIT = 25_000_000  # bytes; what a repository can carry

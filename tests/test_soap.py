@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.soap import SOAP
+from utils.training.soap import SOAP
 
 
 def test_without_rotation_it_is_adam():

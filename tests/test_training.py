@@ -22,11 +22,11 @@ from data import build_signal
 from data.dataset import PictureSet
 from data.images import ImageSignal
 from models import QUALITIES, losses
-from utils import training
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.codec import load_codec
-from utils.fitting import fit_centers
-from utils.training import SCHEDULE, Trainer
+from utils.codec.checkpoint import load_checkpoint, save_checkpoint
+from utils.codec.codec import load_codec
+from utils.training import trainer as training
+from utils.training.fitting import fit_centers
+from utils.training.trainer import SCHEDULE, Trainer
 
 STAGES = ["joint", "quantized", "entropy", "searched", "adversarial"]
 N_BATCHES = 2  # of the fits, here
@@ -144,7 +144,7 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
 def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeypatch):
     """Searches come in a row, then every eighth step; a lost run finds its batches again; what is found costs less."""
     monkeypatch.setattr(training, "FIRST_SEARCHES", 3)
-    monkeypatch.setattr("utils.searched.CAPACITY", 4)
+    monkeypatch.setattr("utils.training.searched.CAPACITY", 4)
     trainer, data = make_trainer(tmp_path, stages=["searched"], steps=1000), picture_set(roots)
     x, quality = data.batch(4, np.random.default_rng(0)), torch.tensor([1, 3, 5, 7])
     counts = []

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import winograd
 from models.blocks import stack
 from models.bpgan import build_generator
 from models.config import ModelConfig
-from models.winograd import FrozenStack, generator_for_search
+from utils.search import winograd
+from utils.search.winograd import FrozenStack, generator_for_search
 
 needs_kernels = pytest.mark.skipif(not winograd.kernels.available(), reason="PyTorch here has no libgomp")
 

@@ -6,10 +6,10 @@ import torch
 
 from models import BPGAN
 from models.entropy_model import logistic_bits
-from models.winograd import generator_for_search
 
 from .admm import Prediction, Problem
 from .objectives import Distortion
+from .winograd import generator_for_search
 
 
 class Searchable:

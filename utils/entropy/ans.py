@@ -1,7 +1,7 @@
 """Coder `context`: asymmetric numeral system over the distributions of the integer network.
 
 Range ANS (Duda 2013) with 16-bit frequencies, a 31-bit state, and bytes. The encoder knows all
-symbols, so it asks `utils/context_network.py` for all residuals and rows first; the decoder
+symbols, so it asks `utils/entropy/integer_network.py` for all residuals and rows first; the decoder
 alternates between network and coder symbol by symbol, and must be compiled as a whole: this is why
 no library's coder is called from it.
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from .context_network import (
+from .integer_network import (
     MEAN_STEPS,
     MIN_LOG_SCALE,
     N_ROWS,
@@ -110,7 +110,7 @@ def decode(
     network: ContextTables,
     tables: RangeTables,
 ) -> None:
-    """payload -> symbols int16 (C, h, w), written in place; modes uint8 (h, w), see utils/repeats.py.
+    """payload -> symbols int16 (C, h, w), written in place; modes uint8 (h, w), see utils/entropy/repeats.py.
 
     Raises CorruptPayload if the payload ends early, has bytes left over, or ends in another state
     than the one the encoder starts from.

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files import remove_leftovers, replacing
+from utils.files import remove_leftovers, replacing
 
 CAPACITY = 256  # batches; with more, the oldest ones go, searched with weights long past
 

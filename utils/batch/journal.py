@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 NAME = "rows.jsonl"
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 # The checkpoint counts by its digest (its fingerprint leaves the realistic generator out), the input file
 # by file.
 _NO_MATTER = ("input", "output", "checkpoint", "overwrite", "report", "dry_run", "verbose", "argv", "batch_size")

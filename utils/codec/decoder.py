@@ -8,11 +8,11 @@ import torch
 
 from data import Signal, build_signal
 from models import QUALITY_STEPS, STRIDE, build_encoder, build_generator, build_model
+from utils.entropy.coders import load_coders, load_weights, network_of
+from utils.entropy.integer_network import CorruptPayload
 
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
-from .coders import load_coders, load_weights, network_of
-from .context_network import CorruptPayload
 from .tiling import latent_shape, windows
 
 # A blank picture of any size costs a few bytes, so a size cannot be refused for its payload alone.

@@ -1,15 +1,14 @@
 """The model card beside a checkpoint: what it was trained on, how long, how it came along.
 
-python -m utils.model_card checkpoints/image.safetensors
+python -m utils.training.model_card checkpoints/image.safetensors
 """
 
 import sys
 from pathlib import Path
 
 from models.complexity import multiply_adds
-
-from .checkpoint import CHECKPOINTS, Checkpoint, load_checkpoint
-from .files import replacing
+from utils.codec.checkpoint import CHECKPOINTS, Checkpoint, load_checkpoint
+from utils.files import replacing
 
 
 def model_card(checkpoint: Checkpoint, name: str, links: bool = False) -> str:

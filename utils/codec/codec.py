@@ -20,14 +20,20 @@ from models import QUALITIES, QUALITY_STEPS, STRIDE
 from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import at_quality
+from utils.entropy.coders import Coder
+from utils.search.admm import Problem, SearchConfig, optimize_latent, preset
+from utils.search.model_problem import Searchable
+from utils.search.objectives import (
+    Distortion,
+    FeatureDistance,
+    clamped_squared_error,
+    discriminator_distance,
+    ms_ssim_distance,
+)
 
 from . import bitstream
-from .admm import Problem, SearchConfig, optimize_latent, preset
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
-from .coders import Coder
 from .decoder import Decoder
-from .objectives import Distortion, FeatureDistance, clamped_squared_error, discriminator_distance, ms_ssim_distance
-from .problem import Searchable
 from .tiling import Window, latent_shape, pad_to_stride, windows
 
 TARGET_TOLERANCE = 0.03  # a target rate is met from below within this fraction

@@ -33,19 +33,19 @@ from models.discriminator import Discriminator
 from models.entropy_model import logistic_bits
 from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import move_qualities
+from utils import distributed
+from utils.codec.checkpoint import Checkpoint, load_strictly, save_checkpoint
+from utils.codec.tiling import pad_to_stride
+from utils.entropy.coders import load_weights
+from utils.files import replacing
+from utils.search.admm import optimize_latent, preset
+from utils.search.model_problem import Searchable
+from utils.search.objectives import clamped_squared_error
 
-from . import distributed
-from .admm import optimize_latent, preset
-from .checkpoint import Checkpoint, load_strictly, save_checkpoint
-from .coders import load_weights
-from .files import replacing
 from .fitting import fit_centers, fit_coders
 from .model_card import write_model_card
-from .objectives import clamped_squared_error
-from .problem import Searchable
 from .searched import SearchedBatches
 from .soap import SOAP
-from .tiling import pad_to_stride
 
 EMA_DECAY = 0.999
 GRADIENT_LIMIT = 1.0

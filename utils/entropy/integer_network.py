@@ -14,7 +14,7 @@ Order: group by group, inside a group position by position (raster), inside a po
 channel. A decoded symbol adds its share to the first layer's sums of all positions that see it.
 The sums start as if every symbol had its channel's usual value, so that only the others are added:
 a matter of speed, integer sums do not depend on their order. Positions that repeat a neighbor
-(`utils/repeats.py`) are copied, not predicted.
+(`utils/entropy/repeats.py`) are copied, not predicted.
 """
 
 from dataclasses import dataclass, fields

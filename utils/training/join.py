@@ -1,6 +1,6 @@
 """One checkpoint of successive runs: a later one's weights, and what the adversarial stage of an earlier one brought.
 
-    python -m utils.join runs/early/checkpoint.safetensors runs/late/checkpoint.safetensors --output joined.safetensors
+    python -m utils.training.join runs/early/checkpoint.safetensors runs/late/checkpoint.safetensors --output joined.safetensors
 
 The realistic generator becomes the later faithful one plus a share of the difference between the earlier
 realistic one and the earlier faithful one, weight by weight (Wang et al. 2018, ESRGAN, mix generators
@@ -19,8 +19,8 @@ import torch
 from models import ModelConfig, build_generator
 from models.quality import move_qualities
 from options.base_options import Parser, in_range
+from utils.codec.checkpoint import Checkpoint, load_checkpoint, load_strictly, save_checkpoint
 
-from .checkpoint import Checkpoint, load_checkpoint, load_strictly, save_checkpoint
 from .model_card import commands, write_model_card
 
 GENERATOR = "generator."

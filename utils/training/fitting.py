@@ -4,9 +4,8 @@ import numpy as np
 import torch
 
 from models import BPGAN, QUALITIES, QUALITY_STEPS
-
-from .coders import CODERS, NETWORK, network_tables, usual_symbols
-from .context_network import contexts
+from utils.entropy.coders import CODERS, NETWORK, network_tables, usual_symbols
+from utils.entropy.integer_network import contexts
 
 # High-rate theory: at the optimum a unit of squared error, in quantization steps, is worth 6/ln 2 bits.
 BITS_PER_SQUARED_STEP = 6 / np.log(2)

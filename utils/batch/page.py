@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 
 from data.base import Preview, Signal
-
-from .files import replacing
+from utils.files import replacing
 
 if TYPE_CHECKING:
-    from .batch import Checkpoints, Item
+    from .run import Checkpoints, Item
 
 MAX_VERSIONS = 72  # of all files on a report's page together: some 30 MB
 MAX_FILES = 24  # of a report's page

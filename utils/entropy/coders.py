@@ -1,6 +1,6 @@
 """The entropy coders behind one interface; the file's header names one by its code.
 
-Both code the residuals that the integer network (`utils/context_network.py`) leaves, each with the
+Both code the residuals that the integer network (`utils/entropy/integer_network.py`) leaves, each with the
 network's row as its context; they differ in how a residual becomes bits. Qualities are integers
 here: steps of 1/32 above quality 1.
 """
@@ -12,10 +12,11 @@ import torch
 
 from models import BPGAN
 from models.entropy_model import KERNEL, ContextModel
+from utils.codec.checkpoint import Checkpoint, load_strictly
 
-from . import context_coder, huffman
-from .checkpoint import Checkpoint, load_strictly
-from .context_network import (
+from . import ans as context_coder
+from . import huffman
+from .integer_network import (
     MEAN_STEPS,
     MIN_LOG_SCALE,
     N_SCALES,
@@ -103,7 +104,7 @@ class Coder(ABC):
 
 
 class HuffmanCoder(Coder):
-    """Canonical Huffman and runs of zeros, see `utils/huffman.py`."""
+    """Canonical Huffman and runs of zeros, see `utils/entropy/huffman.py`."""
 
     name, code = "huffman", 0
 
@@ -123,7 +124,7 @@ class HuffmanCoder(Coder):
 
 
 class ContextCoder(Coder):
-    """Asymmetric numeral system, see `utils/context_coder.py`."""
+    """Asymmetric numeral system, see `utils/entropy/ans.py`."""
 
     name, code = "context", 1
 

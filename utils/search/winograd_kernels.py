@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-from .blocks import NEGATIVE_SLOPE
+from models.blocks import NEGATIVE_SLOPE
 
 P, Q = 0.75, 1.5  # the polynomials' points are 0, +-P, +-Q and infinity
 SLOPE = np.float32(NEGATIVE_SLOPE)

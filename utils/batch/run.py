@@ -15,13 +15,13 @@ import torch
 from tqdm import tqdm
 
 from data import KINDS, kind_of, signal_class
+from utils import distributed
+from utils.codec.bitstream import BitstreamError, kind_of_file, read_file, write_file
+from utils.codec.checkpoint import CHECKPOINTS
+from utils.console import fail
+from utils.files import remove_leftovers, replacing
 
-from . import distributed
-from .bitstream import BitstreamError, kind_of_file, read_file, write_file
-from .checkpoint import CHECKPOINTS
-from .files import remove_leftovers, replacing
 from .journal import Journal
-from .report import fail
 
 SUFFIX = ".bpgan"
 BATCH_BYTES = 1 << 23  # files that are opened at once, one alone may be larger

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .files import replacing
+from utils.files import replacing
 
 MAGIC = b"\xb6\x47"  # the first byte is no start of any text encoding
 VERSION = 1

@@ -20,10 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from models import ModelConfig
+from utils.files import replacing
 
-from .files import replacing
-
-CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"  # the trained weights that are shipped
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"  # the trained weights that are shipped
 FORMAT = 2
 FLOATS = (torch.float16, torch.float32)
 INTEGERS = (torch.uint8, torch.uint16, torch.int8, torch.int16, torch.int32, torch.int64)

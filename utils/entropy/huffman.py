@@ -1,6 +1,6 @@
 """Coder `huffman`: canonical Huffman codes and run lengths, chosen by the integer network.
 
-The rows of `utils/context_network.py` are the contexts. A row whose residuals spread widely has a
+The rows of `utils/entropy/integer_network.py` are the contexts. A row whose residuals spread widely has a
 canonical code for them (lengths from counts, at most 16 bits). Where zero is likely, a code word for
 every residual would waste most of its first bit; there a residual is told by decisions,
 
@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from .context_coder import ESCAPE, ESCAPE_LENGTH_BITS, MAX_ESCAPE_LENGTH, MAX_RADIUS, RangeTables, inside
-from .context_network import N_ROWS, ContextTables, CorruptPayload, Walk, copy_neighbor, predict, see
+from .ans import ESCAPE, ESCAPE_LENGTH_BITS, MAX_ESCAPE_LENGTH, MAX_RADIUS, RangeTables, inside
+from .integer_network import N_ROWS, ContextTables, CorruptPayload, Walk, copy_neighbor, predict, see
 
 MAX_CODE_LENGTH = 16
 DECISIONS = 4
@@ -219,7 +219,7 @@ def decode(
     network: ContextTables,
     tables: HuffmanTables,
 ) -> None:
-    """payload -> symbols int16 (C, h, w), written in place; modes uint8 (h, w), see utils/repeats.py.
+    """payload -> symbols int16 (C, h, w), written in place; modes uint8 (h, w), see utils/entropy/repeats.py.
 
     Raises CorruptPayload if the payload ends early, goes on too long, or holds what `encode` never
     writes.

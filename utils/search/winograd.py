@@ -17,8 +17,9 @@ import copy
 import torch
 from torch import nn
 
+from models.generator import Generator
+
 from . import winograd_kernels as kernels
-from .generator import Generator
 
 CHUNK = 49152  # tiles times channels that go through together: 3.5 MB transformed, and as much of products
 

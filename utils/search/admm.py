@@ -31,7 +31,7 @@ from torch.nn.functional import avg_pool2d
 Prediction = tuple[torch.Tensor, torch.Tensor]  # mean and log scale, each (B, C, h, w)
 
 METHODS = ("admm", "paper", "sga", "ste", "iht", "round", "none")
-OBJECTIVES = ("mse", "ms_ssim", "perceptual")  # what F measures: utils/objectives.py
+OBJECTIVES = ("mse", "ms_ssim", "perceptual")  # what F measures: utils/search/objectives.py
 PROBE = 0.25  # steps: how far the curvature is measured; a generator trained on searched
 # latents takes most of a larger disturbance away, and seems flat
 CURVATURE_LIMITS = (0.3, 10.0)  # of what is seen of it, against what was measured at the start

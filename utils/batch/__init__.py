@@ -1,0 +1,1 @@
+"""Many files in, many files out: inputs, journal, tables, pages, pipes."""

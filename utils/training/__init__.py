@@ -1,0 +1,1 @@
+"""Training: stages, the optimizer, entropy tables, model cards."""
