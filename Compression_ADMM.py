@@ -33,10 +33,10 @@ def run(options) -> int:
     def encode(codec, signals):
         """What `codec.encode_batch` returns; with a target one by one, as each takes a search of its own."""
         arguments = (options.search, options.iterations, options.entropy_coder, options.seed, options.objective)
-        target = getattr(options, f"target_{codec.signal.rate_unit}", None)
+        target = getattr(options, f"target_{codec.kind.rate_unit}", None)
         if target is not None:
             return (attempt(codec.encode_to_rate, signal, target, *arguments) for signal in signals)
-        if options.target_psnr is not None and "psnr_db" in codec.signal.metric_names:
+        if options.target_psnr is not None and "psnr_db" in codec.kind.metric_names:
             return (
                 attempt(codec.encode_to_score, signal, "psnr_db", options.target_psnr, *arguments) for signal in signals
             )

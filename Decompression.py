@@ -23,8 +23,8 @@ def run(options) -> int:
         data = read_file(item.path)
         decoder = decoders.of_file(data)
         decoded = decoder.decompress(data, options.realism)
-        target = options.output / item.stem.parent / (item.stem.name + decoder.signal.output_suffix)
-        decoder.signal.write(target, decoded)
+        target = options.output / item.stem.parent / (item.stem.name + decoder.kind.output_suffix)
+        decoder.kind.write(target, decoded)
         return {"file": target}
 
     try:

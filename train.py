@@ -5,10 +5,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from data import build_signal
+from data import build_kind
 from data.corpora import default_dataroot, is_timit, list_files, timit_files
 from data.dataset import PictureSet
-from models import ModelConfig
+from models.config import ModelConfig
 from options.base_options import save_options
 from options.train_options import train_parser
 from utils import distributed
@@ -52,16 +52,16 @@ def starting_config(config: ModelConfig, options) -> ModelConfig:
     return dataclasses.replace(config, **changes)
 
 
-def gather(roots: list[Path], signal, split: str) -> list[Path]:
+def gather(roots: list[Path], kind, split: str) -> list[Path]:
     """Files of the kind in the given folders; ValueError where there are none."""
     files = []
     for root in roots:
-        if signal.name == "speech" and is_timit(root):
+        if kind.name == "speech" and is_timit(root):
             files += timit_files(root, "train" if split == "train" else "test")
         else:
-            files += list_files(root, signal)
+            files += list_files(root, kind)
     if not files:
-        raise ValueError(f"no {signal.name} files under {', '.join(map(str, roots))}")
+        raise ValueError(f"no {kind.name} files under {', '.join(map(str, roots))}")
     return files
 
 
@@ -72,11 +72,11 @@ def run(options) -> int:
     rank, _ = distributed.world()
     start = load_checkpoint(options.init) if options.init else None
     config = starting_config(start.config, options) if start else model_config(options)
-    signal = build_signal(config.signal, start.signal_settings if start else {})
-    train_roots = options.dataroot or [default_dataroot(signal.name, "train")]
-    val_roots = options.valroot or [default_dataroot(signal.name, "val")]
-    files = gather(train_roots, signal, "train")
-    val_files = gather(val_roots, signal, "val")[: options.val_files] if rank == 0 else []
+    kind = build_kind(config.signal, start.signal_settings if start else {})
+    train_roots = options.dataroot or [default_dataroot(kind.name, "train")]
+    val_roots = options.valroot or [default_dataroot(kind.name, "val")]
+    files = gather(train_roots, kind, "train")
+    val_files = gather(val_roots, kind, "val")[: options.val_files] if rank == 0 else []
     folder = options.runs / (options.name or options.signal)
     if any(folder.glob("state*.pt")) and not options.resume:
         raise ValueError(f"{folder} holds a run already: go on with --resume, or choose another --name")
@@ -84,11 +84,11 @@ def run(options) -> int:
     if rank == 0:
         remove_leftovers([folder])
 
-    data = PictureSet(signal, files, device, progress=rank == 0)
-    validation = PictureSet(signal, val_files, device, progress=False) if rank == 0 else None
+    data = PictureSet(kind, files, device, progress=rank == 0)
+    validation = PictureSet(kind, val_files, device, progress=False) if rank == 0 else None
     trainer = Trainer(
         config,
-        signal,
+        kind,
         folder,
         options.stages,
         batch_size=options.batch_size,

@@ -62,7 +62,7 @@ def run(options) -> int:
     print("| signal | quality | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (2 + len(COLUMNS)))
     for kind in sorted({kind_of(item.path) for item in items}):
         codec = codecs.of(kind)
-        signals = [codec.signal.read(item.path) for item in items if kind_of(item.path) == kind]
+        signals = [codec.kind.read(item.path) for item in items if kind_of(item.path) == kind]
         measure(codec, signals[0], options.quality[0])  # what is compiled is compiled before the clock runs
         for quality in options.quality:
             rows = [measure(codec, signal, quality) for signal in tqdm(signals, leave=False)]

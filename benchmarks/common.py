@@ -18,13 +18,13 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from data import Signal, build_signal, kind_of
+from data import Kind, kind_of
 from data.corpora import default_dataroot
 from models.complexity import multiply_adds
 from models.config import QUALITIES
@@ -99,17 +99,13 @@ class Curve:
 class Benchmark:
     """A kind of signal: who takes part, and what is compared."""
 
-    kind: str
+    kind: Kind
     output: Path  # where results go by default
     codecs: dict[str, Callable]  # name -> options -> [Codec]; may raise Missing
     measures: tuple[Measure, ...]
     references: tuple[str, ...]  # BD-rates are taken against these codecs or published curves
     published: Path
     rate_ticks: tuple[float, ...]
-    signal: Signal = field(init=False)
-
-    def __post_init__(self):
-        object.__setattr__(self, "signal", build_signal(self.kind))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -117,8 +113,8 @@ class Benchmark:
             *KEY,
             "bytes",
             "file_bytes",
-            self.signal.rate_unit,
-            *self.signal.metric_names,
+            self.kind.rate_unit,
+            *self.kind.metric_names,
             "encode_seconds",
             "decode_seconds",
         )
@@ -143,7 +139,7 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
     add(
         "--checkpoint",
         type=Path,
-        default=CHECKPOINTS / f"{benchmark.kind}.safetensors",
+        default=CHECKPOINTS / f"{benchmark.kind.name}.safetensors",
         metavar="FILE",
         help="trained weights of this codec",
     )
@@ -192,7 +188,7 @@ def own_codecs(options) -> list[Codec]:
     cost = f"{multiply_adds(codec.config)['generator'] / 1000:.1f}"
 
     # Compilation and the device's start belong to no file.
-    sample = codec.signal.read(codec.signal.samples()[0])
+    sample = codec.kind.read(codec.kind.samples()[0])
     codec.decompress(codec.compress(sample, iterations=min(1, max(options.iterations)), entropy_coder=coder))
 
     def of(search: SearchConfig) -> Codec:
@@ -310,11 +306,11 @@ class Source:
 
 def find_sources(benchmark: Benchmark, options) -> tuple[list[Source], int]:
     """-> (readable files, number of those that are not, which are named)."""
-    inputs = options.input or [default_dataroot(benchmark.kind, "test")]
+    inputs = options.input or [default_dataroot(benchmark.kind.name, "test")]
     sources, failures = [], 0
-    for item in find_inputs(inputs, lambda path: kind_of(path) == benchmark.kind)[: options.limit]:
+    for item in find_inputs(inputs, lambda path: kind_of(path) == benchmark.kind.name)[: options.limit]:
         try:
-            benchmark.signal.read(item.path)
+            benchmark.kind.read(item.path)
             sources.append(Source(item, f"{zlib.crc32(item.path.read_bytes()):08x}"))
         except (ValueError, OSError) as error:
             failures += 1
@@ -338,9 +334,9 @@ def find_codecs(benchmark: Benchmark, names: Iterable[str], options) -> tuple[li
     return codecs, failures
 
 
-def measure(signal: Signal, codec: Codec, setting: str, source: Source) -> dict:
+def measure(kind: Kind, codec: Codec, setting: str, source: Source) -> dict:
     """Encode, decode, score -> a row of points.csv."""
-    original = signal.read(source.item.path)
+    original = kind.read(source.item.path)
     started = time.perf_counter()
     coded = codec.encode(original, setting)
     encoded_at = time.perf_counter()
@@ -350,8 +346,8 @@ def measure(signal: Signal, codec: Codec, setting: str, source: Source) -> dict:
         **dict(zip(KEY, source.key(codec, setting))),
         "bytes": coded.counted,
         "file_bytes": len(coded.data),
-        signal.rate_unit: signal.rate(coded.counted, signal.size(original)),
-        **signal.score(original, codec.finish(original, decoded)),
+        kind.rate_unit: kind.rate(coded.counted, kind.size(original)),
+        **kind.score(original, codec.finish(original, decoded)),
         "encode_seconds": encoded_at - started,
         "decode_seconds": decoded_at - encoded_at,
     }
@@ -426,7 +422,7 @@ def published_curves(benchmark: Benchmark, sources: list[Source]) -> dict[str, C
     for name, entry in carried["curves"].items():
         lists = {
             column: entry[column]
-            for column in (benchmark.signal.rate_unit, *benchmark.signal.metric_names)
+            for column in (benchmark.kind.rate_unit, *benchmark.kind.metric_names)
             if column in entry
         }
         rows = [dict(zip(lists, row)) for row in zip(*lists.values())]
@@ -459,7 +455,7 @@ def compare(anchor: tuple[list, list], other: tuple[list, list]) -> float | None
 
 def bd_table(benchmark: Benchmark, curves: dict[str, Curve]) -> str:
     """A Markdown table: mean rate difference of each curve against each reference, by measure."""
-    unit = benchmark.signal.rate_unit
+    unit = benchmark.kind.rate_unit
     columns = [
         (reference, measure)
         for reference in benchmark.references
@@ -517,7 +513,7 @@ def plot(path: Path, benchmark: Benchmark, measure: Measure, curves: dict[str, C
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
-    unit = benchmark.signal.rate_unit
+    unit = benchmark.kind.rate_unit
     drawn = {name: curve_values(curve, measure, unit) for name, curve in curves.items()}
     drawn = {name: values for name, values in drawn.items() if values[0]}
     measured = [values for name, values in drawn.items() if curves[name].group != "published"]
@@ -615,7 +611,7 @@ def run(benchmark: Benchmark, options) -> int:
     points = Points(options.output / "points.csv", benchmark.columns)
     interrupted, failures = False, 0
     try:
-        failures = measure_all(codecs, sources, points, lambda *point: measure(benchmark.signal, *point))
+        failures = measure_all(codecs, sources, points, lambda *point: measure(benchmark.kind, *point))
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; the points so far are kept, the same command goes on from them", file=sys.stderr)

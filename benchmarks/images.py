@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
+from data import build_kind
+
 from .common import OURS, Benchmark, Codec, Coded, Measure, Missing, benchmark_parser, own_codecs, run
 
 
@@ -161,7 +163,7 @@ def _decibels(ms_ssim: float) -> float:
 
 
 BENCHMARK = Benchmark(
-    kind="image",
+    kind=build_kind("image"),
     output=Path("results/benchmark_images"),
     codecs={
         OURS: own_codecs,

@@ -28,7 +28,7 @@ from .common import OURS, Codec, at_size, find_codecs
 
 log = logging.getLogger(__name__)
 
-BENCHMARKS = {module.BENCHMARK.kind: module.BENCHMARK for module in (images, speech)}
+BENCHMARKS = {module.BENCHMARK.kind.name: module.BENCHMARK for module in (images, speech)}
 OTHERS = [name for benchmark in BENCHMARKS.values() for name in benchmark.codecs if name != OURS]
 
 
@@ -41,7 +41,7 @@ class Table:
 
     def versions(self, original: np.ndarray, n_bytes: int) -> Iterator[Version]:
         """The original, then by rising quality this codec, faithful and realistic, and the others at its bytes."""
-        yield original_version(self.codec.signal, original, n_bytes)
+        yield original_version(self.codec.kind, original, n_bytes)
         seen = set()
         for quality in sorted(set(self.options.quality)):
             method = "admm" if self.options.iterations else "none"
@@ -64,14 +64,14 @@ class Table:
                     log.info("where it failed", exc_info=True)
 
     def _version(self, label: str, original: np.ndarray, decoded: np.ndarray, n_bytes: int) -> Version:
-        signal = self.codec.signal
+        kind = self.codec.kind
         return Version(
             label,
-            signal.preview(decoded, original),
+            kind.preview(decoded, original),
             {
                 "bytes": n_bytes,
-                signal.rate_unit: signal.rate(n_bytes, signal.size(original)),
-                **signal.score(original, decoded),
+                kind.rate_unit: kind.rate(n_bytes, kind.size(original)),
+                **kind.score(original, decoded),
             },
         )
 
@@ -104,7 +104,7 @@ def run(options) -> int:
         for item in tqdm([item for kind in tables for item in by_kind[kind]], file=sys.stderr):
             table = tables[kind_of(item.path)]
             try:
-                original = table.codec.signal.read(item.path)
+                original = table.codec.kind.read(item.path)
                 versions = list(table.versions(original, item.path.stat().st_size))
             except (ValueError, OSError) as error:
                 failures += 1

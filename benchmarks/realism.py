@@ -78,7 +78,7 @@ def run(options) -> int:
         pools: dict[float | None, list] = {}
         scores: dict[float, list] = {realism: [] for realism in options.realism}
         for index, item in enumerate(tqdm(items, leave=False)):
-            original = codec.signal.read(item.path)
+            original = codec.kind.read(item.path)
             data = codec.compress(original, quality, "none")
             versions = {None: original, **{r: codec.decompress(data, r) for r in options.realism}}
             for realism, pixels in versions.items():

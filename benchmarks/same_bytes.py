@@ -22,7 +22,7 @@ def run(options) -> int:
     from .common import at_size
 
     codec = load_codec(options.checkpoint, pick_device(options.device))
-    original = codec.signal.read(options.input)
+    original = codec.kind.read(options.input)
     data = codec.encode(original, options.quality, "admm", options.iterations).data
     decoded = codec.decompress(data)
     (jpeg,) = images.jpeg(options)

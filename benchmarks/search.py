@@ -11,7 +11,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from options.base_options import SIGNAL_NAMES, in_range
+from options.base_options import KIND_NAMES, in_range
 from utils.files import replacing
 from utils.search.admm import METHODS
 
@@ -25,24 +25,24 @@ SPEECH_RATE = 16000  # Hz
 def cropped(benchmark: Benchmark, crop: float) -> Benchmark:
     """The same benchmark on the middle of every signal: crop x crop pixels, or so many seconds."""
     benchmark = dataclasses.replace(benchmark)  # with a signal of its own
-    read = benchmark.signal.read
+    read = benchmark.kind.read
 
     def read_middle(path: Path):
         whole = read(path)
-        limits = (crop, crop) if benchmark.kind == "image" else (crop * SPEECH_RATE,)
+        limits = (crop, crop) if benchmark.kind.name == "image" else (crop * SPEECH_RATE,)
         parts = []
         for have, limit in zip(whole.shape, limits):
             take = min(have, int(limit))
             parts.append(slice((have - take) // 2, (have - take) // 2 + take))
         return whole[tuple(parts)]
 
-    benchmark.signal.read = read_middle
+    benchmark.kind.read = read_middle
     return benchmark
 
 
 def comparison(benchmark: Benchmark, curves: dict[str, Curve]) -> list[dict]:
     """A row for each searched curve: label, seconds, and BD-rate over no search for every measure."""
-    unit, anchor, rows = benchmark.signal.rate_unit, curves[f"{OURS}-0"], []
+    unit, anchor, rows = benchmark.kind.rate_unit, curves[f"{OURS}-0"], []
     for name, curve in curves.items():
         if name == f"{OURS}-0":
             continue
@@ -99,7 +99,7 @@ def run(options) -> int:
     if options.crop:  # points of other parts of the files are not these
         codecs = [dataclasses.replace(codec, version=f"{codec.version} crop {options.crop:g}") for codec in codecs]
     points = common.Points(options.output / "points.csv", benchmark.columns)
-    failures += common.measure_all(codecs, sources, points, lambda *point: common.measure(benchmark.signal, *point))
+    failures += common.measure_all(codecs, sources, points, lambda *point: common.measure(benchmark.kind, *point))
     curves = common.mean_curves(benchmark, codecs, sources, points)
     if f"{OURS}-0" not in curves:
         raise ValueError("without the points of no search there is nothing to compare with")
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         dataclasses.replace(images.BENCHMARK, codecs={}),  # none but this one
         "Methods of search against each other and against none.",
     )
-    parser.add_argument("--signal", choices=SIGNAL_NAMES, required=True, help="kind of signal")
+    parser.add_argument("--signal", choices=KIND_NAMES, required=True, help="kind of signal")
     parser.add_argument(
         "--crop",
         type=in_range(float, 0.1, 1e6),

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data import build_kind
+
 from .common import OURS, Benchmark, Codec, Coded, Measure, Missing, benchmark_parser, own_codecs, run
 
 RATE, NARROW = 16000, 8000  # Hz
@@ -297,7 +299,7 @@ def amr_wb(_) -> list[Codec]:
 
 
 BENCHMARK = Benchmark(
-    kind="speech",
+    kind=build_kind("speech"),
     output=Path("results/benchmark_speech"),
     codecs={
         OURS: own_codecs,

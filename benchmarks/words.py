@@ -149,7 +149,7 @@ def print_table(rows: list[dict], n_words: int) -> None:
 def run(options) -> int:
     """-> exit code: 1 if a file or a codec failed, 130 if interrupted; what is measured is kept."""
     recognize, version = load_recognizer()
-    signal = SPEECH.signal
+    kind = SPEECH.kind
     transcripts = {}
     if options.transcripts or not options.input:
         transcripts = read_transcripts(options.transcripts or default_dataroot("speech", "test").parent / "index.csv")
@@ -175,17 +175,17 @@ def run(options) -> int:
 
     @cache
     def heard_in_original(source: Source) -> str:
-        return recognize(signal.read(source.item.path))
+        return recognize(kind.read(source.item.path))
 
     def measure(codec: Codec, setting: str, source: Source) -> dict:
-        original = signal.read(source.item.path)
+        original = kind.read(source.item.path)
         coded = codec.encode(original, setting)
         heard = recognize(codec.finish(original, codec.decode(coded.data, setting)))
         counts = (*word_errors(texts[source], heard), *word_errors(heard_in_original(source), heard))
         return {
             **dict(zip(KEY, source.key(codec, setting))),
             "bytes": coded.counted,
-            "kbps": signal.rate(coded.counted, signal.size(original)),
+            "kbps": kind.rate(coded.counted, kind.size(original)),
             **dict(zip(COUNTS, counts)),
         }
 

@@ -1,6 +1,6 @@
 """The one interface between a kind of signal and everything else.
 
-Scripts, models, search and coding see a signal only through `Signal`: a picture
+Scripts, models, search and coding see a signal only through `Kind`: a picture
 (C, H, W) in [-1, 1] for the network, a size and a level for the file's header.
 A new kind of signal is one module that subclasses it and one line in `data/__init__.py`.
 """
@@ -22,11 +22,11 @@ class Preview:
     note: str = ""  # what part of the signal it is, where it is not all; scales
 
 
-class Signal(ABC):
+class Kind(ABC):
     """A kind of signal: reads, pictures, rebuilds, scores and writes it.
 
     Instances are built from the plain settings that travel with a checkpoint
-    (`Signal.settings`), so that a decoder rebuilds exactly the sender's picture.
+    (`Kind.settings`), so that a decoder rebuilds exactly the sender's picture.
     """
 
     name: str  # "image", "speech": used in options, logs and metrics.csv

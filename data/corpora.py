@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from .base import Signal
+from .base import Kind
 
 DATAROOT_VARIABLE = "BPGAN_DATA"
 
@@ -43,7 +43,7 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in files if not name.startswith("."))
 
 
-def list_files(root: Path | str, signal: Signal) -> list[Path]:
+def list_files(root: Path | str, kind: Kind) -> list[Path]:
     """All files of a kind of signal under a folder, sorted by path.
 
     Recursive; suffixes match in either letter case; hidden files and folders are skipped. Where
@@ -52,7 +52,7 @@ def list_files(root: Path | str, signal: Signal) -> list[Path]:
 
     Returns paths that start with `root`. Raises ValueError if `root` is not a folder.
     """
-    found = [path for path in _walk(Path(root)) if path.suffix.lower() in signal.suffixes]
+    found = [path for path in _walk(Path(root)) if path.suffix.lower() in kind.suffixes]
     return sorted(_without_converted(found))
 
 
@@ -117,23 +117,23 @@ def timit_files(root: Path | str, split: str) -> list[Path]:
     return sorted(_without_converted(paths))
 
 
-def default_dataroot(signal_name: str, split: str) -> Path:
+def default_dataroot(kind_name: str, split: str) -> Path:
     """The folder of a split ("train", "val", "test") under the folder that BPGAN_DATA names.
 
     Its layout: images/train, images/val, kodak (the images' test), speech/train, speech/val,
     speech/test. Raises ValueError with what to do if the pair is unknown, the variable is
     not set, or the folder does not exist.
     """
-    if (signal_name, split) not in _DATAROOTS:
+    if (kind_name, split) not in _DATAROOTS:
         known = ", ".join(" ".join(pair) for pair in _DATAROOTS)
-        raise ValueError(f"no default folder for {signal_name} {split}; there are: {known}")
+        raise ValueError(f"no default folder for {kind_name} {split}; there are: {known}")
     base = os.environ.get(DATAROOT_VARIABLE)
     if not base:
         raise ValueError(
             f"no folder given (--dataroot, --input) and {DATAROOT_VARIABLE} is not set; "
-            f"name the folder of {signal_name} files for {split} with either"
+            f"name the folder of {kind_name} files for {split} with either"
         )
-    folder = Path(base) / _DATAROOTS[signal_name, split]
+    folder = Path(base) / _DATAROOTS[kind_name, split]
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder (from {DATAROOT_VARIABLE}={base})")
     return folder

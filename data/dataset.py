@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from .base import Signal
+from .base import Kind
 
 log = logging.getLogger(__name__)
 
@@ -16,39 +16,39 @@ log = logging.getLogger(__name__)
 class PictureSet:
     """Pictures of one kind of signal, in memory; `batch` gives random augmented crops."""
 
-    def __init__(self, signal: Signal, files: list[Path], device: torch.device | str = "cpu", progress: bool = True):
+    def __init__(self, kind: Kind, files: list[Path], device: torch.device | str = "cpu", progress: bool = True):
         """Reads every file; one that cannot be read is named in the log and left out.
 
         Raises ValueError if none is left.
         """
-        self.signal = signal
+        self.kind = kind
         self.device = torch.device(device)
         self.pictures: list[torch.Tensor] = []
-        for path in tqdm(files, desc=f"reading {signal.name} files", disable=not progress, leave=False):
+        for path in tqdm(files, desc=f"reading {kind.name} files", disable=not progress, leave=False):
             try:
-                picture, _ = signal.to_picture(signal.read(path))
+                picture, _ = kind.to_picture(kind.read(path))
             except ValueError as error:
                 log.warning("left out: %s", error)
                 continue
             self.pictures.append(self._store(picture))
         if not self.pictures:
             raise ValueError(
-                f"none of {len(files)} files could be read as {signal.name}: "
-                f"--dataroot must hold files with one of {', '.join(signal.suffixes)}"
+                f"none of {len(files)} files could be read as {kind.name}: "
+                f"--dataroot must hold files with one of {', '.join(kind.suffixes)}"
             )
         columns = np.array([p.shape[-1] * p.shape[-2] for p in self.pictures], dtype=np.float64)
         self.weights = columns / columns.sum()  # every sample of every picture is as likely
 
     def _store(self, picture: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(picture))
-        if self.signal.storage == "uint8":
+        if self.kind.storage == "uint8":
             tensor = ((tensor + 1) * 127.5).round_().to(torch.uint8)
         else:
             tensor = tensor.half()
         return tensor.to(self.device)
 
     def _load(self, stored: torch.Tensor) -> torch.Tensor:
-        return stored.float() / 127.5 - 1 if self.signal.storage == "uint8" else stored.float()
+        return stored.float() / 127.5 - 1 if self.kind.storage == "uint8" else stored.float()
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -60,13 +60,13 @@ class PictureSet:
         return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
     def _crop(self, stored: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        rows, columns = self.signal.crop_shape
+        rows, columns = self.kind.crop_shape
         factor = rng.uniform() if rng.uniform() < 0.5 else 0.0  # half of the crops keep their scale
         take = [
             min(round(n * (1 + factor * (most - 1))), max(n, have))
-            for n, most, have in zip((rows, columns), self.signal.stretch, stored.shape[-2:])
+            for n, most, have in zip((rows, columns), self.kind.stretch, stored.shape[-2:])
         ]
-        if self.signal.stretch[0] == self.signal.stretch[1]:  # isotropic: keep the aspect
+        if self.kind.stretch[0] == self.kind.stretch[1]:  # isotropic: keep the aspect
             scale = min(take[0] / rows, take[1] / columns)
             take = [round(rows * scale), round(columns * scale)]
         top = int(rng.integers(0, max(stored.shape[-2] - take[0], 0) + 1))
@@ -77,4 +77,4 @@ class PictureSet:
             crop = F.pad(crop[None], (0, max(missing[1], 0), 0, max(missing[0], 0)), mode="replicate")[0]
         if tuple(crop.shape[-2:]) != (rows, columns):
             crop = F.interpolate(crop[None], (rows, columns), mode="bilinear", antialias=True, align_corners=False)[0]
-        return self.signal.augment(crop, rng)
+        return self.kind.augment(crop, rng)

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from utils.files import replacing
 
-from .base import Preview, Signal
+from .base import Kind, Preview
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _STRIP = 256  # rows at once, where a picture becomes pixels
 _FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "DIB", "PPM", "JPEG2000", "TGA", "QOI")
 
 
-class ImageSignal(Signal):
+class ImageKind(Kind):
     """Still pictures: uint8 (H, W, 3), RGB, of any size up to `MAX_PIXELS`."""
 
     name = "image"

@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.files import replacing
 
-from .base import Preview, Signal
+from .base import Kind, Preview
 from .stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ SHOWN_COLORS = (
 SAMPLE_RATES = (2000, 768000)  # Hz; anything else is a damaged header
 
 
-class SpeechSignal(Signal):
+class SpeechKind(Kind):
     """Mono speech at 16 kHz; the keyword arguments are those of `SpeechSettings`."""
 
     name = "speech"
@@ -86,7 +86,7 @@ class SpeechSignal(Signal):
 
     @property
     def settings(self) -> dict:
-        """Plain numbers; `SpeechSignal(**settings)` rebuilds the instance."""
+        """Plain numbers; `SpeechKind(**settings)` rebuilds the instance."""
         return asdict(self._settings)
 
     def read(self, path: Path) -> np.ndarray:

@@ -1,14 +1,4 @@
-from .bpgan import BPGAN, build_encoder, build_generator, build_model
-from .config import QUALITIES, STRIDE, ModelConfig
-from .quality import QUALITY_STEPS
+"""Encoder, generator, discriminator, quantizer, entropy model, and their sizes.
 
-__all__ = [
-    "BPGAN",
-    "QUALITIES",
-    "QUALITY_STEPS",
-    "STRIDE",
-    "ModelConfig",
-    "build_encoder",
-    "build_generator",
-    "build_model",
-]
+Nothing is imported here, so that the sizes (`models.config`) can be had without PyTorch.
+"""

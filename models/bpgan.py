@@ -75,7 +75,3 @@ def build_generator(config: ModelConfig) -> Generator:
     return Generator(
         config.in_channels, config.latent_channels, config.generator_widths, config.generator_depths, config.latent_rows
     )
-
-
-def build_model(config: ModelConfig, with_encoder: bool = True) -> BPGAN:
-    return BPGAN(config, with_encoder)

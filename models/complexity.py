@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .bpgan import build_model
+from .bpgan import BPGAN
 from .config import STRIDE, ModelConfig
 
 SIDE = 4  # latent positions a side of the picture that is counted
@@ -21,7 +21,7 @@ def multiply_adds(config: ModelConfig) -> dict[str, float]:
         count += conv.weight[0].numel() * output.numel()  # shuffled or not
 
     rows = config.latent_rows or SIDE
-    model = build_model(config).requires_grad_(False)
+    model = BPGAN(config).requires_grad_(False)
     z_hat = torch.zeros(1, config.latent_channels, rows, SIDE)
     x = torch.zeros(1, config.in_channels, rows * STRIDE, SIDE * STRIDE)
     costs, context = {}, model.context

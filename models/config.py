@@ -4,7 +4,13 @@ import dataclasses
 from dataclasses import dataclass
 
 QUALITIES = 8  # a checkpoint serves qualities 1..QUALITIES
+QUALITY_STEPS = 32  # a file names its quality in steps of 1/32: about 1.3 % of rate each
 STRIDE = 16  # picture samples per latent position, in both directions
+
+# What the entropy model has in common with the integer network that stands for it in files.
+KERNEL = 5  # side of the window of symbols that are seen
+FEATURE_LIMIT = 63  # they are seen clamped to this range
+MIN_LOG_SCALE, MAX_LOG_SCALE = -3, 4
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .config import QUALITIES
+from .config import FEATURE_LIMIT, KERNEL, MAX_LOG_SCALE, MIN_LOG_SCALE, QUALITIES
 from .quality import at_quality
 
-KERNEL = 5
-FEATURE_LIMIT = 63.0  # the context sees symbols clamped to this range
-MIN_LOG_SCALE, MAX_LOG_SCALE = -3.0, 4.0
 MIN_PROBABILITY = 2.0**-16  # what a fixed-point table can give at the least
 
 

@@ -6,8 +6,6 @@ import torch
 
 from .config import QUALITIES, ModelConfig
 
-QUALITY_STEPS = 32  # a file names its quality in steps of 1/32: about 1.3 % of rate each
-
 
 def at_quality(table: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     """table (8, N), quality (B,) in 0..7, integer or float -> (B, N)."""

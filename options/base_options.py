@@ -11,7 +11,7 @@ from pathlib import Path
 from data import KINDS
 from utils.files import replacing
 
-SIGNAL_NAMES = tuple(KINDS)
+KIND_NAMES = tuple(KINDS)
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .base_options import SIGNAL_NAMES, Parser, in_range
+from .base_options import KIND_NAMES, Parser, in_range
 
 STAGE_NAMES = ("joint", "quantized", "entropy", "searched", "adversarial")
 
@@ -10,7 +10,7 @@ STAGE_NAMES = ("joint", "quantized", "entropy", "searched", "adversarial")
 def train_parser() -> Parser:
     parser = Parser("Train encoder, generator, codebook and entropy tables; then the realistic generator.")
     add = parser.add_argument
-    add("--signal", choices=SIGNAL_NAMES, required=True, help="kind of signal")
+    add("--signal", choices=KIND_NAMES, required=True, help="kind of signal")
     add(
         "--dataroot",
         type=Path,

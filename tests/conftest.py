@@ -66,7 +66,7 @@ def voiced_clip() -> np.ndarray:
 
 def tiny_config(signal: str, **changes):
     """A model of a few thousand weights, whose tests run in milliseconds."""
-    from models import ModelConfig
+    from models.config import ModelConfig
 
     values = dict(
         in_channels={"image": 3, "speech": 1}[signal],
@@ -101,10 +101,10 @@ def tiny_model(signal: str, seed: int = 0, **changes):
     """A seeded untrained model, its context model and centers with values of their own."""
     import torch
 
-    from models import build_model
+    from models.bpgan import BPGAN
 
     torch.manual_seed(seed)
-    model = build_model(tiny_config(signal, **changes))
+    model = BPGAN(tiny_config(signal, **changes))
     randomize_context(model.context)
     model.codebook.centers += 0.3 * torch.rand_like(model.codebook.centers)
     return model.requires_grad_(False)
@@ -114,7 +114,7 @@ def tiny_checkpoint(signal: str, seed: int = 0, with_realistic: bool = True, **c
     """`Checkpoint` of a tiny model, its tables fitted to waves and noise; see `tiny_checkpoints`."""
     import torch
 
-    from data import build_signal
+    from data import build_kind
     from models.discriminator import Discriminator
     from utils.codec.checkpoint import Checkpoint
     from utils.training.fitting import fit_coders
@@ -132,7 +132,7 @@ def tiny_checkpoint(signal: str, seed: int = 0, with_realistic: bool = True, **c
     discriminator = Discriminator(model.config.in_channels, scales=3).state_dict() if with_realistic else None
     return Checkpoint(
         model.config,
-        build_signal(signal).settings,
+        build_kind(signal).settings,
         model.state_dict(),
         realistic,
         discriminator,

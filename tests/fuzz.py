@@ -57,13 +57,13 @@ def honest_files(codecs: list[Codec]) -> list[bytes]:
     rng = np.random.default_rng(0)
     files = []
     for codec in codecs:
-        sizes = [(1, 1), (7, 40), (48, 33)] if codec.signal.name == "image" else [(1,), (700,), (5000,)]
+        sizes = [(1, 1), (7, 40), (48, 33)] if codec.kind.name == "image" else [(1,), (700,), (5000,)]
         for size in sizes:
             time_axis = np.arange(size[-1]) / 9
             smooth = np.broadcast_to(np.sin(time_axis), size)
             noise = rng.uniform(-1, 1, size)
             for wave in (0 * smooth, 0.5 * smooth, 0.3 * smooth + 0.5 * noise):
-                if codec.signal.name == "image":
+                if codec.kind.name == "image":
                     original = np.repeat(np.rint(127.5 + 127.5 * wave)[..., None], 3, axis=2).astype(np.uint8)
                 else:
                     original = wave.astype(np.float32)
@@ -143,7 +143,7 @@ def hostile_file(seed: int, number: int, codecs: list[Codec], files: list[bytes]
         for _ in range(int(rng.integers(1, 4))):
             body[rng.integers(2, min(len(body), 20))] = rng.integers(256)
         return with_checksum(bytes(body))
-    codec = next(c for c in codecs if c.signal.code == bitstream.kind_of_file(data))
+    codec = next(c for c in codecs if c.kind.code == bitstream.kind_of_file(data))
     header, payload = bitstream.unpack(data, codec.default_sizes)
     others = [other[16:-4] for other in files]
     for _ in range(int(rng.integers(1, 4))):
@@ -174,14 +174,14 @@ class Judge:
             code = bitstream.kind_of_file(data)
         except BitstreamError as error:
             return self._refusal(error)
-        codec = next((c for c in self.codecs if c.signal.code == code), self.codecs[0])
+        codec = next((c for c in self.codecs if c.kind.code == code), self.codecs[0])
         header = shape = None
         started = time.process_time()
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
         try:
             header, payload = codec.unpack(data)
-            rows, columns = codec.signal.picture_shape((header.size_a, header.size_b))
+            rows, columns = codec.kind.picture_shape((header.size_a, header.size_b))
             shape = (codec.config.latent_channels, *latent_shape(rows, columns))
             _, symbols = codec.read_symbols(data)
             result = "decoded"
@@ -209,7 +209,7 @@ class Judge:
     def _honest_bytes(self, codec: Codec, shape: tuple[int, int, int]) -> int:
         """Peak memory of decoding a blank or a noisy file of about that size, of whichever coder needs most."""
         positions = 1 << max(0, shape[1] * shape[2] - 1).bit_length()  # few sizes, each measured once
-        key = codec.signal.code, positions
+        key = codec.kind.code, positions
         if key not in self._honest:
             peaks = []
             height = min(shape[1], positions) if codec.config.latent_rows else 1
@@ -238,7 +238,7 @@ class Judge:
                 decoded = codec.rebuild(symbols, header.quality, (header.size_a, header.size_b), header.level)
             except Exception as error:
                 raise Finding(f"after decoding: {type(error).__name__}: {error}") from error
-            if codec.signal.size(decoded) != (header.size_a, header.size_b) or not np.isfinite(decoded).all():
+            if codec.kind.size(decoded) != (header.size_a, header.size_b) or not np.isfinite(decoded).all():
                 raise Finding(f"a decoded signal {decoded.shape} that is not the declared one, or not finite")
         if (again, repeats) != (payload, bool(header.repeats)):
             return "decoded, though the encoder writes it in another way"

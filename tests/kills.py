@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 import Compression_ADMM
 import train
-from data.images import ImageSignal
+from data.images import ImageKind
 from tests.conftest import tiny_codecs
 from utils.batch import journal
 from utils.codec.codec import load_codec
@@ -81,11 +81,11 @@ class Batch:
         self.inputs, self.decoders, self.checkpoints = folder / "in", {}, []
         self.inputs.mkdir()
         for codec in tiny_codecs(folder):
-            self.decoders[codec.signal.name] = codec
-            self.checkpoints.append(str(folder / f"{codec.signal.name}.safetensors"))
+            self.decoders[codec.kind.name] = codec
+            self.checkpoints.append(str(folder / f"{codec.kind.name}.safetensors"))
             # in this process, so that no forked one spends its time on imports and compiled functions
-            original = codec.signal.read(codec.signal.samples()[0])[:4000]
-            codec.signal.score(original, codec.decompress(codec.compress(original, search="none")))
+            original = codec.kind.read(codec.kind.samples()[0])[:4000]
+            codec.kind.score(original, codec.decompress(codec.compress(original, search="none")))
         rng = np.random.default_rng(0)
         for number in range(8):
             Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(self.inputs / f"{number}.png")
@@ -163,7 +163,7 @@ class Training:
             Image.fromarray(pixels).save(self.data / f"{number}.png")
 
     def run(self, output: Path) -> int:
-        ImageSignal.crop_shape = (64, 64)
+        ImageKind.crop_shape = (64, 64)
         training.SAVE_SECONDS = 0
         training.Trainer._fitting_batches = lambda trainer, data: [data.batch(2, np.random.default_rng(0))]
         resume = ["--resume"] if (output / "r" / "state.pt").exists() else []

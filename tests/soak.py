@@ -39,7 +39,7 @@ def round_trip(codecs: list[Codec], number: int, folder: Path) -> None:
     """
     rng = np.random.default_rng(number)
     for codec in codecs:
-        if codec.signal.name == "image":
+        if codec.kind.name == "image":
             height, width = rng.integers(1, MAX_SIDE, 2) if number else (MAX_SIDE, MAX_SIDE)
             original = rng.integers(0, 256, (height, width, 3), np.uint8)
         else:
@@ -47,7 +47,7 @@ def round_trip(codecs: list[Codec], number: int, folder: Path) -> None:
             original = rng.uniform(-0.5, 0.5, n_samples).astype(np.float32)
         coder = list(codec.coders)[number % len(codec.coders)]
         data = codec.compress(original, 1 + rng.integers(0, 225) / 32, rng.choice(["none", "admm"]), 3, coder)
-        codec.signal.write(folder / f"decoded{codec.signal.output_suffix}", codec.decompress(data))
+        codec.kind.write(folder / f"decoded{codec.kind.output_suffix}", codec.decompress(data))
         if number % 5 == 0:
             try:
                 codec.decompress(data[:-1])

@@ -286,7 +286,7 @@ def codec():
 @pytest.mark.parametrize("coder", ["huffman", "context"])
 @pytest.mark.parametrize("method", METHODS)
 def test_through_the_tiny_model(codec, method, coder, ramp_image):
-    picture, _ = codec.signal.to_picture(ramp_image)
+    picture, _ = codec.kind.to_picture(ramp_image)
     step = 100
     plain = codec._analyze(picture, step)
     problem = codec._problem(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks import common, images, page, same_bytes, speech, words
 from benchmarks.common import Codec, Curve, Missing, Points
-from data import build_signal
+from data import build_kind
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.metrics import psnr
@@ -34,7 +34,7 @@ def picture(tmp_path, texture_image):
 def recording(tmp_path, voiced_clip):
     path = tmp_path / "in" / "voice.wav"
     path.parent.mkdir(exist_ok=True)
-    build_signal("speech").write(path, voiced_clip)
+    build_kind("speech").write(path, voiced_clip)
     return path
 
 
@@ -176,7 +176,7 @@ def test_speech_is_measured_and_missing_programs_are_named(
     )
     (row,) = rows_of(output / "points.csv")
     codec = load_codec(tiny_checkpoints["speech"])
-    data = codec.compress(codec.signal.read(recording), 3, "none")
+    data = codec.compress(codec.kind.read(recording), 3, "none")
     assert int(row["bytes"]) == len(data)
     assert float(row["kbps"]) == pytest.approx(8 * len(data) / 1000 / 2.5, rel=1e-5)
     said = capsys.readouterr().err
@@ -385,7 +385,7 @@ def test_words_are_measured_and_resumed(recording, tiny_checkpoints, hearing, ha
     found = {name: (float(row["wer"]), float(row["wer_to_original"])) for name, row in rows.items()}
     assert found["original, 16 bit"] == (50, 0) and found["Half"] == (100, 50)
     assert float(rows["original, 16 bit"]["kbps"]) == 256
-    data = load_codec(tiny_checkpoints["speech"]).compress(build_signal("speech").read(recording), 3, "none")
+    data = load_codec(tiny_checkpoints["speech"]).compress(build_kind("speech").read(recording), 3, "none")
     assert float(rows["BPGAN, no search"]["kbps"]) == pytest.approx(8 * len(data) / 2500, rel=1e-5)
     assert "| Half | 1 | 256.00 | 100.0 % | 50.0 % |" in capsys.readouterr().out
     before = len(hearing)
@@ -414,7 +414,7 @@ def test_a_recognizer_is_needed(recording, tiny_checkpoints, half, tmp_path, mon
 def test_the_recognizer_hears_a_sentence():
     pytest.importorskip("pocketsphinx", reason="pip install pocketsphinx")
     recognize, version = words.load_recognizer()
-    kind = build_signal("speech")
+    kind = build_kind("speech")
     clip = kind.read(kind.samples()[0])
     heard = recognize(clip)
     assert version.startswith("pocketsphinx ") and len(heard.split()) > 3
@@ -507,7 +507,7 @@ def test_a_setting_that_lacks_files_has_no_mean(tmp_path, picture, capsys):
     (codec,) = images.jpeg(None)
     points = Points(output / "points.csv", images.BENCHMARK.columns)
     for setting, source in (("5", sources[0]), ("8", sources[0]), ("8", sources[1])):
-        points.add(common.measure(images.BENCHMARK.signal, codec, setting, source))
+        points.add(common.measure(images.BENCHMARK.kind, codec, setting, source))
     curve = common.mean_curves(images.BENCHMARK, [codec], sources, points)["jpeg"]
     assert [(point["setting"], point["files"]) for point in curve.points] == [("8", 2)]
     sizes = [points.get(source.key(codec, "8"))["bytes"] for source in sources]
@@ -552,7 +552,7 @@ def test_bd_table():
 def test_published_figures_belong_to_their_files(module):
     benchmark = module.BENCHMARK
     carried = json.loads(benchmark.published.read_text())
-    assert len(set(carried["files"])) == {"image": 24, "speech": 48}[benchmark.kind]
+    assert len(set(carried["files"])) == {"image": 24, "speech": 48}[benchmark.kind.name]
     for entry in carried["curves"].values():
         assert entry["source"] in carried["sources"]
         lengths = {len(values) for values in entry.values() if isinstance(values, list)}
@@ -668,7 +668,7 @@ def test_search_benchmark_compares_methods_with_none(
     assert search.main([*arguments, "--crop", {"image": "96", "speech": "1"}[kind]]) == 0
     more = (tmp_path / "out" / "points.csv").read_text().splitlines()
     assert more[: len(points)] == points and len(more) == 2 * len(points) - 1
-    whole = search.BENCHMARKS[kind].signal.read(source)
+    whole = search.BENCHMARKS[kind].kind.read(source)
     assert whole.shape == (texture_image if kind == "image" else voiced_clip).shape
     with pytest.raises(SystemExit):
         search.main([*arguments, "--codecs", "jpeg"])

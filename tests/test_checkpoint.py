@@ -13,7 +13,7 @@ from conftest import tiny_checkpoint
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from models import ModelConfig
+from models.config import ModelConfig
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.codec.decoder import load_decoder

@@ -79,7 +79,7 @@ def test_the_search_s_symbols_are_those_of_the_file(codecs, search):
 
     def judged(data) -> float:
         header, symbols = codec.read_symbols(data)
-        picture_, _ = codec.signal.to_picture(pixels)
+        picture_, _ = codec.kind.to_picture(pixels)
         return 8 * len(data) + codec._distortion_bits(picture_, [symbols], header.quality, codec._distortions("mse"))[0]
 
     assert judged(encoded.data) <= judged(plain.data)
@@ -114,7 +114,7 @@ def test_a_batch_is_coded_as_its_members_alone(codecs, monkeypatch):
 def test_encode_and_round_writes_the_rounded_latent(codecs):
     codec, pixels = codecs["image"], picture(50, 70)
     step = quality_step(6.5)
-    index = codec._analyze(codec.signal.to_picture(pixels)[0], step)
+    index = codec._analyze(codec.kind.to_picture(pixels)[0], step)
     _, symbols = codec.read_symbols(codec.compress(pixels, 6.5, "none"))
     assert np.array_equal(symbols, index.round().numpy()) and symbols.shape == (16, 4, 5)
     assert np.abs(symbols).max() > 2
@@ -245,7 +245,7 @@ def test_absurd_headers_are_refused_before_work(codecs, monkeypatch):
     ):
         codec = codecs[kind]
         for a, b in sizes:
-            header = bitstream.FileHeader(codec.signal.code, 1, 0, codec.fingerprint, a, b)
+            header = bitstream.FileHeader(codec.kind.code, 1, 0, codec.fingerprint, a, b)
             with pytest.raises(BitstreamError, match="absurd size|damaged header"):
                 codec.decompress(bitstream.pack(header, b"1234", codec.default_sizes))
 
@@ -274,7 +274,7 @@ def test_tiles_give_the_picture_of_one_pass(codecs, size, monkeypatch):
 def test_tiles_give_the_latent_of_one_pass(codecs, monkeypatch):
     codec = codecs["image"]
     monkeypatch.setattr(codec, "_autocast", contextlib.nullcontext)  # bfloat16 rounds by shape
-    x, _ = codec.signal.to_picture(picture(310, 333))
+    x, _ = codec.kind.to_picture(picture(310, 333))
     whole = codec._analyze(x, 200)
     monkeypatch.setattr(tiling, "CORE_POSITIONS", 16)
     monkeypatch.setattr(tiling, "CORE_SIDE", 4)
@@ -321,12 +321,12 @@ def test_padding_replicates_edges():
 
 def check_target(codec, signal, target, **settings):
     encoded = codec.encode_to_rate(signal, target, **settings)
-    size = codec.signal.size(signal)
-    rate = codec.signal.rate(len(encoded.data), size)
+    size = codec.kind.size(signal)
+    rate = codec.kind.rate(len(encoded.data), size)
     assert rate <= target
     if rate < 0.97 * target:  # then the next of the steps must be too large
         above = codec.encode(signal, encoded.quality + 1 / 32, **settings)
-        assert codec.signal.rate(len(above.data), size) > target
+        assert codec.kind.rate(len(above.data), size) > target
     return encoded
 
 
@@ -334,7 +334,7 @@ def check_target(codec, signal, target, **settings):
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
 def test_targets_are_met_from_below(codecs, search, part):
     codec, pixels = codecs["image"], picture(96, 112)
-    ends = [codec.signal.rate(len(codec.compress(pixels, q, "none")), (96, 112)) for q in (1, 8)]
+    ends = [codec.kind.rate(len(codec.compress(pixels, q, "none")), (96, 112)) for q in (1, 8)]
     target = ends[0] + part * (ends[1] - ends[0])
     encoded = check_target(codec, pixels, target, search=search, iterations=3)
     assert encoded.search == search and codec.decompress(encoded.data).shape == pixels.shape
@@ -342,7 +342,7 @@ def test_targets_are_met_from_below(codecs, search, part):
 
 def test_speech_targets_are_met_from_below(codecs, voiced_clip):
     codec, signal = codecs["speech"], clip(voiced_clip, 16000)
-    ends = [codec.signal.rate(len(codec.compress(signal, q, "none")), (16000, 16000)) for q in (1, 8)]
+    ends = [codec.kind.rate(len(codec.compress(signal, q, "none")), (16000, 16000)) for q in (1, 8)]
     for coder in ("huffman", "context"):
         encoded = check_target(codec, signal, sum(ends) / 2, search="none", entropy_coder=coder)
         assert encoded.coder == coder
@@ -351,7 +351,7 @@ def test_speech_targets_are_met_from_below(codecs, voiced_clip):
 def test_targets_out_of_reach_name_the_nearest_rate(codecs):
     codec, pixels = codecs["image"], picture(64, 64)
     for target, quality, word in ((1e-3, 1, "below"), (20.0, 8, "above")):
-        nearest = codec.signal.rate(len(codec.compress(pixels, quality, "none")), (64, 64))
+        nearest = codec.kind.rate(len(codec.compress(pixels, quality, "none")), (64, 64))
         with pytest.raises(ValueError, match=rf"{word}.*nearest reachable rate is {nearest:.4f} bpp"):
             codec.encode_to_rate(pixels, target, "none")
 
@@ -366,7 +366,7 @@ def test_the_time_of_a_target_is_that_of_all_trials(codecs, search, monkeypatch)
         seconds.extend(one.seconds for one in encoded)
         return encoded
 
-    target = codec.signal.rate(len(codec.compress(pixels, 5, "none")), (48, 64))
+    target = codec.kind.rate(len(codec.compress(pixels, 5, "none")), (48, 64))
     monkeypatch.setattr(type(codec), "_encode", timed)
     encoded = codec.encode_to_rate(pixels, target, search, iterations=2)
     assert len(seconds) > 5 and encoded.seconds > sum(seconds)
@@ -405,17 +405,15 @@ def test_realism_needs_a_realistic_generator(codecs):
 
 def test_psnr_targets_are_reached_at_the_lowest_quality(codecs):
     codec, pixels = codecs["image"], picture(64, 80)
-    scores = [
-        codec.signal.score(pixels, codec.decompress(codec.compress(pixels, q, "none")))["psnr_db"] for q in (2, 7)
-    ]
+    scores = [codec.kind.score(pixels, codec.decompress(codec.compress(pixels, q, "none")))["psnr_db"] for q in (2, 7)]
     target = sum(scores) / 2
     encoded = codec.encode_to_score(pixels, "psnr_db", target, "none")
-    assert codec.signal.score(pixels, codec.decompress(encoded.data))["psnr_db"] >= target
+    assert codec.kind.score(pixels, codec.decompress(encoded.data))["psnr_db"] >= target
     if encoded.quality > 1:
         below = codec.encode(pixels, encoded.quality - 1 / 32, "none")
-        assert codec.signal.score(pixels, codec.decompress(below.data))["psnr_db"] < target
+        assert codec.kind.score(pixels, codec.decompress(below.data))["psnr_db"] < target
     searched = codec.encode_to_score(pixels, "psnr_db", target, "admm", iterations=4)
-    assert codec.signal.score(pixels, codec.decompress(searched.data))["psnr_db"] >= target
+    assert codec.kind.score(pixels, codec.decompress(searched.data))["psnr_db"] >= target
     with pytest.raises(ValueError, match="psnr_db 99 is above what the highest quality gives"):
         codec.encode_to_score(pixels, "psnr_db", 99.0, "none")
     with pytest.raises(ValueError, match="pesq is not a metric of image: these are psnr_db, ms_ssim"):
@@ -428,7 +426,7 @@ def test_a_searched_encoding_gets_its_own_score(codecs, monkeypatch):
     decompress, bisect = type(codec).decompress, type(codec)._bisect
     monkeypatch.setattr(type(codec), "decompress", lambda self, data: decoded.add(data) or decompress(self, data))
     monkeypatch.setattr(type(codec), "_bisect", lambda *arguments: tried.extend(bisect(*arguments)) or tried)
-    target = codec.signal.score(pixels, decompress(codec, codec.compress(pixels, 5, "none")))["psnr_db"]
+    target = codec.kind.score(pixels, decompress(codec, codec.compress(pixels, 5, "none")))["psnr_db"]
     encoded = codec.encode_to_score(pixels, "psnr_db", target, "admm", iterations=6)
     assert encoded.search == "admm" and {other.data for other in tried} <= decoded
 
@@ -445,7 +443,7 @@ def test_each_objective_is_best_at_its_own_metric(codecs, texture_image, objecti
 
     def cost(encoded) -> float:
         header, symbols = codec.read_symbols(encoded.data)
-        picture_, _ = codec.signal.to_picture(texture_image)
+        picture_, _ = codec.kind.to_picture(texture_image)
         return (
             8 * len(encoded.data)
             + codec._distortion_bits(picture_, [symbols], header.quality, codec._distortions(objective))[0]
@@ -473,7 +471,7 @@ def test_the_perceptual_objective_lowers_the_features_distance(codecs, texture_i
 
     codec = codecs["image"]
     distance = discriminator_distance(codec.discriminator)
-    x = torch.from_numpy(codec.signal.to_picture(texture_image)[0])[None]
+    x = torch.from_numpy(codec.kind.to_picture(texture_image)[0])[None]
 
     def features(objective) -> float:
         header, symbols = codec.read_symbols(codec.compress(texture_image, 8, "admm", 30, objective=objective))

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from data import corpora
-from data.images import ImageSignal
+from data.images import ImageKind
 
 
 class Audio:
@@ -37,14 +37,14 @@ def test_list_files_is_recursive_sorted_and_skips_hidden(tmp_path):
         "a/list.csv",
         "no_suffix",
     )
-    found = corpora.list_files(tmp_path, ImageSignal())
+    found = corpora.list_files(tmp_path, ImageKind())
     assert listed(found, tmp_path) == ["a/y.Png", "a/z.JPG", "b.png"]
     assert listed(corpora.list_files(str(tmp_path), Audio()), tmp_path) == []
 
 
 def test_a_hidden_folder_above_the_root_does_not_matter(tmp_path):
     touch(tmp_path, ".data/a.png")
-    found = corpora.list_files(tmp_path / ".data", ImageSignal())
+    found = corpora.list_files(tmp_path / ".data", ImageKind())
     assert listed(found, tmp_path) == [".data/a.png"]
 
 
@@ -52,7 +52,7 @@ def test_links_are_followed_once(tmp_path):
     touch(tmp_path, "elsewhere/a.png", "root/b.png")
     (tmp_path / "root" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "root")
-    found = corpora.list_files(tmp_path / "root", ImageSignal())
+    found = corpora.list_files(tmp_path / "root", ImageKind())
     assert listed(found, tmp_path / "root") == ["b.png", "linked/a.png"]
 
 
@@ -60,7 +60,7 @@ def test_no_folder(tmp_path):
     touch(tmp_path, "a.png")
     for root in (tmp_path / "missing", tmp_path / "a.png"):
         with pytest.raises(ValueError, match="no such folder"):
-            corpora.list_files(root, ImageSignal())
+            corpora.list_files(root, ImageKind())
         with pytest.raises(ValueError, match="no such folder"):
             corpora.is_timit(root)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
 
 from data import images
-from data.images import ImageSignal
+from data.images import ImageKind
 
-SIGNAL = ImageSignal()
+SIGNAL = ImageKind()
 
 
 def save(tmp_path, image, name, **options):
@@ -360,7 +360,7 @@ def test_size_rate_score_settings(ramp_image):
     score = SIGNAL.score(ramp_image, ramp_image)
     assert tuple(score) == SIGNAL.metric_names
     assert score["psnr_db"] == np.inf and score["ms_ssim"] == pytest.approx(1)
-    assert ImageSignal(**SIGNAL.settings).settings == {}
+    assert ImageKind(**SIGNAL.settings).settings == {}
 
 
 def test_samples_are_two_photographs():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny_checkpoint
 
-from models import QUALITIES
+from models.config import QUALITIES
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.training import join

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from conftest import randomize_context, tiny_config, tiny_model
 
-from models import ModelConfig, build_model, losses
+from models import losses
 from models.blocks import upsampling_conv
+from models.bpgan import BPGAN
+from models.config import ModelConfig
 from models.discriminator import Discriminator
 from models.entropy_model import MIN_PROBABILITY, ContextModel, logistic_bits
 from models.quality import at_quality
@@ -67,7 +69,7 @@ def test_signals_survive_a_fresh_network():
     """At its start the generator's output has the spread of pictures, not of 1e-3 or 1e3."""
     torch.manual_seed(0)
     config = ModelConfig(signal="image", in_channels=3)
-    model = build_model(config).requires_grad_(False)
+    model = BPGAN(config).requires_grad_(False)
     x = (0.6 * torch.randn(1, 3, 64, 64)).clamp(-1, 1)
     z = model.encoder(x)
     assert 0.1 < z.std() < 3
@@ -83,7 +85,7 @@ def test_pictures_of_a_batch_do_not_mix():
 
 
 def test_a_receiver_has_no_encoder():
-    model = build_model(tiny_config("image"), with_encoder=False)
+    model = BPGAN(tiny_config("image"), with_encoder=False)
     assert model.encoder is None and not any(n.startswith("encoder.") for n in model.state_dict())
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 import Compression_ADMM
 import test as evaluate
 import utils.batch.page as page_module
-from data import build_signal
+from data import build_kind
 from data.base import Preview
 from utils.batch.page import Version, writing_page
 
@@ -151,7 +151,7 @@ def test_a_name_that_is_no_text_is_written(tmp_path):
 
 
 def test_images_show_their_pixels_or_the_middle():
-    kind = build_signal("image")
+    kind = build_kind("image")
     pixels = np.random.default_rng(0).integers(0, 256, (900, 1001, 3), dtype=np.uint8)
     shown = kind.preview(pixels, pixels)
     assert np.array_equal(shown.pixels, pixels[66:834, 116:884])
@@ -161,7 +161,7 @@ def test_images_show_their_pixels_or_the_middle():
 
 
 def test_speech_shows_its_spectrogram_and_plays():
-    kind = build_signal("speech")
+    kind = build_kind("speech")
     time = np.arange(30 * 16000) / 16000
     low, high = (0.5 * np.sin(2 * np.pi * hertz * time[:16000]).astype(np.float32) for hertz in (300, 5000))
     shown = [kind.preview(tone, low) for tone in (low, high, 0.01 * low)]
@@ -180,11 +180,11 @@ def test_speech_shows_its_spectrogram_and_plays():
 
 
 def test_another_kind_shows_its_picture():
-    from data.base import Signal
+    from data.base import Kind
 
-    kind = build_signal("image")
+    kind = build_kind("image")
     pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
-    assert np.array_equal(Signal.preview(kind, pixels, pixels).pixels, pixels[..., :1].repeat(3, axis=2))
+    assert np.array_equal(Kind.preview(kind, pixels, pixels).pixels, pixels[..., :1].repeat(3, axis=2))
 
 
 # -- reports of the scripts -----------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def mixed(tmp_path, texture_image, voiced_clip):
     (folder / "<deep>").mkdir(parents=True)
     for i, name in enumerate(("a & b.png", "c.png", "<deep>/d.png")):
         Image.fromarray(texture_image[i : 100 + i, :90]).save(folder / name)
-    build_signal("speech").write(folder / "<deep>" / "e.wav", voiced_clip[:9000])
+    build_kind("speech").write(folder / "<deep>" / "e.wav", voiced_clip[:9000])
     return folder
 
 

@@ -42,11 +42,11 @@ def test_there_and_back_through_pipes(sources, tiny_checkpoints, codecs, tmp_pat
     )
     assert packed.returncode == 0, packed.stderr
     codec = codecs[kind]
-    assert packed.stdout == codec.compress(codec.signal.read(sources / name), 3, "none")
+    assert packed.stdout == codec.compress(codec.kind.read(sources / name), 3, "none")
     assert b"1 of 1 files" in packed.stderr and b"Traceback" not in packed.stderr
     unpacked = through("Decompression.py", checkpoint, packed.stdout, "--input", "-", "--output", "-")
     assert unpacked.returncode == 0, unpacked.stderr
-    codec.signal.write(tmp_path / "expected", codec.decompress(packed.stdout))
+    codec.kind.write(tmp_path / "expected", codec.decompress(packed.stdout))
     assert unpacked.stdout == (tmp_path / "expected").read_bytes() and b"1 of 1 files" in unpacked.stderr
 
 
@@ -81,7 +81,7 @@ def test_what_is_no_signal(sources, tiny_checkpoints, data, words):
 
 
 def test_a_damaged_file_gives_no_data(sources, tiny_checkpoints, codecs):
-    data = codecs["image"].compress(codecs["image"].signal.read(sources / "a.png"), 3, "none")
+    data = codecs["image"].compress(codecs["image"].kind.read(sources / "a.png"), 3, "none")
     for wrong in (data[:-1], b"", b"PNG"):
         done = through("Decompression.py", tiny_checkpoints["image"], wrong, "--input", "-", "--output", "-")
         assert done.returncode == 1 and done.stdout == b"" and b"Traceback" not in done.stderr

@@ -46,10 +46,10 @@ def test_sizes_and_card(kind):
 @pytest.mark.parametrize("coder", ["context", "huffman"])
 def test_samples_at_rising_qualities(codec, coder):
     """Better quality costs more and looks or sounds better; a receiver decodes the same."""
-    path = codec.signal.samples()[0]
-    original = codec.signal.read(path)
-    receiver = load_decoder(CHECKPOINTS / f"{codec.signal.name}.safetensors")
-    score = psnr if codec.signal.name == "image" else estoi
+    path = codec.kind.samples()[0]
+    original = codec.kind.read(path)
+    receiver = load_decoder(CHECKPOINTS / f"{codec.kind.name}.safetensors")
+    score = psnr if codec.kind.name == "image" else estoi
     sizes, scores = [], []
     for quality in (1, 4, 8):
         data = codec.compress(original, quality, "none", entropy_coder=coder)
@@ -61,8 +61,8 @@ def test_samples_at_rising_qualities(codec, coder):
 
 def test_beats_jpeg_at_the_same_bytes():
     codec = load_codec(CHECKPOINTS / "image.safetensors")
-    for path in codec.signal.samples():
-        original = codec.signal.read(path)
+    for path in codec.kind.samples():
+        original = codec.kind.read(path)
         data = codec.compress(original, 3, "none")
         n_bytes, rival = jpeg(original, len(data))
         assert n_bytes >= len(data)
@@ -73,7 +73,7 @@ def test_beats_jpeg_at_the_same_bytes():
 def test_search_pays(kind, least):
     """25 iterations on a real photograph and a sentence save this much of distortion plus rate, and more than annealing."""
     codec = load_codec(CHECKPOINTS / f"{kind}.safetensors")
-    original = codec.signal.read(codec.signal.samples()[0])
+    original = codec.kind.read(codec.kind.samples()[0])
     original = original[:192, :192] if kind == "image" else original[:24000]
     saved = codec.encode(original, 3, "admm", iterations=25).bits_saved
     assert saved > least
@@ -84,7 +84,7 @@ def test_search_pays(kind, least):
 def test_search_pays_at_the_ends_of_the_range(quality):
     """On a whole, detailed picture, where a wrong curvature would lead astray."""
     codec = load_codec(CHECKPOINTS / "image.safetensors")
-    original = codec.signal.read(codec.signal.samples()[0])
+    original = codec.kind.read(codec.kind.samples()[0])
     assert codec.encode(original, quality, "admm", iterations=15).bits_saved > 0.04
 
 
@@ -102,7 +102,7 @@ def test_a_blank_picture_is_tiny(coder, color):
 
 def test_more_silence_adds_next_to_nothing():
     codec = load_codec(CHECKPOINTS / "speech.safetensors")
-    speech = codec.signal.read(codec.signal.samples()[0])
+    speech = codec.kind.read(codec.kind.samples()[0])
     for quality in (1, 3, 5):
         sizes = [
             len(codec.compress(np.concatenate([speech, np.zeros(16000 * seconds, np.float32)]), quality, "none"))
@@ -112,7 +112,7 @@ def test_more_silence_adds_next_to_nothing():
 
 
 def test_huffman_is_close_to_context(codec):
-    signal = codec.signal.read(codec.signal.samples()[0])
+    signal = codec.kind.read(codec.kind.samples()[0])
     for quality in (2, 6):
         context, huffman = (
             len(codec.compress(signal, quality, "none", entropy_coder=name)) for name in ("context", "huffman")

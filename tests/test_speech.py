@@ -10,12 +10,12 @@ import soundfile
 import torch
 
 import data.speech
-from data.speech import SpeechSignal
+from data.speech import SpeechKind
 
 
 @pytest.fixture(scope="module")
-def speech() -> SpeechSignal:
-    return SpeechSignal()
+def speech() -> SpeechKind:
+    return SpeechKind()
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def sentence(speech) -> np.ndarray:
     return speech.read(speech.samples()[0])
 
 
-def round_trip(speech: SpeechSignal, signal: np.ndarray) -> np.ndarray:
+def round_trip(speech: SpeechKind, signal: np.ndarray) -> np.ndarray:
     picture, level = speech.to_picture(signal)
     return speech.from_picture(picture, speech.size(signal), level)
 
@@ -135,7 +135,7 @@ def test_samples_are_those_of_a_16_bit_file(speech, sentence, tmp_path):
 def test_decoding_is_deterministic(speech, sentence):
     picture, level = speech.to_picture(sentence)
     first = speech.from_picture(picture, speech.size(sentence), level)
-    again = SpeechSignal(**speech.settings).from_picture(picture.copy(), speech.size(sentence), level)
+    again = SpeechKind(**speech.settings).from_picture(picture.copy(), speech.size(sentence), level)
     np.testing.assert_array_equal(first, again)
 
 
@@ -208,7 +208,7 @@ def test_stereo_and_8_khz_are_converted_and_said_once(subtype, tmp_path, caplog)
     left = 0.5 * np.sin(2 * np.pi * 440 * time)
     path = tmp_path / "stereo.wav"
     soundfile.write(path, np.stack([left, 0 * left], axis=1), 8000, subtype=subtype)
-    reader = SpeechSignal()
+    reader = SpeechKind()
     with caplog.at_level(logging.INFO):
         signal = reader.read(path)
         reader.read(path)
@@ -292,11 +292,11 @@ def test_failed_write_leaves_nothing(speech, tmp_path, monkeypatch):
 
 
 def test_settings_rebuild_the_instance():
-    speech = SpeechSignal(n_mels=64, griffin_lim_iterations=4)
+    speech = SpeechKind(n_mels=64, griffin_lim_iterations=4)
     assert speech.settings["n_mels"] == 64
-    assert SpeechSignal(**speech.settings).settings == speech.settings
+    assert SpeechKind(**speech.settings).settings == speech.settings
     with pytest.raises(TypeError):
-        SpeechSignal(mels=64)
+        SpeechKind(mels=64)
 
 
 def test_rate_counts_the_whole_file(speech):

@@ -18,10 +18,11 @@ from conftest import ROOT, environment, tiny_checkpoint, tiny_config
 from PIL import Image
 
 import train
-from data import build_signal
+from data import build_kind
 from data.dataset import PictureSet
-from data.images import ImageSignal
-from models import QUALITIES, losses
+from data.images import ImageKind
+from models import losses
+from models.config import QUALITIES
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.training import trainer as training
@@ -35,7 +36,7 @@ N_BATCHES = 2  # of the fits, here
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Small crops, short fits."""
-    monkeypatch.setattr(ImageSignal, "crop_shape", (64, 64))
+    monkeypatch.setattr(ImageKind, "crop_shape", (64, 64))
 
     def batches(self, data):
         rng = np.random.default_rng(0)
@@ -64,7 +65,7 @@ def roots(tmp_path_factory) -> dict[str, Path]:
 
 
 def picture_set(roots, kind="image", cls=PictureSet) -> PictureSet:
-    return cls(build_signal(kind), sorted(roots[kind].iterdir()), progress=False)
+    return cls(build_kind(kind), sorted(roots[kind].iterdir()), progress=False)
 
 
 def make_trainer(folder, kind="image", stages=STAGES, steps=6, **changes) -> Trainer:
@@ -81,7 +82,7 @@ def make_trainer(folder, kind="image", stages=STAGES, steps=6, **changes) -> Tra
         description={"command": "test"},
     )
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return Trainer(tiny_config(kind), build_signal(kind), folder, list(stages), **{**values, **changes})
+    return Trainer(tiny_config(kind), build_kind(kind), folder, list(stages), **{**values, **changes})
 
 
 def saved(folder) -> dict:
@@ -203,7 +204,7 @@ def test_all_stages_give_a_checkpoint_that_compresses(roots, tmp_path, kind):
     data = picture_set(roots, kind)
     path = make_trainer(tmp_path, kind).run(data, picture_set(roots, kind))
     codec = load_codec(path)
-    original = codec.signal.read(sorted(roots[kind].iterdir())[0])
+    original = codec.kind.read(sorted(roots[kind].iterdir())[0])
     for coder in ("huffman", "context"):
         encoded = codec.compress(original, 4, iterations=3, entropy_coder=coder)
         for realism in (0.0, 1.0):
@@ -291,7 +292,7 @@ def uninterrupted(roots, tmp_path_factory):
     """State, checkpoint and number of batches of a run to the end."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ImageSignal, "crop_shape", (64, 64))
+        patch.setattr(ImageKind, "crop_shape", (64, 64))
         patch.setattr(training, "SEARCH_ITERATIONS", 3)
         patch.setattr(
             Trainer,
@@ -361,7 +362,7 @@ def test_a_run_moves_from_device_to_device_and_back(roots, tmp_path, devices):
         except KeyboardInterrupt:
             continue
     assert turn >= 2
-    pixels = ImageSignal().read(sorted(roots["image"].iterdir())[0])
+    pixels = ImageKind().read(sorted(roots["image"].iterdir())[0])
     codec = load_codec(path)
     assert codec.decompress(codec.compress(pixels, 3, iterations=3)).shape == pixels.shape
 
@@ -465,7 +466,7 @@ def test_the_script_trains_refuses_to_overwrite_and_resumes(roots, tmp_path, cap
     assert train.main(command(roots, tmp_path, "--steps", "4", "--stages", "joint", "adversarial")) == 0
     assert "checkpoint.safetensors" in capsys.readouterr().out
     codec = load_codec(tmp_path / "r" / "checkpoint.safetensors")
-    pixels = codec.signal.read(roots["image"] / "0.png")
+    pixels = codec.kind.read(roots["image"] / "0.png")
     assert codec.decompress(codec.compress(pixels, 2, "none"), 1.0).shape == pixels.shape
     assert codec.config.encoder_widths == (8, 8, 16)
     assert "--width 0.0625" in load_checkpoint(tmp_path / "r" / "checkpoint.safetensors").info["command"]
@@ -518,7 +519,7 @@ def test_the_script_starts_from_a_checkpoint_on_disk(roots, tmp_path, changes):
             there = old[low] + (place - low) * (old[low + 1] - old[low])
             assert torch.allclose(new[quality - 1], there, atol=2e-3), quality
     codec = load_codec(tmp_path / "r" / "checkpoint.safetensors")
-    pixels = codec.signal.read(roots["image"] / "0.png")
+    pixels = codec.kind.read(roots["image"] / "0.png")
     assert codec.decompress(codec.compress(pixels, 2, "none")).shape == pixels.shape
 
 
@@ -636,7 +637,7 @@ import torch
 import test_training as t
 from utils import distributed
 distributed.start(torch.device("cpu"))
-t.ImageSignal.crop_shape = (64, 64)
+t.ImageKind.crop_shape = (64, 64)
 import numpy as np
 t.Trainer._fitting_batches = lambda self, data: [data.batch(4, r) for r in [np.random.default_rng(0)] for _ in range(2)]
 data = t.picture_set({{"image": Path({data!r})}})

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from data.base import Preview, Signal
+from data.base import Kind, Preview
 from utils.files import replacing
 
 if TYPE_CHECKING:
@@ -188,13 +188,13 @@ def write_report(path: Path, items: Sequence["Item"], codecs: "Checkpoints", run
                 for run, by_file in zip(runs, rows)
                 if item.path.as_posix() in by_file
             ]
-            signal = codecs.of(mine[0][1]["signal"]).signal
-            original = signal.read(item.path)
-            versions = [original_version(signal, original, item.path.stat().st_size)]
+            kind = codecs.of(mine[0][1]["signal"]).kind
+            original = kind.read(item.path)
+            versions = [original_version(kind, original, item.path.stat().st_size)]
             for run, row in mine:
-                decoded = signal.read(run.folder / item.stem.parent / (item.stem.name + signal.output_suffix))
-                measures = {name: row[name] for name in ("bytes", signal.rate_unit, *signal.metric_names)}
-                versions.append(Version(_setting(row, run.realism), signal.preview(decoded, original), measures))
+                decoded = kind.read(run.folder / item.stem.parent / (item.stem.name + kind.output_suffix))
+                measures = {name: row[name] for name in ("bytes", kind.rate_unit, *kind.metric_names)}
+                versions.append(Version(_setting(row, run.realism), kind.preview(decoded, original), measures))
             page.add(item.stem.as_posix(), versions)
     print(f"{path}: {said}")
 
@@ -209,12 +209,12 @@ def _setting(row: dict, realism: float) -> str:
     )
 
 
-def original_version(signal: Signal, original: np.ndarray, n_bytes: int) -> Version:
+def original_version(kind: Kind, original: np.ndarray, n_bytes: int) -> Version:
     """What the others are compared with: its rate is that of the file as it was given."""
     return Version(
         "original",
-        signal.preview(original, original),
-        {"bytes": n_bytes, signal.rate_unit: signal.rate(n_bytes, signal.size(original))},
+        kind.preview(original, original),
+        {"bytes": n_bytes, kind.rate_unit: kind.rate(n_bytes, kind.size(original))},
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
-from data import KINDS, build_signal
+from data import KINDS, build_kind
 
 PIPE = Path("-")
 
@@ -16,12 +16,12 @@ PIPE = Path("-")
 def suffix_by_content(path: Path) -> str:
     """A suffix of the first kind of signal that can read the file. Raises ValueError where none can."""
     for name in KINDS:
-        signal = build_signal(name)
+        kind = build_kind(name)
         try:
-            signal.read(path)
+            kind.read(path)
         except ValueError:
             continue
-        return signal.suffixes[0]
+        return kind.suffixes[0]
     raise ValueError(f"standard input: nothing that can be read as {' or '.join(KINDS)}")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from data import KINDS, kind_of, signal_class
+from data import KINDS, kind_class, kind_of
 from utils import distributed
 from utils.codec.bitstream import BitstreamError, kind_of_file, read_file, write_file
 from utils.codec.checkpoint import CHECKPOINTS
@@ -93,7 +93,7 @@ def prepare_output(output: Path, items: list[Item]) -> None:
 
 def sample_files() -> list[Path]:
     """The built-in samples of every kind."""
-    return [path for name in KINDS for path in signal_class(name)().samples()]
+    return [path for name in KINDS for path in kind_class(name)().samples()]
 
 
 class Checkpoints:
@@ -106,7 +106,7 @@ class Checkpoints:
         if paths is not None:
             for path in paths:
                 codec = load(path)
-                self._loaded[codec.signal.name] = codec
+                self._loaded[codec.kind.name] = codec
 
     def of(self, kind: str):
         """Raises ValueError where there is none for this kind."""
@@ -120,7 +120,7 @@ class Checkpoints:
         """The checkpoint for a .bpgan file, by the kind in its header. Raises BitstreamError."""
         code = kind_of_file(data)
         for name in KINDS:
-            if signal_class(name).code == code:
+            if kind_class(name).code == code:
                 return self.of(name)
         raise BitstreamError(f"kind of signal {code} is unknown to this version")
 
@@ -262,36 +262,36 @@ def _open(item: Item, output: Path, codecs: Checkpoints, journal: Journal) -> _J
     """What is to be done for a file, or its row where it is done."""
     kind = kind_of(item.path)
     if kind is None:
-        known = ", ".join(sorted(suffix for name in KINDS for suffix in signal_class(name).suffixes))
+        known = ", ".join(sorted(suffix for name in KINDS for suffix in kind_class(name).suffixes))
         raise ValueError(f"{item.path}: suffix {item.path.suffix or '(none)'} is not one of {known}")
     codec = codecs.of(kind)
-    signal = codec.signal
+    kind = codec.kind
     key = journal.key(item.path, item.stem, codec.digest)
     finished = journal.find(key)
     if finished:
         return {**finished, "file": item.path.as_posix(), "reused": True}
-    targets = [output / item.stem.parent / (item.stem.name + suffix) for suffix in (SUFFIX, signal.output_suffix)]
+    targets = [output / item.stem.parent / (item.stem.name + suffix) for suffix in (SUFFIX, kind.output_suffix)]
     for target in targets:
         if target.exists() and target.samefile(item.path):
             raise ValueError(f"{item.path}: its results would overwrite it, choose another --output")
-    return _Job(item, codec, signal.read(item.path), key, targets)
+    return _Job(item, codec, kind.read(item.path), key, targets)
 
 
 def _finish(job: _Job, encoded, journal: Journal, realism: float) -> dict:
     """Write the file of an `Encoded`, decode it from disk, write and measure that; -> its row."""
-    codec, signal = job.codec, job.codec.signal
+    codec, kind = job.codec, job.codec.kind
     write_file(job.targets[0], encoded.data)
     data = read_file(job.targets[0])
     started = time.perf_counter()
     decoded = codec.decompress(data, realism)
     decode_seconds = time.perf_counter() - started
-    signal.write(job.targets[1], decoded)
+    kind.write(job.targets[1], decoded)
     row = {
         "file": job.item.path.as_posix(),
-        "signal": signal.name,
+        "signal": kind.name,
         "bytes": len(data),
-        signal.rate_unit: signal.rate(len(data), signal.size(job.original)),
-        **signal.score(job.original, decoded),
+        kind.rate_unit: kind.rate(len(data), kind.size(job.original)),
+        **kind.score(job.original, decoded),
         "encode_seconds": encoded.seconds,
         "decode_seconds": decode_seconds,
         "search": encoded.search,
@@ -305,7 +305,7 @@ def _finish(job: _Job, encoded, journal: Journal, realism: float) -> dict:
 
 def columns_of(rows: list[dict]) -> list[str]:
     """The contract's order: what was coded, its rate, its metrics, times, settings."""
-    kinds = [signal_class(name) for name in KINDS if any(row["signal"] == name for row in rows)]
+    kinds = [kind_class(name) for name in KINDS if any(row["signal"] == name for row in rows)]
     middle = [kind.rate_unit for kind in kinds] + [name for kind in kinds for name in kind.metric_names]
     return [
         "file",
@@ -352,7 +352,7 @@ def means_table(rows: list[dict]) -> str:
         mine = [row for row in rows if row["signal"] == name]
         if not mine:
             continue
-        kind = signal_class(name)
+        kind = kind_class(name)
         columns = ["bytes", kind.rate_unit, *kind.metric_names, "encode_seconds", "decode_seconds"]
         width = max(24, *(len(Path(row["file"]).name) for row in mine))
         lines.append("  ".join([f"{name:<{width}}"] + [f"{c:>{max(8, len(c))}}" for c in columns]))

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from models import ModelConfig
+from models.config import ModelConfig
 from utils.files import replacing
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"  # the trained weights that are shipped

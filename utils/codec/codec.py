@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models import QUALITIES, QUALITY_STEPS, STRIDE
+from models.config import QUALITIES, QUALITY_STEPS, STRIDE
 from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import at_quality
@@ -87,7 +87,7 @@ class Codec(Decoder):
         seed: int = 0,
         objective: str = "mse",
     ) -> bytes:
-        """Signal, as `Signal.read` returns it -> the bytes of a file. See `encode`."""
+        """Kind, as `Kind.read` returns it -> the bytes of a file. See `encode`."""
         return self.encode(signal, quality, search, iterations, entropy_coder, seed, objective).data
 
     def encode(
@@ -130,7 +130,7 @@ class Codec(Decoder):
         """Places in the list, in groups of one picture shape, as large as BATCH_POSITIONS allow."""
         by_shape: dict[tuple[int, int], list[int]] = {}
         for place, signal in enumerate(signals):
-            by_shape.setdefault(self.signal.picture_shape(self.signal.size(signal)), []).append(place)
+            by_shape.setdefault(self.kind.picture_shape(self.kind.size(signal)), []).append(place)
         groups = []
         for shape, places in by_shape.items():
             count = max(1, BATCH_POSITIONS[self.device.type] // max(1, math.prod(latent_shape(*shape))))
@@ -151,10 +151,10 @@ class Codec(Decoder):
 
         Within 3 % of it, or ValueError that names the nearest reachable rate.
         """
-        size, unit = self.signal.size(signal), self.signal.rate_unit
+        size, unit = self.kind.size(signal), self.kind.rate_unit
 
         def rate(encoded: Encoded) -> float:
-            return self.signal.rate(len(encoded.data), size)
+            return self.kind.rate(len(encoded.data), size)
 
         tried = self._bisect(
             signal,
@@ -192,15 +192,15 @@ class Codec(Decoder):
 
         Raises ValueError that names the highest score if none does.
         """
-        if metric not in self.signal.metric_names:
+        if metric not in self.kind.metric_names:
             raise ValueError(
-                f"{metric} is not a metric of {self.signal.name}: these are {', '.join(self.signal.metric_names)}"
+                f"{metric} is not a metric of {self.kind.name}: these are {', '.join(self.kind.metric_names)}"
             )
         scores: dict[bytes, float] = {}  # by content: one quality is encoded without search, then with it
 
         def score(encoded: Encoded) -> float:
             if encoded.data not in scores:
-                scores[encoded.data] = self.signal.score(signal, self.decompress(encoded.data))[metric]
+                scores[encoded.data] = self.kind.score(signal, self.decompress(encoded.data))[metric]
             return scores[encoded.data]
 
         tried = self._bisect(
@@ -278,9 +278,9 @@ class Codec(Decoder):
         """Encodings at a quality step of signals with pictures of one shape; `warm` is an earlier one of
         the only signal, to start the search from."""
         started = time.perf_counter()
-        if config.objective == "ms_ssim" and self.signal.name != "image":
-            raise ValueError(f"the objective ms_ssim is for images, this is {self.signal.name}: use mse")
-        pictures, levels = zip(*(self.signal.to_picture(signal) for signal in signals))
+        if config.objective == "ms_ssim" and self.kind.name != "image":
+            raise ValueError(f"the objective ms_ssim is for images, this is {self.kind.name}: use mse")
+        pictures, levels = zip(*(self.kind.to_picture(signal) for signal in signals))
         plain = torch.stack([self._analyze(picture, step) for picture in pictures])
         distortions = self._distortions(config.objective)
         start = plain if warm is None else self._moved(warm, step)
@@ -288,7 +288,7 @@ class Codec(Decoder):
         results = []
         for signal, picture, level, rounded, symbols in zip(signals, pictures, levels, _symbols(plain), found):
             data, saved = self._write(
-                picture, rounded, symbols, step, coder, self.signal.size(signal), level, distortions
+                picture, rounded, symbols, step, coder, self.kind.size(signal), level, distortions
             )
             results.append(
                 Encoded(data, 1 + step / QUALITY_STEPS, coder.name, config.method, config.iterations, 0.0, saved)
@@ -309,7 +309,7 @@ class Codec(Decoder):
         """A function that makes the objective for one window: some objects serve one search only."""
 
         def error(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
-            return clamped_squared_error(x, x_hat, self.signal.weights(x))
+            return clamped_squared_error(x, x_hat, self.kind.weights(x))
 
         if objective == "mse":
             return lambda: error
@@ -438,7 +438,7 @@ class Codec(Decoder):
             saved = 1 - costs[best] / costs[0]
         payload, repeats = coded[best]
         header = bitstream.FileHeader(
-            kind=self.signal.code,
+            kind=self.kind.code,
             coder=coder.code,
             repeats=int(repeats),
             quality=step,

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import Signal, build_signal
-from models import QUALITY_STEPS, STRIDE, build_encoder, build_generator, build_model
+from data import Kind, build_kind
+from models.bpgan import BPGAN, build_encoder, build_generator
+from models.config import QUALITY_STEPS, STRIDE
 from utils.entropy.coders import load_coders, load_weights, network_of
 from utils.entropy.integer_network import CorruptPayload
 
@@ -33,20 +34,20 @@ class Decoder:
         self.config = checkpoint.config
         self.fingerprint, self.digest = checkpoint.fingerprint, checkpoint.digest
         try:
-            self.signal: Signal = build_signal(self.config.signal, checkpoint.signal_settings)
+            self.kind: Kind = build_kind(self.config.signal, checkpoint.signal_settings)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"the checkpoint's kind of signal, {self.config.signal}, or its settings "
                 f"are unknown to this version ({error})"
             ) from None
         self.default_sizes = {}
-        if self.signal.usual_size_b is not None:
-            self.default_sizes[self.signal.code] = self.signal.usual_size_b
+        if self.kind.usual_size_b is not None:
+            self.default_sizes[self.kind.code] = self.kind.usual_size_b
         self.coders = load_coders(checkpoint)
         self._check_sizes(checkpoint)
         self.default_coder = checkpoint.default_coder
 
-        self.model = build_model(self.config, self.with_encoder)
+        self.model = BPGAN(self.config, self.with_encoder)
         load_weights(self.model, checkpoint)
         self.model.requires_grad_(False).eval().to(self.device, memory_format=torch.channels_last)
         self._realistic_state = checkpoint.realistic
@@ -57,16 +58,16 @@ class Decoder:
 
     def _check_sizes(self, checkpoint: Checkpoint) -> None:
         """Raise ValueError where the config is not this kind's, or claims weights that the file does not hold."""
-        if self.config.in_channels != self.signal.channels:
+        if self.config.in_channels != self.kind.channels:
             raise ValueError(
-                f"the checkpoint has {self.config.in_channels} channels, {self.signal.name} has {self.signal.channels}"
+                f"the checkpoint has {self.config.in_channels} channels, {self.kind.name} has {self.kind.channels}"
             )
         if self.config.latent_rows:
-            rows, _ = self.signal.picture_shape((1, self.signal.usual_size_b or 1))
+            rows, _ = self.kind.picture_shape((1, self.kind.usual_size_b or 1))
             if latent_shape(rows, 1)[0] != self.config.latent_rows:
                 raise ValueError(
                     f"the checkpoint has {self.config.latent_rows} latent rows, "
-                    f"its {self.signal.name} pictures have {latent_shape(rows, 1)[0]}"
+                    f"its {self.kind.name} pictures have {latent_shape(rows, 1)[0]}"
                 )
         network, groups = network_of(checkpoint), self.config.context_groups
         if tuple(network.groups) != groups or len(network.second) != len(groups) * self.config.context_hidden:
@@ -108,13 +109,13 @@ class Decoder:
     def unpack(self, data: bytes) -> tuple[bitstream.FileHeader, bytes]:
         """Header and payload of a file of this checkpoint. Raises BitstreamError otherwise."""
         header, payload = bitstream.unpack(data, self.default_sizes)
-        if header.kind != self.signal.code:
+        if header.kind != self.kind.code:
             raise bitstream.BitstreamError(
-                f"file of kind {header.kind}, this checkpoint is for {self.signal.name} ({self.signal.code})"
+                f"file of kind {header.kind}, this checkpoint is for {self.kind.name} ({self.kind.code})"
             )
         bitstream.check_fingerprint(header, self.fingerprint)
         try:
-            rows, columns = self.signal.picture_shape((header.size_a, header.size_b))
+            rows, columns = self.kind.picture_shape((header.size_a, header.size_b))
         except ValueError as error:
             raise bitstream.BitstreamError(f"damaged header: {error}") from None
         if rows < 1 or columns < 1:
@@ -130,7 +131,7 @@ class Decoder:
         coder = next((c for c in self.coders.values() if c.code == header.coder), None)
         if coder is None:
             raise bitstream.BitstreamError(f"entropy coder {header.coder} has no tables in this checkpoint")
-        rows, columns = self.signal.picture_shape((header.size_a, header.size_b))
+        rows, columns = self.kind.picture_shape((header.size_a, header.size_b))
         shape = (self.config.latent_channels, *latent_shape(rows, columns))
         try:
             return header, coder.decode(payload, shape, header.quality, bool(header.repeats))
@@ -138,7 +139,7 @@ class Decoder:
             raise bitstream.BitstreamError(f"damaged file: {error}") from None
 
     def decompress(self, data: bytes, realism: float = 0.0) -> np.ndarray:
-        """A whole .bpgan file -> the signal, as `Signal.from_picture` returns it.
+        """A whole .bpgan file -> the signal, as `Kind.from_picture` returns it.
 
         Raises BitstreamError (a ValueError) for anything that is not a whole file of this
         checkpoint.
@@ -150,9 +151,9 @@ class Decoder:
         self, symbols: np.ndarray, quality_step: int, size: tuple[int, int], level: int, realism: float = 0.0
     ) -> np.ndarray:
         """What the receiver makes of symbols (C, h, w): generator, then post-processing."""
-        rows, columns = self.signal.picture_shape(size)
+        rows, columns = self.kind.picture_shape(size)
         picture = self.generate(symbols, quality_step, realism)[:, :rows, :columns]
-        return self.signal.from_picture(picture, size, level)
+        return self.kind.from_picture(picture, size, level)
 
     @torch.no_grad()
     def generate(self, symbols: np.ndarray, quality_step: int, realism: float = 0.0) -> np.ndarray:

@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 
-from models import BPGAN
-from models.entropy_model import KERNEL, ContextModel
+from models.bpgan import BPGAN
+from models.config import KERNEL
+from models.entropy_model import ContextModel
 from utils.codec.checkpoint import Checkpoint, load_strictly
 
 from . import ans as context_coder

@@ -22,17 +22,15 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numba import njit
 
+from models.config import FEATURE_LIMIT, KERNEL, MAX_LOG_SCALE, MIN_LOG_SCALE, QUALITY_STEPS
+
 from .repeats import LEFT
 
-FEATURE_LIMIT = 63  # symbols are seen clamped to this range
-KERNEL = 5
-QUALITY_STEPS = 32  # qualities between the trained ones
 ACTIVATION_BITS = 8  # fraction bits of activations and of the outputs
 ACTIVATION_MAX = 32767
 MAX_WEIGHT_BITS = 12  # fraction bits of weights, fewer where a sum could overflow
 MEAN_STEPS = 16  # means are looked up in sixteenths of a step,
 SCALE_STEPS = 8  # log scales in eighths
-MIN_LOG_SCALE, MAX_LOG_SCALE = -3, 4
 N_SCALES = (MAX_LOG_SCALE - MIN_LOG_SCALE) * SCALE_STEPS + 1
 N_ROWS = N_SCALES * MEAN_STEPS
 

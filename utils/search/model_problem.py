@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from models import BPGAN
+from models.bpgan import BPGAN
 from models.entropy_model import logistic_bits
 
 from .admm import Prediction, Problem

@@ -3,7 +3,7 @@
 Each takes pictures x in [-1, 1] and x_hat as the generator leaves it, which counts as clamped to [-1, 1], both
 (B, C, H, W), and gives (B,), in the unit of the squared error of full-range 1: the codec weights all
 of them by lmbda * 255^2 and the number of samples. The squared error of speech pictures is that of
-the log-mel magnitudes, weighted by loudness (`Signal.weights`).
+the log-mel magnitudes, weighted by loudness (`Kind.weights`).
 """
 
 from collections.abc import Callable

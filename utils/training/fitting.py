@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from models import BPGAN, QUALITIES, QUALITY_STEPS
+from models.bpgan import BPGAN
+from models.config import QUALITIES, QUALITY_STEPS
 from utils.entropy.coders import CODERS, NETWORK, network_tables, usual_symbols
 from utils.entropy.integer_network import contexts
 

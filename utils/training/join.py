@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from models import ModelConfig, build_generator
+from models.bpgan import build_generator
+from models.config import ModelConfig
 from models.quality import move_qualities
 from options.base_options import Parser, in_range
 from utils.codec.checkpoint import Checkpoint, load_checkpoint, load_strictly, save_checkpoint

@@ -26,9 +26,11 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data.base import Signal
+from data.base import Kind
 from data.dataset import PictureSet
-from models import QUALITIES, ModelConfig, build_generator, build_model, losses
+from models import losses
+from models.bpgan import BPGAN, build_generator
+from models.config import QUALITIES, ModelConfig
 from models.discriminator import Discriminator
 from models.entropy_model import logistic_bits
 from models.perceptual import PerceptualDistance, perceptual_distance
@@ -108,7 +110,7 @@ class Trainer:
     def __init__(
         self,
         config: ModelConfig,
-        kind: Signal,
+        kind: Kind,
         folder: Path,
         stages: list[str],
         *,
@@ -131,7 +133,7 @@ class Trainer:
         self.rank, self.world_size = distributed.world()
 
         torch.manual_seed(seed)  # the same weights in every process
-        self.model = build_model(config).to(device, memory_format=torch.channels_last)
+        self.model = BPGAN(config).to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.realistic = self.realistic_average = self.discriminator = None
         torch.manual_seed(seed + self.rank)  # noise and crops of its own in each
