@@ -7,6 +7,7 @@ search (negative: fewer bits), and the mean seconds of an encoding. --crop takes
 picture (pixels) or recording (seconds), which makes the comparison affordable on a small machine.
 """
 
+import copy
 import dataclasses
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ SPEECH_RATE = 16000  # Hz
 
 def cropped(benchmark: Benchmark, crop: float) -> Benchmark:
     """The same benchmark on the middle of every signal: crop x crop pixels, or so many seconds."""
-    benchmark = dataclasses.replace(benchmark)  # with a signal of its own
+    benchmark = dataclasses.replace(benchmark, kind=copy.copy(benchmark.kind))  # whose reader is changed below
     read = benchmark.kind.read
 
     def read_middle(path: Path):
