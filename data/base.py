@@ -6,10 +6,13 @@ A new kind of signal is one module that subclasses it and one line in `data/__in
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from . import corpora
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,19 @@ class Kind(ABC):
         return Preview(np.repeat(gray[:, :, None], 3, axis=2))
 
     # What training needs to know of a kind.
+    network: Mapping = {}  # the fields of `models.config.ModelConfig` in which it differs from the defaults
+    folders: Mapping[str, str] = {}  # "train", "val", "test" -> folder below the one that BPGAN_DATA names
     crop_shape: tuple[int, int]  # rows and columns of a training crop
     storage: str  # "uint8" or "float16": pictures in memory
     stretch: tuple[float, float]  # rows, columns: crops of up to this size shrink to one
+
+    def list_files(self, root: Path | str, split: str) -> list[Path]:
+        """The files of a split ("train", "val", "test") in a folder, sorted by path.
+
+        A kind whose corpora divide their own folder (TIMIT) overrides it; elsewhere the folder is the
+        split. Raises ValueError if `root` is not a folder.
+        """
+        return corpora.list_files(root, self)
 
     @abstractmethod
     def augment(self, crop, rng):

@@ -8,20 +8,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .base import Kind
+if TYPE_CHECKING:
+    from .base import Kind
 
 DATAROOT_VARIABLE = "BPGAN_DATA"
-
-# Folders under BPGAN_DATA. Kodak is for evaluation only, hence the images' test split.
-_DATAROOTS = {
-    ("image", "train"): "images/train",
-    ("image", "val"): "images/val",
-    ("image", "test"): "kodak",
-    ("speech", "train"): "speech/train",
-    ("speech", "val"): "speech/val",
-    ("speech", "test"): "speech/test",
-}
 
 TIMIT_SPLITS = ("train", "test")
 
@@ -43,7 +35,7 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in files if not name.startswith("."))
 
 
-def list_files(root: Path | str, kind: Kind) -> list[Path]:
+def list_files(root: Path | str, kind: "Kind") -> list[Path]:
     """All files of a kind of signal under a folder, sorted by path.
 
     Recursive; suffixes match in either letter case; hidden files and folders are skipped. Where
@@ -120,12 +112,14 @@ def timit_files(root: Path | str, split: str) -> list[Path]:
 def default_dataroot(kind_name: str, split: str) -> Path:
     """The folder of a split ("train", "val", "test") under the folder that BPGAN_DATA names.
 
-    Its layout: images/train, images/val, kodak (the images' test), speech/train, speech/val,
-    speech/test. Raises ValueError with what to do if the pair is unknown, the variable is
-    not set, or the folder does not exist.
+    Its layout is `Kind.folders`. Raises ValueError with what to do if the kind has no such split,
+    the variable is not set, or the folder does not exist.
     """
-    if (kind_name, split) not in _DATAROOTS:
-        known = ", ".join(" ".join(pair) for pair in _DATAROOTS)
+    from . import KINDS, kind_class
+
+    folders = kind_class(kind_name).folders if kind_name in KINDS else {}
+    if split not in folders:
+        known = ", ".join(f"{name} {split}" for name in KINDS for split in kind_class(name).folders)
         raise ValueError(f"no default folder for {kind_name} {split}; there are: {known}")
     base = os.environ.get(DATAROOT_VARIABLE)
     if not base:
@@ -133,7 +127,7 @@ def default_dataroot(kind_name: str, split: str) -> Path:
             f"no folder given (--dataroot, --input) and {DATAROOT_VARIABLE} is not set; "
             f"name the folder of {kind_name} files for {split} with either"
         )
-    folder = Path(base) / _DATAROOTS[kind_name, split]
+    folder = Path(base) / folders[split]
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder (from {DATAROOT_VARIABLE}={base})")
     return folder

@@ -9,6 +9,7 @@ import warnings
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -69,6 +70,8 @@ class ImageKind(Kind):
     channels = 3
     rate_unit = "bpp"
     metric_names = ("psnr_db", "ms_ssim")
+    network: ClassVar = dict(in_channels=3, latent_channels=128)
+    folders: ClassVar = {"train": "images/train", "val": "images/val", "test": "kodak"}  # Kodak is for evaluation only
     crop_shape = (192, 192)
     storage = "uint8"
     stretch = (2.0, 2.0)

@@ -10,11 +10,13 @@ import logging
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from utils.files import replacing
 
+from . import corpora
 from .base import Kind, Preview
 from .stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
 
@@ -75,6 +77,17 @@ class SpeechKind(Kind):
     usual_size_b = 16000
     metric_names = ("pesq_wb", "stoi", "estoi", "log_spectral_distance")
 
+    network: ClassVar = dict(
+        in_channels=1,
+        latent_channels=96,
+        latent_rows=8,
+        encoder_widths=(48, 96, 160),
+        generator_widths=(48, 96, 160),
+        context_groups=(4, 4, 8, 8, 16, 16, 16, 24),
+        lmbda_low=0.00025,
+        lmbda_high=0.01,
+    )
+    folders: ClassVar = {"train": "speech/train", "val": "speech/val", "test": "speech/test"}
     # One second. Pictures are never stretched: resampling smooths the noise that is to be coded.
     crop_shape = (128, 128)
     storage = "float16"
@@ -296,6 +309,12 @@ class SpeechKind(Kind):
         if len(signal) > n_shown:
             note = f"the first {SHOWN_SECONDS} s of {note}; the figures are of the whole"
         return Preview(np.rint(pixels).astype(np.uint8), signal[:n_shown], rate, note)
+
+    def list_files(self, root: Path | str, split: str) -> list[Path]:
+        """Of a TIMIT distribution the split's own files ("val" is its test set), elsewhere all of a folder."""
+        if corpora.is_timit(root):
+            return corpora.timit_files(root, "train" if split == "train" else "test")
+        return corpora.list_files(root, self)
 
     def samples(self) -> list[Path]:
         """The synthesized sentence that the repository ships."""

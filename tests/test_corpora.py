@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from data import corpora
+from data import KINDS, build_kind, corpora
 from data.images import ImageKind
+from models.config import STRIDE, ModelConfig
 
 
 class Audio:
@@ -134,3 +135,28 @@ def test_default_dataroot_refuses(monkeypatch):
         corpora.default_dataroot("image", "train")
     with pytest.raises(ValueError, match="music train"):
         corpora.default_dataroot("music", "train")
+
+
+# -- what a kind of signal says of its files and sizes ------------------------------------------------
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_network_of_a_kind_fits_its_picture(name):
+    kind = build_kind(name)
+    config = ModelConfig(signal=name, **kind.network)
+    assert config.in_channels == kind.channels
+    rows, _ = kind.picture_shape((1, kind.usual_size_b or 1))
+    assert config.latent_rows in (0, -(-rows // STRIDE))
+    assert set(kind.folders) == {"train", "val", "test"}
+
+
+def test_a_kind_lists_the_files_of_a_split(tmp_path):
+    touch(tmp_path, "plain/b.png", "plain/a.flac")
+    for split in ("train", "val", "test"):
+        assert listed(build_kind("image").list_files(tmp_path / "plain", split), tmp_path) == ["plain/b.png"]
+        assert listed(build_kind("speech").list_files(tmp_path / "plain", split), tmp_path) == ["plain/a.flac"]
+    touch(tmp_path, *(f"timit/{split}/DR1/MABC0/{s}.WAV" for split in ("TRAIN", "TEST") for s in ("SA1", "SI2")))
+    speech = build_kind("speech")
+    assert listed(speech.list_files(tmp_path / "timit", "train"), tmp_path / "timit") == ["TRAIN/DR1/MABC0/SI2.WAV"]
+    for split in ("val", "test"):
+        assert speech.list_files(tmp_path / "timit", split) == corpora.timit_files(tmp_path / "timit", "test")
