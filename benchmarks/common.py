@@ -35,7 +35,7 @@ from utils.codec.checkpoint import CHECKPOINTS
 from utils.console import fail, pick_device
 from utils.files import replacing
 from utils.metrics import bd_rate
-from utils.search.admm import METHODS, OBJECTIVES, SearchConfig, preset
+from utils.search.config import METHODS, OBJECTIVES, SearchConfig, preset
 
 log = logging.getLogger(__name__)
 

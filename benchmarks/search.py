@@ -14,7 +14,7 @@ from pathlib import Path
 
 from options.base_options import KIND_NAMES, in_range
 from utils.files import replacing
-from utils.search.admm import METHODS
+from utils.search.config import METHODS
 
 from . import common, images, speech
 from .common import OURS, Benchmark, Curve

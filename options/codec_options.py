@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from models.config import QUALITIES
-from utils.search.admm import METHODS, OBJECTIVES
+from utils.search.config import METHODS, OBJECTIVES
 
 from .base_options import Parser, in_range
 

@@ -9,7 +9,8 @@ from conftest import tiny_checkpoint
 
 from utils.codec.codec import Codec
 from utils.search import admm
-from utils.search.admm import METHODS, Problem, SearchConfig, optimize_latent, preset
+from utils.search.admm import Problem, optimize_latent
+from utils.search.config import METHODS, SearchConfig, preset
 from utils.search.objectives import clamped_squared_error
 
 SHAPE = (2, 3, 4, 5)

@@ -19,7 +19,7 @@ from data import build_kind
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.metrics import psnr
-from utils.search.admm import OBJECTIVES, preset
+from utils.search.config import OBJECTIVES, preset
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from utils.codec import bitstream, tiling
 from utils.codec.bitstream import BitstreamError
 from utils.codec.codec import load_codec, quality_step
 from utils.codec.decoder import load_decoder
-from utils.search.admm import METHODS
+from utils.search.config import METHODS
 
 SIZES = [(1, 1), (1, 17), (33, 5), (16, 16), (95, 130)]
 CLIPS = {"1 sample": 1, "10 ms": 160, "1 s": 16000}

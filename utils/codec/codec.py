@@ -21,7 +21,8 @@ from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import at_quality
 from utils.entropy.coders import Coder
-from utils.search.admm import Problem, SearchConfig, optimize_latent, preset
+from utils.search.admm import Problem, optimize_latent
+from utils.search.config import SearchConfig, preset
 from utils.search.model_problem import Searchable
 from utils.search.objectives import (
     Distortion,

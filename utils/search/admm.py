@@ -28,10 +28,10 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import avg_pool2d
 
+from .config import SearchConfig
+
 Prediction = tuple[torch.Tensor, torch.Tensor]  # mean and log scale, each (B, C, h, w)
 
-METHODS = ("admm", "paper", "sga", "ste", "iht", "round", "none")
-OBJECTIVES = ("mse", "ms_ssim", "perceptual")  # what F measures: utils/search/objectives.py
 PROBE = 0.25  # steps: how far the curvature is measured; a generator trained on searched
 # latents takes most of a larger disturbance away, and seems flat
 CURVATURE_LIMITS = (0.3, 10.0)  # of what is seen of it, against what was measured at the start
@@ -42,63 +42,6 @@ MAX_RELAXATION = 0.6
 # The search is done when z has come to its target (root mean square, in steps) and the copy q stands
 # still: the primal and the dual residual of ADMM.
 PRIMAL_TOLERANCE = 0.01
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """What a method does, as data. Defaults were tuned on crops of images/val and speech/val (docs/how_it_works.md)."""
-
-    method: str = "admm"
-    iterations: int = 100  # back-propagations through the generator
-    objective: str = "mse"  # one of OBJECTIVES; the search itself is given F as a function
-    # admm and iht
-    penalty: float = 0.85  # mu, as a fraction of the curvature; of `paper`: in bits
-    relaxation: float = 1.75  # of a new target that enters z, over the square root of the iterations
-    noise: tuple[float, float] = (3.0, 0.3)  # T of the q-step in bits, geometric, start and end
-    noise_until: float = 0.85  # fraction of the iterations; after it only what lowers J is taken
-    # the others: Adam on z
-    learning_rate: float = 0.03  # against a step of 1
-    temperature: tuple[float, float] = (0.5, 0.15)  # of the relaxed rounding, start and end
-    cooling_from: float = 0.2  # fraction of the iterations from which it falls
-    judge_every: int = 10  # iterations between looks at quantized candidates,
-    judge_from: float = 0.5  # from this fraction on: before, the relaxation is too soft to win
-
-    def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(f"search method {self.method!r} is not one of {', '.join(METHODS)}")
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
-        if min(self.penalty, self.learning_rate, self.relaxation, *self.noise) <= 0:
-            raise ValueError(
-                f"penalty {self.penalty}, relaxation {self.relaxation}, noise {self.noise} and learning rate "
-                f"{self.learning_rate} must be positive"
-            )
-        if self.iterations < 0:
-            raise ValueError(f"{self.iterations} iterations: 0 or more are possible")
-
-
-# Where a method differs from the defaults above.
-PRESETS = {
-    "admm": {},
-    # Liu, Cao, Kim 2020: gradient steps on z, full dual, nearest centers, no rate, constant mu
-    "paper": dict(penalty=3.0),
-    "sga": {},  # Yang, Bamler, Mandt 2020
-    "ste": dict(learning_rate=0.005, judge_from=0.0),
-    # normalized iterative hard thresholding (Blumensath and Davies 2010): a step of measured length, then the projection
-    "iht": dict(noise_until=0.0),
-    "round": {},  # back-propagation without rounding, rounded at the end
-    "none": dict(iterations=0),
-}
-
-
-def preset(method: str, iterations: int | None = None, objective: str = "mse") -> SearchConfig:
-    """The configuration of a method; `iterations` replaces its default."""
-    if method not in METHODS:
-        raise ValueError(f"search method {method!r} is not one of {', '.join(METHODS)}")
-    values = {"method": method, "objective": objective, **PRESETS[method]}
-    if iterations is not None and method != "none":
-        values["iterations"] = iterations
-    return SearchConfig(**values)
 
 
 @dataclass

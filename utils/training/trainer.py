@@ -40,7 +40,8 @@ from utils.codec.checkpoint import Checkpoint, load_strictly, save_checkpoint
 from utils.codec.tiling import pad_to_stride
 from utils.entropy.coders import load_weights
 from utils.files import replacing
-from utils.search.admm import optimize_latent, preset
+from utils.search.admm import optimize_latent
+from utils.search.config import preset
 from utils.search.model_problem import Searchable
 from utils.search.objectives import clamped_squared_error
 
