@@ -1,5 +1,7 @@
 """Building blocks that encoder and generator share."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,7 +14,11 @@ class ResidualBlock(nn.Module):
 
     The second convolution starts near zero, so that the network starts as a shallow, well
     conditioned one and learns from the first step.
+
+    A block in its place states its own `reach`: the margin of windows follows from it (`latent_reach`).
     """
+
+    reach = 2  # samples on each side that an output depends on: two 3x3 convolutions
 
     def __init__(self, width: int):
         super().__init__()
@@ -72,4 +78,17 @@ def _unit_gain(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def stack(width: int, depth: int) -> nn.Sequential:
+    """Residual blocks one after the other, (B, width, H, W) -> (B, width, H, W)."""
     return nn.Sequential(*[ResidualBlock(width) for _ in range(depth)])
+
+
+def latent_reach(body16: nn.Sequential, body8: nn.Sequential, body4: nn.Sequential, outer: nn.Conv2d) -> int:
+    """Latent positions on each side that a network's output depends on, at most.
+
+    It has a stack of blocks at 1/16, 1/8 and 1/4 of the picture's resolution, and the convolution `outer` at 1/4;
+    all its other layers stay within a sample of their own grid.
+    """
+    at16, at8, at4 = (sum(block.reach for block in body) for body in (body16, body8, body4))
+    at4 += outer.kernel_size[0] // 2
+    # each rounded up by itself, and one more to spare
+    return at16 + math.ceil(at8 / 2) + math.ceil(at4 / 4) + 1

@@ -52,17 +52,5 @@ class ModelConfig:
         ratio = self.lmbda_high / self.lmbda_low
         return self.lmbda_low * ratio ** ((quality - 1) / (QUALITIES - 1))
 
-    @property
-    def generator_reach(self) -> int:
-        """Latent positions on each side that an output sample of the generator depends on."""
-        d4, d8, d16 = self.generator_depths
-        return 2 * d16 + -(-(2 * d8) // 2) + -(-(2 * d4 + 1) // 4) + 1
-
-    @property
-    def encoder_reach(self) -> int:
-        """Latent positions on each side whose samples a latent depends on."""
-        d4, d8, d16 = self.encoder_depths
-        return 2 * d16 + -(-(2 * d8) // 2) + -(-(2 * d4 + 1) // 4) + 1
-
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

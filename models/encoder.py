@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .blocks import linear_conv, stack
+from .blocks import latent_reach, linear_conv, stack
 from .config import STRIDE
 
 
@@ -35,6 +35,11 @@ class Encoder(nn.Module):
         self.row_bias = nn.Parameter(torch.zeros(1, n16, rows, 1)) if rows else None
         self.body16 = stack(n16, depths[2])
         self.out = linear_conv(n16, latent_channels)
+
+    @property
+    def reach(self) -> int:
+        """Latent positions on each side whose samples a latent depends on."""
+        return latent_reach(self.body16, self.body8, self.body4, self.in4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[-2] % STRIDE or x.shape[-1] % STRIDE:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .blocks import linear_conv, stack, upsampling_conv
+from .blocks import latent_reach, linear_conv, stack, upsampling_conv
 from .config import QUALITIES
 from .quality import at_quality
 
@@ -38,6 +38,11 @@ class Generator(nn.Module):
         self.out4 = upsampling_conv(n4, out_channels, 4, kernel=3)
         with torch.no_grad():
             self.out4.weight.mul_(0.3)  # pictures have a standard deviation of about 0.3
+
+    @property
+    def reach(self) -> int:
+        """Latent positions on each side that an output sample depends on."""
+        return latent_reach(self.body16, self.body8, self.body4, self.out4)
 
     def forward(self, z_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         h = self.in16(z_hat) + at_quality(self.quality16, quality)[:, :, None, None]  # (B, n16, h, w)

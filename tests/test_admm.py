@@ -1,6 +1,9 @@
 """The search: never worse than its start, judged by what is written, deterministic, and worth it."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +12,10 @@ from conftest import tiny_checkpoint
 
 from utils.codec.codec import Codec
 from utils.search import admm
-from utils.search.admm import Problem, optimize_latent
-from utils.search.config import METHODS, SearchConfig, preset
+from utils.search.config import METHODS, PRESETS, SearchConfig, preset
 from utils.search.objectives import clamped_squared_error
+from utils.search.optimize import SOLVERS, optimize_latent
+from utils.search.problem import Iterate, Problem
 
 SHAPE = (2, 3, 4, 5)
 
@@ -171,7 +175,7 @@ def test_curvature_is_that_of_a_quadratic():
     hessian = (40 * place * channel).expand(2, 8, 6, 7)
     probe = admm.PROBE * (2.0 * torch.randint(0, 2, (8, 6, 7)) - 1)
     slope = torch.randn(2, 8, 6, 7)
-    got = admm._curvature(slope, slope + hessian * probe, probe)
+    got = admm.hessian_diagonal(slope, slope + hessian * probe, probe)
     assert (got > 0).all()
     torch.testing.assert_close(got.mean(), hessian.mean(), rtol=0.02, atol=0)
     smooth = torch.nn.functional.avg_pool2d(hessian.mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
@@ -197,21 +201,88 @@ def test_each_picture_of_a_batch_keeps_its_own_best():
     """What one picture reaches does not depend on when the others get better."""
     problem = toy_problem()
     result = optimize_latent(problem, preset("admm", 60))
-    seen = np.array([row["cost"] for row in result.history])
+    seen = np.array([iterate.cost for iterate in result.history])
     np.testing.assert_allclose(result.cost.numpy(), seen.min(0), rtol=1e-6)
 
 
 def test_history_is_of_judged_candidates():
     problem = toy_problem()
     history = optimize_latent(problem, preset("admm", 30)).history
-    assert all(set(row) == {"iteration", "cost"} and len(row["cost"]) == SHAPE[0] for row in history)
-    assert history[0] == {"iteration": 0, "cost": objective(problem, problem.start.round()).tolist()}
-    assert [row["iteration"] for row in history] == list(range(len(history))) and len(history) > 20
+    assert all(iterate.quantized and len(iterate.cost) == SHAPE[0] for iterate in history)
+    start = problem.start.round()
+    assert history[0] == Iterate(
+        0,
+        problem.distortion(start).tolist(),
+        true_rate(problem, start).tolist(),
+        objective(problem, start).tolist(),
+        None,
+        True,
+    )
+    assert [iterate.iteration for iterate in history] == list(range(len(history))) and len(history) > 20
     history = optimize_latent(problem, dataclasses.replace(preset("sga", 30), judge_every=7)).history
-    assert [row["iteration"] for row in history] == [0, 21, 28, 30]  # from the half on
+    assert [iterate.iteration for iterate in history] == [0, 21, 28, 30]  # from the half on
     rounded_at_the_end = optimize_latent(problem, preset("round", 30)).history
-    assert [row["iteration"] for row in rounded_at_the_end] == [0, 30]
+    assert [iterate.iteration for iterate in rounded_at_the_end] == [0, 30]
     assert len(optimize_latent(problem, preset("none", 30)).history) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_observer_sees_every_iteration_and_changes_nothing(method):
+    problem = toy_problem()
+    config = dataclasses.replace(preset(method, 20), noise_until=1.0)
+    seen: list[Iterate] = []
+    result, alone = optimize_latent(problem, config, 0, seen.append), optimize_latent(problem, config)
+    assert torch.equal(result.symbols, alone.symbols) and result.history == alone.history
+    assert [iterate for iterate in seen if iterate.quantized] == result.history
+    last = {"none": 0, "admm": 19, "iht": 19}.get(method, 20)  # one of ADMM's back-propagations is the probe
+    assert sorted({iterate.iteration for iterate in seen}) == list(range(last + 1))
+    for iterate in seen:
+        np.testing.assert_allclose(np.add(iterate.distortion, iterate.bits), iterate.cost, rtol=1e-6)
+        has_penalty = method in ("admm", "iht", "paper") and iterate.iteration > 0
+        assert (iterate.penalty is not None) == has_penalty
+        assert not has_penalty or (len(iterate.penalty) == SHAPE[0] and min(iterate.penalty) > 0)
+    assert any(not iterate.quantized for iterate in seen) == (method in ("paper", "sga", "ste", "round"))
+    if method == "paper":
+        assert {mu for iterate in seen[1:] for mu in iterate.penalty} == {config.penalty}
+
+
+def test_the_penalty_rises_where_a_move_is_not_taken():
+    """Nothing but loss wherever a slope leads that promises much."""
+    problem = toy_problem()
+
+    def cliff(q):
+        away = (q - problem.fallback).abs().flatten(1)
+        return 1000.0 * (1 + away.max(1).values.detach().ceil()) - 50.0 * away.sum(1) + 50.0 * away.sum(1).detach()
+
+    # the moves show ten times the curvature expected at first, and after that every refusal raises mu by a half
+    history = optimize_latent(dataclasses.replace(problem, distortion=cliff), preset("admm", 12)).history
+    penalties = np.array([iterate.penalty for iterate in history[1:]])
+    assert (np.diff(penalties, axis=0) > 0).all()
+
+
+def test_what_an_observer_raises_ends_the_search():
+    class Enough(Exception):
+        pass
+
+    def stop(iterate: Iterate) -> None:
+        if iterate.iteration == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        optimize_latent(toy_problem(), preset("admm", 30), observe=stop)
+
+
+def test_every_method_has_one_preset_and_one_solver():
+    assert set(SOLVERS) == set(PRESETS) and METHODS == tuple(PRESETS)
+    for method in METHODS:
+        assert preset(method).method == method
+
+
+def test_settings_are_read_without_pytorch():
+    command = "import sys, utils.search.config; print('torch' in sys.modules)"
+    root = Path(__file__).parent.parent
+    run = subprocess.run([sys.executable, "-c", command], cwd=root, capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
 
 
 def test_iterations_are_back_propagations():
@@ -234,23 +305,23 @@ def test_projection_minimizes_over_its_candidates():
     """Of a center and its neighbors the best one; with these costs it is the nearest, its neighbor or one toward zero."""
     problem = toy_problem()
     target = torch.linspace(-4, 4, int(np.prod(SHAPE))).view(SHAPE)
-    now, prediction = admm._look(problem, target.round()), problem.predict(target.round())
+    now, prediction = admm.linearize(problem, target.round()), problem.predict(target.round())
     for mu in (2.0, 5.0, 30.0):
         mu = torch.full((1, 1, 1, 1), mu)
-        got, own = admm._project(problem, now, target, mu, None)
+        got, own = admm.project(problem, now, target, mu, None)
         every = torch.stack([now.q, now.q - 1, now.q + 1])
         cost = mu / 2 * (target - every).square() + problem.bits(prediction, every)
         assert torch.equal(got, every.gather(0, cost.argmin(0, keepdim=True))[0])
         more = problem.bits(prediction, got) - problem.bits(prediction, now.q)
         torch.testing.assert_close(own, more.flatten(1).sum(1))
-        gumbel = admm._Gumbel(SHAPE[1:], torch.Generator().manual_seed(0), torch.device("cpu"))
-        drawn, _ = admm._project(problem, now, target, mu, 50 * gumbel.draw())
+        gumbel = admm.GumbelNoise(SHAPE[1:], torch.Generator().manual_seed(0), torch.device("cpu"))
+        drawn, _ = admm.project(problem, now, target, mu, 50 * gumbel.draw())
         assert not torch.equal(drawn, got) and ((drawn - now.q).abs() <= 1).all()
-        assert (admm._project(problem, now, target, mu, 1e-3 * gumbel.draw())[0] == got).float().mean() > 0.9
+        assert (admm.project(problem, now, target, mu, 1e-3 * gumbel.draw())[0] == got).float().mean() > 0.9
 
 
 def test_noise_is_gumbel_and_moves():
-    gumbel = admm._Gumbel((8, 40, 50), torch.Generator().manual_seed(0), torch.device("cpu"))
+    gumbel = admm.GumbelNoise((8, 40, 50), torch.Generator().manual_seed(0), torch.device("cpu"))
     first, second = gumbel.draw(), gumbel.draw()
     assert first.shape == (3, 8, 40, 50) and not torch.equal(first, second)
     assert abs(float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])) < 0.02

@@ -122,8 +122,8 @@ def test_sub_pixel_convolution_is_convolution_and_pixel_shuffle(factor, kernel):
 def test_reach_bounds_what_an_output_depends_on(depths):
     model = tiny_model("image", generator_depths=depths, encoder_depths=depths)
     for reach, shape, network in (
-        (model.config.generator_reach, (1, 16, 1, 33), lambda t: model.generator(t, quality(3))),
-        (model.config.encoder_reach, (1, 3, 16, 33 * 16), model.encoder),
+        (model.generator.reach, (1, 16, 1, 33), lambda t: model.generator(t, quality(3))),
+        (model.encoder.reach, (1, 3, 16, 33 * 16), model.encoder),
     ):
         t = torch.randn(shape)
         other, scale = t.clone(), shape[-1] // 33

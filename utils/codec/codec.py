@@ -21,7 +21,6 @@ from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance, perceptual_distance
 from models.quality import at_quality
 from utils.entropy.coders import Coder
-from utils.search.admm import Problem, optimize_latent
 from utils.search.config import SearchConfig, preset
 from utils.search.model_problem import Searchable
 from utils.search.objectives import (
@@ -31,6 +30,8 @@ from utils.search.objectives import (
     discriminator_distance,
     ms_ssim_distance,
 )
+from utils.search.optimize import optimize_latent
+from utils.search.problem import Problem
 
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
@@ -340,7 +341,7 @@ class Codec(Decoder):
         quality = self.quality_tensor(step)
         rows, columns = latent_shape(*picture.shape[1:])
         index = torch.empty(self.config.latent_channels, rows, columns)
-        for window in windows(rows, columns, self.config.encoder_reach):
+        for window in windows(rows, columns, self.model.encoder.reach):
             x = self._window(picture, window)
             with self._autocast():
                 y = self.model.analyze(x, quality)
@@ -374,7 +375,7 @@ class Codec(Decoder):
         """
         symbols = plain.round()
         if config.iterations:
-            for window in windows(*plain.shape[2:], self.config.generator_reach):
+            for window in windows(*plain.shape[2:], self.model.generator.reach):
                 outer, own = (..., *window.outer()), (..., *window.core())
                 core = (..., *window.core_in_outer())
                 first, fallback = symbols[outer].clone(), symbols[outer].clone()
@@ -456,7 +457,7 @@ class Codec(Decoder):
     ) -> list[float]:
         """The objective of each candidate in bits, window by window like the search's."""
         rows, columns = picture.shape[1:]
-        parts = [window.core(STRIDE) for window in windows(*candidates[0].shape[1:], self.config.generator_reach)]
+        parts = [window.core(STRIDE) for window in windows(*candidates[0].shape[1:], self.model.generator.reach)]
         distances = [distortions() for _ in parts]
         weight = self.config.lmbda(1 + step / QUALITY_STEPS) * 255**2
         total = []

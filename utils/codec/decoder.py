@@ -165,7 +165,7 @@ class Decoder:
         quality = self.quality_tensor(quality_step)
         _, rows, columns = symbols.shape
         picture = np.empty((self.config.in_channels, rows * STRIDE, columns * STRIDE), np.float32)
-        for window in windows(rows, columns, self.config.generator_reach):
+        for window in windows(rows, columns, self.model.generator.reach):
             part = torch.from_numpy(symbols[(slice(None), *window.outer())].astype(np.int32)).to(self.device)
             y_hat = self.model.codebook.dequantize(part[None])
             z_hat = self.model.gains.unscale(y_hat, quality).contiguous(memory_format=torch.channels_last)

@@ -1,27 +1,43 @@
 """What the search is given of a model: distortion and bits of a latent, as functions."""
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 
 from models.bpgan import BPGAN
-from models.entropy_model import logistic_bits
+from models.entropy_model import Kernels, logistic_bits
+from models.generator import Generator
 
-from .admm import Prediction, Problem
 from .objectives import Distortion
-from .winograd import generator_for_search
+from .problem import Prediction, Problem
+from .winograd import generator_for_search, search_dtype
 
 
 class Searchable:
-    """A model with its generator and entropy model at hand in bfloat16.
+    """A model with its generator and entropy model at hand in the type in which the search runs.
 
-    The search goes through them a hundred times, and bfloat16 throughout saves the casts of autocast.
+    The search goes through them a hundred times, and weights in that type save the casts of autocast. They are
+    copied when the first search needs them; later changes of the model's weights do not reach them.
     """
 
     def __init__(self, model: BPGAN):
         self.model = model
-        self.generator = generator_for_search(model.generator)
-        self.kernels = model.context.kernels(torch.bfloat16)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """bfloat16, or float32 on a CPU that would have to emulate it."""
+        return search_dtype(next(self.model.parameters()).device)
+
+    @cached_property
+    def generator(self) -> Generator:
+        """A copy of the generator with fixed weights."""
+        return generator_for_search(self.model.generator)
+
+    @cached_property
+    def kernels(self) -> Kernels:
+        """The masked weights of the entropy model."""
+        return self.model.context.kernels(self.dtype)
 
     def problem(
         self,
@@ -39,16 +55,16 @@ class Searchable:
 
         F is `weight`, (B,) or for all, times the `distance`; bits, start, fallback, movable as in `Problem`.
         """
-        model, (rows, columns) = self.model, valid
+        model, dtype, (rows, columns) = self.model, self.dtype, valid
         target = x[..., :rows, :columns].contiguous(memory_format=torch.channels_last)  # as the generator's
 
         def distortion(index: torch.Tensor) -> torch.Tensor:
             z_hat = model.gains.unscale(model.codebook.from_index(index), quality)
-            x_hat = self.generator(z_hat.to(torch.bfloat16, memory_format=torch.channels_last), quality)
+            x_hat = self.generator(z_hat.to(dtype, memory_format=torch.channels_last), quality)
             return weight * distance(target, x_hat[..., :rows, :columns])
 
         def predict(index: torch.Tensor) -> Prediction:
-            with torch.autocast(index.device.type, torch.bfloat16):
+            with torch.autocast(index.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 return model.context(index, quality, self.kernels)
 
         def estimate(prediction: Prediction, index: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Residual blocks with fixed weights, as the search on a CPU runs them: Winograd convolutions in bfloat16.
+"""How the search runs the generator on this machine: its type, and Winograd convolutions where they are faster.
 
 The search takes a picture through the generator and back a hundred times, and nearly all of that is 3x3
 convolutions, which run at the cores' peak already. F(4x4, 3x3) (Lavin and Gray 2016, "Fast Algorithms for
@@ -13,6 +13,8 @@ picture is about as near to float32's as with direct convolutions in bfloat16 (d
 """
 
 import copy
+import logging
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -21,32 +23,106 @@ from models.generator import Generator
 
 from . import winograd_kernels as kernels
 
+log = logging.getLogger(__name__)
+
+STACKS = ("body16", "body8", "body4")  # of residual blocks in a generator
+# A stack's replacement must reproduce what it adds to its input, and the slope of that, within these fractions. The
+# slope is the looser one: where a value is next to 0, bfloat16 may see it on the other side of the activation.
+MAX_ERRORS = (0.05, 0.35)  # seen: 0.02 to 0.03, 0.05 to 0.17
+MIN_CHANGE = 0.1  # of the input; a stack that adds less is measured against this, as bfloat16 rounds the sum
+# Instructions by which a CPU multiplies in bfloat16, by PyTorch's names: x86, then ARM.
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "avx_ne_convert", "bf16", "sve_bf16")
 CHUNK = 49152  # tiles times channels that go through together: 3.5 MB transformed, and as much of products
 
 
 def generator_for_search(generator: Generator) -> Generator:
-    """A copy in bfloat16 with fixed weights, its residual blocks as `FrozenStack` where that is faster."""
-    result = copy.deepcopy(generator).to(torch.bfloat16).requires_grad_(False)
-    if next(generator.parameters()).device.type == "cpu" and pays_here():
-        for name in ("body16", "body8", "body4"):
-            setattr(result, name, FrozenStack(getattr(generator, name)))
+    """A copy of the `search_dtype` with fixed weights, its residual blocks as `FrozenStack` where that is faster.
+
+    A generator with other blocks than those that FrozenStack was written for is left as it is.
+    """
+    device = next(generator.parameters()).device
+    result = copy.deepcopy(generator).to(search_dtype(device)).requires_grad_(False)
+    if device.type == "cpu" and pays_here():
+        try:
+            stacks = {name: _verified(getattr(generator, name), name) for name in STACKS}
+        except NotReproduced as error:
+            log.info("the search runs the residual blocks without Winograd convolutions: %s", error)
+            return result
+        for name, stack in stacks.items():
+            setattr(result, name, stack)
     return result
 
 
+def search_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16, in which a search takes half the time or less; float32 on a CPU that has to emulate it.
+
+    Without bfloat16 instructions (AVX2 only) a pass through the image generator and back takes 8.9 s in bfloat16 and
+    1.3 s in float32 (512x384 pixels, two busy cores). A PyTorch that does not tell what the CPU has gets bfloat16.
+    """
+    told = _capabilities()
+    known = device.type == "cpu" and "architecture" in told  # then all the others are named too
+    emulated = known and not any(told.get(name) for name in BFLOAT16_INSTRUCTIONS)
+    return torch.float32 if emulated else torch.bfloat16
+
+
 def pays_here() -> bool:
-    """Whether this CPU has bfloat16 instructions for vectors, and none for matrices: those leave nothing to save."""
-    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported() and kernels.available()
+    """Whether Winograd is faster on this CPU: AVX-512 has bfloat16, but there is no AMX.
+
+    With matrix instructions direct convolutions are as fast, and without bfloat16 the search is in float32.
+    """
+    told = _capabilities()
+    return bool(told.get("avx512_bf16") and not told.get("amx_tile")) and kernels.available()
+
+
+def _capabilities() -> Mapping[str, bool | int | str]:
+    """The CPU's instructions by PyTorch's names, as far as this version tells them."""
+    tell = getattr(torch.cpu, "get_capabilities", None)
+    if tell is not None:
+        return tell()
+    private = {name: getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")}
+    return {name: function() for name, function in private.items() if function is not None}
+
+
+class NotReproduced(ValueError):
+    """A FrozenStack cannot stand for these blocks."""
+
+
+def _verified(blocks: nn.Sequential, name: str) -> "FrozenStack":
+    """FrozenStack of the blocks. Raises NotReproduced if a small random input shows that it computes something else."""
+    try:
+        frozen = FrozenStack(blocks)
+    except (AttributeError, TypeError) as error:
+        raise NotReproduced(f"the blocks of {name} are built of other layers ({error})") from None
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = torch.randn(2, 1, len(frozen.no_bias), 6, 7, generator=generator).bfloat16().float()
+
+    def added(stack: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = x.clone().requires_grad_(True)
+        with torch.enable_grad():
+            y = stack(leaf)
+            (slope,) = torch.autograd.grad(y, leaf, gradient.to(y.dtype))
+        return y.detach().float() - x, slope.float() - gradient
+
+    for what, found, expected, limit in zip(("output", "slope"), added(frozen), added(blocks), MAX_ERRORS):
+        error = float((found - expected).norm() / expected.norm().clamp_min(MIN_CHANGE * x.norm()))
+        if not error <= limit:
+            raise NotReproduced(f"{name} computes something else ({what} off by {error:.0%}, allowed are {limit:.0%})")
+    return frozen
 
 
 class FrozenStack(nn.Module):
     """What `blocks.stack` computes, with the weights it has now: (B, N, H, W) -> bfloat16 (B, N, H, W).
 
-    Gradients reach the input only.
+    Gradients reach the input only. Raises AttributeError or TypeError where the blocks have other layers.
     """
 
     def __init__(self, blocks: nn.Sequential):
         super().__init__()
         convolutions = [conv for block in blocks for conv in (block.conv1, block.conv2)]
+        width = convolutions[0].weight.shape[0]
+        for conv in convolutions:  # the kernels trust the sizes they are given
+            if conv.weight.shape != (width, width, 3, 3) or conv.bias is None:
+                raise TypeError(f"not all of them 3x3 convolutions of {width} channels with a bias")
         self.forward_weights = [_transformed(conv.weight.detach()) for conv in convolutions]
         # back-propagation is the convolution with mirrored weights, inputs and outputs exchanged
         self.backward_weights = [_transformed(conv.weight.detach().flip(2, 3).transpose(0, 1)) for conv in convolutions]

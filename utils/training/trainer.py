@@ -40,10 +40,10 @@ from utils.codec.checkpoint import Checkpoint, load_strictly, save_checkpoint
 from utils.codec.tiling import pad_to_stride
 from utils.entropy.coders import load_weights
 from utils.files import replacing
-from utils.search.admm import optimize_latent
 from utils.search.config import preset
 from utils.search.model_problem import Searchable
 from utils.search.objectives import clamped_squared_error
+from utils.search.optimize import optimize_latent
 
 from .fitting import fit_centers, fit_coders
 from .model_card import write_model_card

@@ -1,0 +1,30 @@
+"""Runs a search by the name of its method."""
+
+from collections.abc import Callable
+
+import torch
+
+from .admm import admm, iht
+from .config import SearchConfig
+from .problem import Best, Observer, Problem, SearchResult
+from .rivals import RIVALS
+
+Solver = Callable[[Problem, SearchConfig, Best, torch.Generator], None]
+
+# How each method of `config.PRESETS` is run.
+SOLVERS: dict[str, Solver] = {"admm": admm, "iht": iht, **RIVALS}
+
+
+def optimize_latent(
+    problem: Problem, config: SearchConfig, seed: int = 0, observe: Observer | None = None
+) -> SearchResult:
+    """Run a search. Deterministic given the seed on one machine.
+
+    Returns the quantized candidate of least J seen, per picture: never worse than encode-and-round. `observe` is
+    called with every `Iterate`; it changes nothing of the result, and what it raises ends the search.
+    """
+    best = Best(problem, observe)
+    generator = torch.Generator(problem.start.device).manual_seed(seed)
+    if config.iterations:
+        SOLVERS[config.method](problem, config, best, generator)
+    return SearchResult(best.symbols.to(torch.int16), best.cost, best.start_cost, best.history)
