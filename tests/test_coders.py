@@ -11,12 +11,14 @@ import torch
 from conftest import ROOT, randomize_context
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_context_network import grid, make_network, nothing_repeats
+from test_integer_network import grid, make_network, nothing_repeats
 
 from models.entropy_model import ContextModel, logistic_bits
+from utils.codec.costs import coded_bits
+from utils.codec.weights import network_tables
 from utils.entropy import ans as context_coder
 from utils.entropy.ans import RangeTables, logistic_tables
-from utils.entropy.coders import CODERS, ContextCoder, HuffmanCoder, network_tables
+from utils.entropy.coders import CODERS, ContextCoder, HuffmanCoder
 from utils.entropy.huffman import HuffmanTables, code_lengths, golomb_block
 from utils.entropy.integer_network import N_ROWS, N_SCALES, ContextTables, CorruptPayload, contexts
 
@@ -170,7 +172,7 @@ def test_size_is_the_float_model_s_estimate(rows, step):
         bits = 8 * len(check_round_trip(coder, symbols, step))
         assert abs(bits - estimate) <= {"context": 0.01, "huffman": 0.06}[name] * estimate + 64
         # what the search is told: the same rows but for rounding
-        told = float(coder.bits(grid_, mean, log_scale).sum())
+        told = float(coded_bits(coder, grid_, mean, log_scale).sum())
         assert abs(told - coder.cost_bits(symbols, step)) <= 0.01 * told
 
 

@@ -35,6 +35,7 @@ from utils.search.problem import Problem
 
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
+from .costs import coded_bits
 from .decoder import Decoder
 from .tiling import Window, latent_shape, pad_to_stride, windows
 
@@ -412,7 +413,7 @@ class Codec(Decoder):
             self.quality_tensor(step),
             weight,
             distance,
-            lambda prediction, candidates: coder.bits(candidates, *prediction),
+            lambda prediction, candidates: coded_bits(coder, candidates, *prediction),
             start,
             fallback,
             movable,

@@ -9,12 +9,12 @@ import torch
 from data import Kind, build_kind
 from models.bpgan import BPGAN, build_encoder, build_generator
 from models.config import QUALITY_STEPS, STRIDE
-from utils.entropy.coders import load_coders, load_weights, network_of
 from utils.entropy.integer_network import CorruptPayload
 
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
 from .tiling import latent_shape, windows
+from .weights import load_coders, load_weights, network_of
 
 # A blank picture of any size costs a few bytes, so a size cannot be refused for its payload alone.
 # Up to this many picture samples are decoded whatever the payload (for images half a gigabyte of

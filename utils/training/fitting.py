@@ -5,7 +5,8 @@ import torch
 
 from models.bpgan import BPGAN
 from models.config import QUALITIES, QUALITY_STEPS
-from utils.entropy.coders import CODERS, NETWORK, network_tables, usual_symbols
+from utils.codec.weights import NETWORK, network_tables, usual_symbols
+from utils.entropy.coders import CODERS
 from utils.entropy.integer_network import contexts
 
 # High-rate theory: at the optimum a unit of squared error, in quantization steps, is worth 6/ln 2 bits.

@@ -38,7 +38,7 @@ from models.quality import move_qualities
 from utils import distributed
 from utils.codec.checkpoint import Checkpoint, load_strictly, save_checkpoint
 from utils.codec.tiling import pad_to_stride
-from utils.entropy.coders import load_weights
+from utils.codec.weights import load_weights
 from utils.files import replacing
 from utils.search.config import preset
 from utils.search.model_problem import Searchable

@@ -9,8 +9,8 @@ from conftest import randomize_context, tiny_config, tiny_model
 
 from models.entropy_model import ContextModel
 from utils.codec.checkpoint import Checkpoint
-from utils.entropy import integer_network as context_network
-from utils.entropy.coders import load_weights, network_of, network_tables
+from utils.codec.weights import load_weights, network_of, network_tables
+from utils.entropy import integer_network
 from utils.entropy.integer_network import ACTIVATION_MAX, ContextTables, Walk, contexts, freeze, thaw
 
 
@@ -46,7 +46,7 @@ def plain_contexts(symbols, step, t: ContextTables):
     unit_group = np.arange(units) // (units // len(t.groups))
     limited = np.clip(symbols.astype(np.int64), -63, 63)
     features = np.pad(np.concatenate([limited, abs(limited)]), ((0, 0), (2, 2), (2, 2)))
-    last_bias = context_network._between(t.last_bias, step).astype(np.int64)
+    last_bias = integer_network._between(t.last_bias, step).astype(np.int64)
     residuals, rows = [], []
 
     def shift(values, bits):
@@ -57,7 +57,7 @@ def plain_contexts(symbols, step, t: ContextTables):
         for i in range(height):
             for j in range(width):
                 patch = features[:, i : i + 5, j : j + 5].reshape(2 * channels, 25)
-                sums = context_network._between(t.first_bias, step) + np.einsum(
+                sums = integer_network._between(t.first_bias, step) + np.einsum(
                     "ck,cku->u", patch, t.first.astype(np.int64)
                 )
                 if len(t.row_bias):
@@ -130,10 +130,10 @@ def test_interpolated_qualities_lie_between(network):
     """At a trained quality the row itself, between two the mean weighted by the distance."""
     for table in (network.first_bias, network.last_bias):
         for row in range(8):
-            assert np.array_equal(context_network._between(table, 32 * row), table[row])
+            assert np.array_equal(integer_network._between(table, 32 * row), table[row])
         for part in (1, 16, 31):
             mixed = (table[2].astype(np.float64) * (32 - part) + table[3].astype(np.float64) * part) / 32
-            assert np.abs(context_network._between(table, 32 * 2 + part) - mixed).max() <= 0.5
+            assert np.abs(integer_network._between(table, 32 * 2 + part) - mixed).max() <= 0.5
 
 
 def test_freeze_of_thaw_changes_nothing():
