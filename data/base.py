@@ -38,6 +38,8 @@ class Kind(ABC):
     output_suffix: str  # suffix of decoded files
     channels: int  # C of the picture
     rate_unit: str  # "bpp" or "kbps"
+    extent_unit: str  # what `extent` counts, as `--max_UNIT` names it: "pixels" or "seconds"
+    max_extent: float  # the largest signal that is read, encoded or decoded; instances may have another
     usual_size_b: int | None = None  # a second size that files need not spell out
     metric_names: tuple[str, ...]  # keys of `score`, in the order of the table
 
@@ -69,6 +71,23 @@ class Kind(ABC):
     @abstractmethod
     def from_picture(self, picture: np.ndarray, size: tuple[int, int], level: int) -> np.ndarray:
         """Invert `to_picture`: picture (C, H, W), any float32, is clamped; exact original size."""
+
+    @abstractmethod
+    def extent(self, size: tuple[int, int]) -> float:
+        """How large a signal of that size is, in `extent_unit`."""
+
+    def check_extent(self, size: tuple[int, int], padding: float = 1.0) -> None:
+        """Raise ValueError with what to do for a signal that is larger than `max_extent`.
+
+        `padding` is how many times larger the signal is with what the network adds to it.
+        """
+        extent = self.extent(size)
+        if not extent * padding <= self.max_extent:
+            padded = f" ({extent * padding:.10g} as padded for the network)" if padding > 1 else ""
+            raise ValueError(
+                f"too large: {extent:.10g} {self.extent_unit}{padded}, the limit is {self.max_extent:.10g}: raise it with "
+                f"--max_{self.extent_unit}, in Python with Limits(max_{self.extent_unit}=...)"
+            )
 
     @abstractmethod
     def rate(self, n_bytes: int, size: tuple[int, int]) -> float:

@@ -75,6 +75,8 @@ class SpeechKind(Kind):
     channels = 1
     rate_unit = "kbps"
     usual_size_b = 16000
+    extent_unit = "seconds"
+    max_extent = 4 * 3600  # lectures, meetings and films are shorter; decoding takes 0.7 GB an hour
     metric_names = ("pesq_wb", "stoi", "estoi", "log_spectral_distance")
 
     network: ClassVar = dict(
@@ -141,12 +143,18 @@ class SpeechKind(Kind):
         if file.channels > 1:
             self._say_once(f"{file.channels} channels are averaged to one")
 
+        most = self.max_extent * rate
         blocks, n_read = [], 0
         for block in file.blocks(blocksize=1 << 18, dtype="float32", always_2d=True):
             block = block.mean(axis=1)
             if not np.isfinite(block).all():
                 raise ValueError(f"{path}: contains NaN or infinite samples")
             n_read += len(block)
+            if n_read > most:
+                try:
+                    self.check_extent((max(n_read, file.frames), rate))
+                except ValueError as error:
+                    raise ValueError(f"{path}: {error}") from None
             blocks.append(stream.resample_chunk(block) if stream else block)
         if n_read == 0:
             raise ValueError(f"{path}: contains no samples")
@@ -269,6 +277,11 @@ class SpeechKind(Kind):
         chunk[fade_from:decided] += (1 - weight) * signal[origin + fade_from : origin + decided]
         target = signal[origin + fade_from : origin + len(chunk)]
         target[:] = chunk[fade_from : fade_from + len(target)]
+
+    def extent(self, size: tuple[int, int]) -> float:
+        """Seconds."""
+        samples, rate = size
+        return samples / rate
 
     def rate(self, n_bytes: int, size: tuple[int, int]) -> float:
         """Kilobits per second of the whole file."""

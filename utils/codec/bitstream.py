@@ -38,7 +38,6 @@ MAGIC = b"\xb6\x47"  # the first byte is no start of any text encoding
 VERSION = 1
 MAX_OVERHEAD = 24  # header and checksum together, in bytes
 MAX_SIZE = 2**31 - 1
-MAX_EXTENT = 2**31  # pixels or samples of one file
 MAX_FILE_BYTES = 2**31
 
 _CRC_BYTES = 4
@@ -232,20 +231,6 @@ def check_fingerprint(header: FileHeader, fingerprint: bytes) -> None:
         raise BitstreamError(
             f"file made with checkpoint {header.fingerprint.hex()}, loaded is {fingerprint.hex()}; "
             "pass the checkpoint it was made with (--checkpoint)"
-        )
-
-
-def check_size(extent: int, payload_bytes: int, *, blank: int = MAX_EXTENT, per_byte: int = 0) -> None:
-    """Refuse an absurd extent (pixels, or samples) before anything of that size is allocated.
-
-    At most `blank + per_byte * payload_bytes`, and never more than 2**31, are accepted. A blank
-    signal of any size has a payload of a few bytes, so `blank` is the largest one to decode.
-    """
-    allowed = min(MAX_EXTENT, blank + per_byte * payload_bytes)
-    if extent > allowed:
-        raise BitstreamError(
-            f"absurd size: {extent} pixels or samples from {payload_bytes} bytes of payload, "
-            f"at most {allowed} are plausible"
         )
 
 

@@ -37,6 +37,7 @@ from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
 from .costs import coded_bits
 from .decoder import Decoder
+from .limits import Limits
 from .tiling import Window, latent_shape, pad_to_stride, windows
 
 TARGET_TOLERANCE = 0.03  # a target rate is met from below within this fraction
@@ -64,9 +65,10 @@ class Codec(Decoder):
 
     with_encoder = True
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu"):
-        """Raises ValueError where the checkpoint's parts do not fit together."""
-        super().__init__(checkpoint, device)
+    def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu", limits: Limits | None = None):
+        """`limits`: the largest signal, else the kind's default. Raises ValueError where the checkpoint's
+        parts do not fit together."""
+        super().__init__(checkpoint, device, limits)
         self.discriminator = None
         if checkpoint.discriminator is not None:
             self.discriminator = Discriminator(self.config.in_channels)
@@ -283,6 +285,7 @@ class Codec(Decoder):
         started = time.perf_counter()
         if config.objective == "ms_ssim" and self.kind.name != "image":
             raise ValueError(f"the objective ms_ssim is for images, this is {self.kind.name}: use mse")
+        self.check_size(self.kind.size(signals[0]))
         pictures, levels = zip(*(self.kind.to_picture(signal) for signal in signals))
         plain = torch.stack([self._analyze(picture, step) for picture in pictures])
         distortions = self._distortions(config.objective)
@@ -498,6 +501,6 @@ def quality_step(quality: float) -> int:
     return round((quality - 1) * QUALITY_STEPS)
 
 
-def load_codec(path: Path | str, device: torch.device | str = "cpu") -> Codec:
+def load_codec(path: Path | str, device: torch.device | str = "cpu", limits: Limits | None = None) -> Codec:
     """A checkpoint file -> Codec. Raises ValueError with one line."""
-    return Codec(load_checkpoint(Path(path)), device)
+    return Codec(load_checkpoint(Path(path)), device, limits)

@@ -1,6 +1,5 @@
 """The receiver: a checkpoint and the bytes of a file give the signal, and nothing else is needed."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,9 @@ from utils.entropy.integer_network import CorruptPayload
 
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
+from .limits import Limits
 from .tiling import latent_shape, windows
 from .weights import load_coders, load_weights, network_of
-
-# A blank picture of any size costs a few bytes, so a size cannot be refused for its payload alone.
-# Up to this many picture samples are decoded whatever the payload (for images half a gigabyte of
-# memory), more as the payload grows.
-BLANK_SAMPLES = 1 << 25
-SAMPLES_PER_BYTE = 1 << 14
 
 
 class Decoder:
@@ -28,8 +22,9 @@ class Decoder:
 
     with_encoder = False
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu"):
-        """Raises ValueError where the checkpoint's parts do not fit together."""
+    def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu", limits: Limits | None = None):
+        """`limits`: the largest signal, else the kind's default. Raises ValueError where the checkpoint's
+        parts do not fit together."""
         self.device = torch.device(device)
         self.config = checkpoint.config
         self.fingerprint, self.digest = checkpoint.fingerprint, checkpoint.digest
@@ -40,6 +35,7 @@ class Decoder:
                 f"the checkpoint's kind of signal, {self.config.signal}, or its settings "
                 f"are unknown to this version ({error})"
             ) from None
+        self.kind.max_extent = (limits or Limits()).of(self.kind)
         self.default_sizes = {}
         if self.kind.usual_size_b is not None:
             self.default_sizes[self.kind.code] = self.kind.usual_size_b
@@ -120,10 +116,19 @@ class Decoder:
             raise bitstream.BitstreamError(f"damaged header: {error}") from None
         if rows < 1 or columns < 1:
             raise bitstream.BitstreamError(f"damaged header: a picture of {rows}x{columns}")
-        # as the network sees it: a picture one row high is padded to sixteen
-        padded = STRIDE**2 * math.prod(latent_shape(rows, columns))
-        bitstream.check_size(padded, len(payload), blank=BLANK_SAMPLES, per_byte=SAMPLES_PER_BYTE)
+        try:
+            self.check_size((header.size_a, header.size_b))
+        except ValueError as error:
+            raise bitstream.BitstreamError(str(error)) from None
         return header, payload
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise ValueError for a signal beyond the limits, in either direction.
+
+        A picture thinner than the network's stride is padded to it, so it counts as that thick.
+        """
+        rows, columns = self.kind.picture_shape(size)
+        self.kind.check_extent(size, max(rows, STRIDE) * max(columns, STRIDE) / (rows * columns))
 
     def read_symbols(self, data: bytes) -> tuple[bitstream.FileHeader, np.ndarray]:
         """File -> header and symbols int16 (C, h, w), by integers alone."""
@@ -179,6 +184,6 @@ class Decoder:
         return torch.tensor([quality_step / QUALITY_STEPS], dtype=torch.float32, device=self.device)
 
 
-def load_decoder(path: Path, device: torch.device | str = "cpu") -> Decoder:
+def load_decoder(path: Path | str, device: torch.device | str = "cpu", limits: Limits | None = None) -> Decoder:
     """A checkpoint file -> Decoder. Raises ValueError with one line."""
-    return Decoder(load_checkpoint(path), device)
+    return Decoder(load_checkpoint(Path(path)), device, limits)
