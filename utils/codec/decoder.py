@@ -128,7 +128,7 @@ class Decoder:
         A picture thinner than the network's stride is padded to it, so it counts as that thick.
         """
         rows, columns = self.kind.picture_shape(size)
-        self.kind.check_extent(size, max(rows, STRIDE) * max(columns, STRIDE) / (rows * columns))
+        self.kind.check_extent(size, max(rows, STRIDE) * max(columns, STRIDE) / max(1, rows * columns))
 
     def read_symbols(self, data: bytes) -> tuple[bitstream.FileHeader, np.ndarray]:
         """File -> header and symbols int16 (C, h, w), by integers alone."""
