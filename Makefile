@@ -1,7 +1,10 @@
-# make        checks the system packages and builds .venv from requirements.txt
-# make demo   then compresses and decodes the built-in samples into results/demo
-# make test   then runs the tests
-# make clean  removes caches and results/demo; make distclean also .venv
+# make         checks the system packages and builds .venv from requirements.txt
+# make demo    then compresses and decodes the built-in samples into results/demo
+# make page    writes results/page.html: the samples to look at and to listen to, beside other codecs
+# make lint    checks style and format
+# make check   lint and the fast tests: under a minute on two cores
+# make test    every test: about 15 minutes on two cores
+# make clean   removes caches, results/demo and the page; make distclean also .venv
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,8 +14,12 @@ PIP_FLAGS ?=
 # ltfatpy and pesq are compiled: a C compiler, Python's headers, FFTW and LAPACK.
 PACKAGES := gcc libc6-dev libfftw3-dev liblapack-dev
 STAMP := $(VENV)/.requirements-installed
+TEST_STAMP := $(VENV)/.test-requirements-installed
+# What `make page` shows: files or folders.
+PAGE_INPUT ?= data/samples $$($(VENV)/bin/python -c \
+    'import pathlib, sklearn.datasets as d; print(pathlib.Path(d.__file__).parent / "images")')
 
-.PHONY: setup demo test system-packages clean distclean
+.PHONY: setup demo page lint check test system-packages clean distclean
 
 setup: $(STAMP)
 
@@ -27,6 +34,10 @@ $(STAMP): requirements.txt
 	        > /dev/null || exit 1; \
 	done
 	rm -r results/setup
+	@touch $@
+
+$(TEST_STAMP): requirements-test.txt $(STAMP)
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -r requirements-test.txt
 	@touch $@
 
 # Python's headers and venv are separate packages only for Debian's own Python.
@@ -54,12 +65,22 @@ system-packages:
 demo: $(STAMP)
 	$(VENV)/bin/python Compression_ADMM.py --output results/demo --iterations 25
 
-test: $(STAMP)
-	$(VENV)/bin/python -m pytest tests
+page: $(STAMP)
+	$(VENV)/bin/python -m benchmarks.page --input $(PAGE_INPUT) --iterations 25 --output results/page.html
+
+lint: $(TEST_STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+check: lint
+	$(VENV)/bin/python -m pytest -q -m "not slow"
+
+test: $(TEST_STAMP)
+	$(VENV)/bin/python -m pytest
 
 clean:
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
-	rm -rf .pytest_cache .hypothesis results/demo
+	rm -rf .pytest_cache .hypothesis .ruff_cache results/demo results/page.html
 
 distclean: clean
 	rm -rf $(VENV)
