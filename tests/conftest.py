@@ -14,6 +14,27 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+# These files train, start processes or use the shipped weights: `make check` leaves them out whole.
+SLOW_FILES = {
+    "test_benchmarks",
+    "test_codec",
+    "test_fuzz",
+    "test_interrupts",
+    "test_join",
+    "test_pipes",
+    "test_scripts",
+    "test_shipped",
+    "test_soak",
+    "test_training",
+    "test_winograd",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
+
 
 # -- signals -------------------------------------------------------------------------------------------
 

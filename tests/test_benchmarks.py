@@ -368,7 +368,6 @@ def half(monkeypatch):
 
 
 def test_words_are_measured_and_resumed(recording, tiny_checkpoints, hearing, half, tmp_path, capsys):
-    pytest.importorskip("jiwer")
     (tmp_path / "index.csv").write_text("file,text\nvoice.wav,Loud words!\n")
     arguments = (
         recording,
@@ -393,7 +392,6 @@ def test_words_are_measured_and_resumed(recording, tiny_checkpoints, hearing, ha
 
 
 def test_transcripts_of_timit_and_none(recording, tiny_checkpoints, hearing, half, tmp_path, capsys):
-    pytest.importorskip("jiwer")
     arguments = (str(recording), str(tiny_checkpoints["speech"]), str(tmp_path / "out"))
     assert run_words(*arguments) == 1
     assert "no transcript" in capsys.readouterr().err

@@ -74,6 +74,7 @@ def test_round_trip(tmp_path):
     assert len(loaded.fingerprint) == 4
 
 
+@pytest.mark.slow
 def test_saving_again_keeps_bytes_and_fingerprint(tiny_checkpoints, tmp_path):
     loaded = load_checkpoint(tiny_checkpoints["image"])
     save_checkpoint(tmp_path / "again.safetensors", loaded)
@@ -210,6 +211,7 @@ def test_a_header_that_lies(tiny_checkpoints, tmp_path, entry):
     refused(path, "lie.safetensors is damaged or not a safetensors file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "group",
     [
@@ -248,6 +250,7 @@ def test_wrong_types_shapes_and_numbers_in_any_tensor(rewrite, tiny_checkpoints,
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(ModelConfig)])
 def test_a_config_of_absurd_numbers(rewrite, tiny_checkpoints, field):
     """Refused before anything of that size is built."""
@@ -388,6 +391,7 @@ def test_a_card_links_to_pages_on_the_repository_s_own_checkpoints_alone(tiny_ch
 # -- fingerprint -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fingerprint_covers_every_tensor_that_files_depend_on(rewrite, tiny_checkpoints):
     """A realistic generator that comes later leaves the files that exist valid."""
     tensors, _ = parts(tiny_checkpoints["image"])
@@ -418,6 +422,7 @@ def test_fingerprint_covers_settings_and_not_remarks(rewrite, tiny_checkpoints):
     assert len(others | {base.fingerprint}) == 3
 
 
+@pytest.mark.slow
 def test_the_digest_covers_every_tensor(rewrite, tiny_checkpoints):
     tensors, _metadata = parts(tiny_checkpoints["image"])
     base = load_checkpoint(tiny_checkpoints["image"])

@@ -50,6 +50,7 @@ def check_round_trip(coder, symbols, step) -> bytes:
 # -- round trips -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(16, 1, 1), (16, 1, 9), (16, 7, 1), (16, 6, 11), (16, 17, 3)])
 @pytest.mark.parametrize("step", [0, 5, 32, 100, 223, 224])
 def test_round_trip(coder, shape, step):
@@ -188,7 +189,8 @@ def test_payload_has_the_bits_that_cost_bits_counts(coder, spread):
 
 def test_context_payload_is_as_small_as_an_independent_coder_s():
     """constriction's ANS with the same probabilities."""
-    constriction = pytest.importorskip("constriction")
+    import constriction
+
     coder, symbols = _CODERS["context"], grid((16, 9, 10))
     residuals, rows = contexts(symbols, nothing_repeats(symbols), 90, coder.network)
     residuals = np.clip(residuals, -coder.tables.radius[rows], coder.tables.radius[rows])  # no escapes
@@ -199,6 +201,7 @@ def test_context_payload_is_as_small_as_an_independent_coder_s():
     assert abs(len(context_coder.encode(residuals, rows, coder.tables)) - ans.num_bits() / 8) <= 8
 
 
+@pytest.mark.slow
 def test_huffman_is_within_twelve_percent_of_context():
     """On symbols that its contexts describe."""
     model = modest_model(seed=11)
@@ -319,6 +322,7 @@ def test_truncated_and_extended_payloads(coder):
             coder.decode(payload + tail, symbols.shape, 60, False)
 
 
+@pytest.mark.slow
 def test_flipped_bits_end_in_an_error_or_in_another_grid(coder):
     symbols = grid((16, 3, 4), spread=4)
     payload, _ = coder.encode(symbols, 60)
@@ -458,6 +462,7 @@ def test_golden_payload(name, step):
     assert coder.encode(golden_symbols(), step) == (payload, True)
 
 
+@pytest.mark.slow
 def test_golden_payloads_without_compilation_and_with_other_threads():
     """The same integers from Python's own arithmetic and whatever the number of threads."""
     program = (

@@ -282,7 +282,8 @@ def test_a_report_needs_a_folder(mixed, tiny_checkpoints, capsys):
 
 @pytest.fixture(scope="module")
 def browser():
-    selenium = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
+    import selenium.webdriver as selenium
+
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
         pytest.skip("no Chromium: apt-get install chromium chromium-driver")

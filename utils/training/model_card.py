@@ -40,7 +40,7 @@ def model_card(checkpoint: Checkpoint, name: str, links: bool = False) -> str:
         "",
         *(
             [
-                "[Figures, curves and comparisons](../README.md#what-to-expect), "
+                "[Figures, curves and comparisons](../docs/results.md), "
                 "[how the training went](../docs/training.md).",
                 "",
             ]
