@@ -40,8 +40,7 @@ def model_card(checkpoint: Checkpoint, name: str, links: bool = False) -> str:
         "",
         *(
             [
-                "[Figures, curves and comparisons](../docs/results.md), "
-                "[how the training went](../docs/training.md).",
+                "[Figures, curves and comparisons](../docs/results.md), [how the training went](../docs/training.md).",
                 "",
             ]
             if links
