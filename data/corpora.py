@@ -17,6 +17,8 @@ DATAROOT_VARIABLE = "BPGAN_DATA"
 
 TIMIT_SPLITS = ("train", "test")
 
+_CLASS_OF_PICTURE = re.compile(r"inet_n(\d{8})_")  # a name that begins with a WordNet number, the picture's class
+
 
 def _walk(root: Path) -> Iterator[Path]:
     """All files under `root` whose path below it has no hidden part, in no particular order."""
@@ -46,6 +48,16 @@ def list_files(root: Path | str, kind: "Kind") -> list[Path]:
     """
     found = [path for path in _walk(Path(root)) if path.suffix.lower() in kind.suffixes]
     return sorted(_without_converted(found))
+
+
+def is_held_out(path: Path) -> bool:
+    """Whether training leaves a file out by its name.
+
+    Pictures named `inet_nNNNNNNNN_*` carry the number of their class. The classes whose number is divisible by 4
+    are a test set, so that a model is tested on classes that it has never seen.
+    """
+    match = _CLASS_OF_PICTURE.match(path.name)
+    return match is not None and int(match[1]) % 4 == 0
 
 
 def _without_converted(paths: list[Path]) -> list[Path]:

@@ -50,6 +50,10 @@ class PictureSet:
     def _load(self, stored: torch.Tensor) -> torch.Tensor:
         return stored.float() / 127.5 - 1 if self.kind.storage == "uint8" else stored.float()
 
+    def picture(self, index: int) -> torch.Tensor:
+        """-> one whole picture (C, H, W), float32 in [-1, 1], on the device."""
+        return self._load(self.pictures[index])
+
     def __len__(self) -> int:
         return len(self.pictures)
 

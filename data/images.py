@@ -15,6 +15,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from utils.files import replacing
 
+from . import corpora
 from .base import Kind, Preview
 
 logger = logging.getLogger(__name__)
@@ -220,6 +221,11 @@ class ImageKind(Kind):
             crop = crop.clone()
             crop[:, max(top, 0) : top + height, max(left, 0) : left + width] = color[:, None, None]
         return crop.flip(-1) if rng.uniform() < 0.5 else crop
+
+    def list_files(self, root: Path | str, split: str) -> list[Path]:
+        """All of a folder; of those, training leaves out the classes that are a test set (`corpora.is_held_out`)."""
+        files = corpora.list_files(root, self)
+        return [path for path in files if split != "train" or not corpora.is_held_out(path)]
 
     def samples(self) -> list[Path]:
         """scikit-learn's two photographs. Raises ValueError if it is not installed."""

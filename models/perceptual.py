@@ -1,6 +1,7 @@
 """Perceptual loss: distance of VGG16 features (Johnson et al. 2016), where its weights can be had."""
 
 import logging
+from pathlib import Path
 from urllib.error import URLError
 
 import torch
@@ -32,15 +33,31 @@ class PerceptualDistance(nn.Module):
         return total / len(LAYERS)
 
 
-def perceptual_distance(channels: int, device: torch.device) -> PerceptualDistance | None:
-    """On a device: VGG16 with torchvision's ImageNet weights (from its cache or downloaded); None, and a line in
-    the log, for pictures that are not RGB or where the weights cannot be had."""
+def is_cached() -> bool:
+    """Whether torchvision has VGG16's weights on this machine already."""
+    from torchvision.models import VGG16_Weights
+
+    name = Path(VGG16_Weights.IMAGENET1K_V1.url).name
+    return (Path(torch.hub.get_dir()) / "checkpoints" / name).is_file()
+
+
+def perceptual_distance(channels: int, device: torch.device, download: bool = False) -> PerceptualDistance | None:
+    """On a device: VGG16 with torchvision's ImageNet weights, from its cache; only with `download` from its server.
+
+    None, and a line in the log, for pictures that are not RGB or where the weights cannot be had.
+    """
     if channels != 3:
         return None
     try:
         from torchvision.models import VGG16_Weights, vgg16
 
+        if not (download or is_cached()):
+            log.warning(
+                "VGG16's weights are not in torchvision's cache and nothing is downloaded unasked: features of the "
+                "discriminator alone are used (torchvision.models.vgg16(weights='IMAGENET1K_V1') fetches them)"
+            )
+            return None
         return PerceptualDistance(vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features).to(device)
     except (ImportError, URLError, OSError, RuntimeError) as error:
-        log.warning("VGG16's weights cannot be had (%s): feature matching alone is the perceptual loss", error)
+        log.warning("VGG16's weights cannot be had (%s): features of the discriminator alone are used", error)
         return None

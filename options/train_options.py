@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from .base_options import KIND_NAMES, Parser, in_range
+from utils.training.schedule import STAGES
 
-STAGE_NAMES = ("joint", "quantized", "entropy", "searched", "adversarial")
+from .base_options import KIND_NAMES, Parser, in_range
 
 
 def train_parser() -> Parser:
@@ -16,36 +16,41 @@ def train_parser() -> Parser:
         type=Path,
         nargs="+",
         default=None,
-        help="folders of training files (else $BPGAN_DATA/images/train or speech/train)",
+        help="folders of training files; without it, images/train or speech/train under $BPGAN_DATA is taken",
     )
     add(
         "--valroot",
         type=Path,
         nargs="+",
         default=None,
-        help="folders of validation files (else $BPGAN_DATA/images/val or speech/val)",
+        help="folders of validation files; without it, images/val or speech/val under $BPGAN_DATA is taken",
     )
-    add("--name", default=None, help="the run's folder under --runs (else the signal's name)")
+    add("--name", default=None, help="the run's folder under --runs; without it, the signal's name is taken")
     add("--runs", type=Path, default=Path("runs"), help="where the folders of all runs are")
-    add("--stages", nargs="+", choices=STAGE_NAMES, default=list(STAGE_NAMES), help="what to train, in this order")
+    add("--stages", nargs="+", choices=tuple(STAGES), default=list(STAGES), help="what to train, in this order")
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--minutes",
         type=in_range(float, 0.01, 1e6),
-        default=None,
-        help="length of the whole run in minutes of training",
+        default=120.0,
+        help="length of the whole run by the clock, with validation and the ends of stages",
     )
-    length.add_argument("--steps", type=in_range(int, 1, 10**9), default=None, help="length of the whole run in steps")
+    length.add_argument(
+        "--steps",
+        type=in_range(int, 1, 10**9),
+        default=None,
+        help="length of the whole run in steps; it takes the place of --minutes",
+    )
     add("--resume", action="store_true", help="go on from the run's last saved state")
     add("--init", type=Path, default=None, help="start from the weights of this checkpoint")
-    add("--batch_size", type=in_range(int, 1, 4096), default=8, help="crops a step and process")
+    add("--batch_size", type=in_range(int, 1, 4096), default=8, help="crops per step and process")
     add(
         "--learning_rate",
         type=in_range(float, 0.0, 1.0),
         default=2e-3,
         help="peak of the first stage; the later ones use fixed fractions of it",
     )
-    add("--optimizer", choices=("soap", "adamw"), default="soap", help="soap learns more a minute")
+    add("--optimizer", choices=("soap", "adamw"), default="soap", help="soap learns more per minute")
     add(
         "--width",
         type=in_range(float, 0.0625, 8.0),
@@ -54,7 +59,21 @@ def train_parser() -> Parser:
     )
     add("--lmbda_low", type=in_range(float, 1e-6, 10.0), default=None, help="rate weight of quality 1")
     add("--lmbda_high", type=in_range(float, 1e-6, 10.0), default=None, help="rate weight of quality 8")
-    add("--validate_every", type=in_range(float, 0.0, 1e6), default=5.0, help="minutes; 0: only at stage ends")
-    add("--val_files", type=in_range(int, 1, 10**6), default=8, help="validation files, the first ones by name")
-    add("--compile", action="store_true", help="torch.compile the training step")
+    add(
+        "--vgg16",
+        action="store_true",
+        help="the adversarial stage also compares features of VGG16, whose weights torchvision downloads (528 MB)",
+    )
+    add(
+        "--validate_every",
+        type=in_range(float, 0.0, 1e6),
+        default=5.0,
+        help="minutes from one validation to the next; with 0, validation is at the ends of stages only",
+    )
+    add(
+        "--val_files",
+        type=in_range(int, 1, 10**6),
+        default=8,
+        help="number of validation files, the first ones by name",
+    )
     return parser

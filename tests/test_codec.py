@@ -501,6 +501,7 @@ def vgg_like() -> nn.Sequential:
 
 def test_vgg_goes_to_the_codec_s_device(tiny_checkpoints, monkeypatch):
     codec = load_codec(tiny_checkpoints["image"])
+    monkeypatch.setattr("models.perceptual.is_cached", lambda: True)
     monkeypatch.setattr("torchvision.models.vgg16", lambda weights: SimpleNamespace(features=vgg_like()))
     codec.device = torch.device("meta")
     assert codec._vgg.mean.is_meta and codec._vgg.features[0].weight.is_meta

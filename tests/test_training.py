@@ -25,25 +25,29 @@ from models import losses
 from models.config import QUALITIES
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
+from utils.training import setup, stages
 from utils.training import trainer as training
 from utils.training.fitting import fit_centers
-from utils.training.trainer import SCHEDULE, Trainer
+from utils.training.log import RunLog
+from utils.training.networks import Networks
+from utils.training.schedule import EXPECTED_ENDING, STAGES, Schedule
+from utils.training.stages import STAGE_CLASSES
+from utils.training.state import RunState
+from utils.training.trainer import Settings, Trainer
 
-STAGES = ["joint", "quantized", "entropy", "searched", "adversarial"]
 N_BATCHES = 2  # of the fits, here
+SMALL = (  # small crops, short fits and searches
+    (ImageKind, "crop_shape", (64, 64)),
+    (training, "FITTING_BATCHES", N_BATCHES),
+    (training, "FITTING_CROPS", 4),
+    (stages, "SEARCH_ITERATIONS", 3),
+)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Small crops, short fits."""
-    monkeypatch.setattr(ImageKind, "crop_shape", (64, 64))
-
-    def batches(self, data):
-        rng = np.random.default_rng(0)
-        return [data.batch(4, rng) for _ in range(N_BATCHES)]
-
-    monkeypatch.setattr(Trainer, "_fitting_batches", batches)
-    monkeypatch.setattr(training, "SEARCH_ITERATIONS", 3)
+    for place, name, value in SMALL:
+        monkeypatch.setattr(place, name, value)
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +72,16 @@ def picture_set(roots, kind="image", cls=PictureSet) -> PictureSet:
     return cls(build_kind(kind), sorted(roots[kind].iterdir()), progress=False)
 
 
-def make_trainer(folder, kind="image", stages=STAGES, steps=6, **changes) -> Trainer:
-    values = dict(
-        batch_size=2,
-        learning_rate=1e-3,
-        optimizer="soap",
-        minutes=None,
-        steps=steps,
-        validate_every=0.0,
-        device=torch.device("cpu"),
-        seed=0,
-        compile_step=False,
-        description={"command": "test"},
-    )
+def make_trainer(folder, kind="image", stages=tuple(STAGES), steps=6, device="cpu", **changes) -> Trainer:
+    values = dict(stages=tuple(stages), batch_size=2, learning_rate=1e-3, steps=steps, validate_every=0.0)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return Trainer(tiny_config(kind), build_kind(kind), folder, list(stages), **{**values, **changes})
+    settings, description = Settings(**{**values, **changes}), {"command": "test"}
+    return Trainer(tiny_config(kind), build_kind(kind), folder, settings, torch.device(device), description)
+
+
+CLOCKED = {field.name for field in dataclasses.fields(RunState) if field.type == "float" or field.type is float} | {
+    "minutes"
+}
 
 
 def saved(folder) -> dict:
@@ -94,7 +93,7 @@ def same(a, b, where="state") -> None:
     if isinstance(a, dict):
         assert a.keys() == b.keys(), where
         for name in a:
-            if name not in ("seconds", "stage_seconds", "minutes"):
+            if name not in CLOCKED:
                 same(a[name], b[name], f"{where}.{name}")
     elif isinstance(a, (list, tuple)):
         assert len(a) == len(b), where
@@ -120,23 +119,23 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
     }
     for stage in STAGES:
         trainer = make_trainer(tmp_path / stage, stages=[stage], steps=2)
-        before = {name: copy.deepcopy(getattr(trainer, name).state_dict()) for name in trainer._module_names()}
+        before = {name: copy.deepcopy(module.state_dict()) for name, module in trainer.networks.modules().items()}
         rng = np.random.default_rng(1)
         for _ in range(2):
             x, quality = data.batch(4, rng), torch.tensor([0, 3, 5, 7])
-            terms = trainer.steps_of_stages.get(stage, trainer.generator_step)(x, quality)
+            terms = trainer.stage.step(x, quality)
             assert all(np.isfinite(float(v)) for v in terms.values())
         for module in before:
             if "average" in module:
                 continue
             prefixes = trained[stage].get(module, ())
-            for name, tensor in getattr(trainer, module).named_parameters():
+            for name, tensor in getattr(trainer.networks, module).named_parameters():
                 changed = not torch.equal(tensor, before[module][name])
                 assert not changed or name.startswith(prefixes), f"{stage}: {module}.{name} moved"
             moved = {
                 prefix
                 for prefix in prefixes
-                for name, tensor in getattr(trainer, module).named_parameters()
+                for name, tensor in getattr(trainer.networks, module).named_parameters()
                 if name.startswith(prefix) and not torch.equal(tensor, before[module][name])
             }
             assert moved == set(prefixes), f"{stage}: {module} learns nothing"
@@ -144,16 +143,17 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
 
 def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeypatch):
     """Searches come in a row, then every eighth step; a lost run finds its batches again; what is found costs less."""
-    monkeypatch.setattr(training, "FIRST_SEARCHES", 3)
+    monkeypatch.setattr(stages, "FIRST_SEARCHES", 3)
     monkeypatch.setattr("utils.training.searched.CAPACITY", 4)
     trainer, data = make_trainer(tmp_path, stages=["searched"], steps=1000), picture_set(roots)
     x, quality = data.batch(4, np.random.default_rng(0)), torch.tensor([1, 3, 5, 7])
     counts = []
-    for trainer.stage_step in range(32):
-        trainer.searched_step(x, quality)
+    for step in range(32):
+        trainer.state.stage_step = step
+        trainer.stage.step(x, quality)
         counts.append(trainer.searched.count)
     assert counts[:9] == [1, 2, 3, 3, 3, 3, 3, 3, 4] and counts[-1] == 6
-    trainer._save_state()
+    trainer.save()
 
     again = make_trainer(tmp_path, stages=["searched"], steps=1000)
     again.resume()
@@ -168,33 +168,35 @@ def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeyp
     trainer.searched.remove()
     assert not any(trainer.searched.folder.iterdir())
     again.resume()
-    again.stage_step = 33  # not a step of a search, but there is nothing left to draw from
-    again.searched_step(x, quality)
+    again.state.stage_step = 33  # not a step of a search, but there is nothing left to draw from
+    again.stage.step(x, quality)
     assert again.searched.count == 1
 
     def cost(symbols) -> float:
+        model = again.networks.model
         with torch.no_grad():
-            x_hat, bits = again._decoded(symbols, quality)
-        return float(losses.rate_distortion(x, x_hat, bits, again.lmbdas[quality])["loss"].sum())
+            x_hat = model.generate(model.codebook.dequantize(symbols), quality)
+            bits = model.rate(symbols.float(), quality)
+        return float(losses.rate_distortion(x, x_hat, bits, again.stage.lmbdas[quality])["loss"].sum())
 
-    monkeypatch.setattr(training, "SEARCH_ITERATIONS", 40)
-    again.model.load_state_dict(again.average.state_dict())
-    plain, found = again._search(x, quality)
+    monkeypatch.setattr(stages, "SEARCH_ITERATIONS", 40)
+    again.networks.model.load_state_dict(again.networks.average.state_dict())
+    plain, found = again.stage.search(x, quality)
     assert cost(found) < cost(plain)
 
 
 def test_training_reduces_the_loss(roots, tmp_path):
-    trainer, data = make_trainer(tmp_path, stages=["joint"], steps=120), picture_set(roots)
+    trainer = make_trainer(tmp_path, stages=["joint"], steps=120, learning_rate=3e-3)
+    data = picture_set(roots)
     fixed, quality = data.batch(8, np.random.default_rng(5)), torch.arange(8)
 
     def loss() -> float:
         torch.manual_seed(0)
         with torch.no_grad():
-            result = trainer.model(fixed, quality)
+            result = trainer.networks.model(fixed, quality)
         return float(((result.x_hat - fixed) ** 2).mean())
 
     before = loss()
-    trainer.learning_rate = 3e-3
     trainer.run(data, None)
     assert loss() < 0.8 * before
 
@@ -212,11 +214,11 @@ def test_all_stages_give_a_checkpoint_that_compresses(roots, tmp_path, kind):
             assert decoded.shape == original.shape and decoded.dtype == original.dtype
     checkpoint = load_checkpoint(path)
     assert checkpoint.info["steps"] == 7 and checkpoint.info["command"] == "test" and checkpoint.realistic
-    assert [row["stage"] for row in checkpoint.info["validation"]] == STAGES
+    assert [row["stage"] for row in checkpoint.info["validation"]] == list(STAGES)
     for row in checkpoint.info["validation"]:
         assert all(row[f"val_bpp_{q}"] > 0 and np.isfinite(row[f"val_psnr_{q}"]) for q in (1, 3, 5, 8))
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [row["stage"] for row in rows if "loss" in row] == STAGES  # the first step of each
+    assert [row["stage"] for row in rows if "loss" in row] == list(STAGES)  # the first step of each
 
 
 def test_later_stages_keep_what_files_depend_on(roots, tmp_path):
@@ -227,7 +229,7 @@ def test_later_stages_keep_what_files_depend_on(roots, tmp_path):
 
     def spy(data):
         path = export(data)
-        seen[trainer.stage.name] = load_checkpoint(path)
+        seen[trainer.stage.schedule.name] = load_checkpoint(path)
         return path
 
     trainer.export = spy
@@ -249,12 +251,13 @@ def test_later_stages_keep_what_files_depend_on(roots, tmp_path):
 def test_learning_rate_follows_the_schedule(tmp_path):
     trainer = make_trainer(tmp_path, stages=["joint"], steps=1000)
     rates = []
-    for trainer.stage_step in (0, 49, 99, 500, 999):
-        trainer._set_learning_rate(trainer.stage_step / 1000)
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    for step in (0, 49, 99, 500, 999):
+        trainer.state.stage_step = step
+        trainer.stage.set_rate(step / 1000)
+        rates.append(trainer.stage.optimizers["generator"].param_groups[0]["lr"])
     assert rates[0] == pytest.approx(1e-5, rel=0.01) and rates[2] > 20 * rates[0]
-    assert rates[3] == pytest.approx(0.5 * (1 + SCHEDULE["joint"].final_rate) * 1e-3, rel=0.01)
-    assert rates[4] == pytest.approx(SCHEDULE["joint"].final_rate * 1e-3, rel=0.05)
+    assert rates[3] == pytest.approx(0.5 * (1 + STAGES["joint"].final_rate) * 1e-3, rel=0.01)
+    assert rates[4] == pytest.approx(STAGES["joint"].final_rate * 1e-3, rel=0.05)
 
 
 def test_fit_of_centers_is_ascending_and_repeats(roots, tmp_path):
@@ -263,8 +266,8 @@ def test_fit_of_centers_is_ascending_and_repeats(roots, tmp_path):
     fits = []
     for seed in (1, 2):  # enough latents that a sample of them is drawn
         torch.manual_seed(seed)
-        fit_centers(trainer.model, big)
-        fits.append(trainer.model.codebook.centers.clone())
+        fit_centers(trainer.networks.model, big)
+        fits.append(trainer.networks.model.codebook.centers.clone())
     assert torch.equal(*fits)
     assert (fits[0].diff(dim=1) > 0.15).all()
     uniform = torch.arange(-31.0, 32)
@@ -292,15 +295,8 @@ def uninterrupted(roots, tmp_path_factory):
     """State, checkpoint and number of batches of a run to the end."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ImageKind, "crop_shape", (64, 64))
-        patch.setattr(training, "SEARCH_ITERATIONS", 3)
-        patch.setattr(
-            Trainer,
-            "_fitting_batches",
-            lambda self, data, rng=None: [
-                data.batch(4, r) for r in [np.random.default_rng(0)] for _ in range(N_BATCHES)
-            ],
-        )
+        for place, name, value in SMALL:
+            patch.setattr(place, name, value)
         data = picture_set(roots, cls=Interrupting)
         path = make_trainer(folder).run(data, None)
     return saved(folder), load_checkpoint(path), data.calls
@@ -329,7 +325,7 @@ def test_resume_is_bit_exact(roots, tmp_path, uninterrupted, at):
 def test_resume_twice_in_a_row(roots, tmp_path, uninterrupted):
     for at in (2, 2, 3):
         trainer = make_trainer(tmp_path)
-        if trainer._state_path(0).exists():
+        if trainer.state_path(0).exists():
             trainer.resume()
         data = picture_set(roots, cls=Interrupting)
         data.at = at
@@ -351,7 +347,7 @@ def test_resume_twice_in_a_row(roots, tmp_path, uninterrupted):
 def test_a_run_moves_from_device_to_device_and_back(roots, tmp_path, devices):
     """Interrupted again and again, through all stages, and each time resumed on the other device."""
     for turn in range(9):
-        trainer = make_trainer(tmp_path, device=torch.device(devices[turn % 2]))
+        trainer = make_trainer(tmp_path, device=devices[turn % 2])
         if turn:
             trainer.resume()
         data = picture_set(roots, cls=Interrupting)
@@ -370,19 +366,19 @@ def test_a_run_moves_from_device_to_device_and_back(roots, tmp_path, devices):
 def test_resume_refuses_what_does_not_fit(roots, tmp_path):
     with pytest.raises(ValueError, match="nothing to resume.*state.pt"):
         make_trainer(tmp_path).resume()
-    make_trainer(tmp_path, stages=["joint"], steps=1)._save_state()
+    make_trainer(tmp_path, stages=["joint"], steps=1).save()
     with pytest.raises(ValueError, match="the saved run has the stages joint"):
         make_trainer(tmp_path).resume()
     for changes in ({"lmbda_high": 0.3}, {"generator_widths": (16, 16, 24), "lmbda_low": 0.001}):
         trainer = make_trainer(tmp_path, stages=["joint"])
-        before = copy.deepcopy(trainer.model.state_dict())
+        before = copy.deepcopy(trainer.networks.model.state_dict())
         trainer.config = dataclasses.replace(trainer.config, **changes)
         with pytest.raises(
             ValueError, match=f"its {', '.join(changes)} differ: give the same --signal.*--lmbda_high"
         ) as caught:
             trainer.resume()
         assert "\n" not in str(caught.value)
-        same(before, trainer.model.state_dict())
+        same(before, trainer.networks.model.state_dict())
 
 
 def test_processes_stopped_at_different_steps_resume_from_one_state(roots, tmp_path, monkeypatch):
@@ -391,24 +387,25 @@ def test_processes_stopped_at_different_steps_resume_from_one_state(roots, tmp_p
         monkeypatch.setattr("utils.distributed.world", lambda rank=rank: (rank, 2))
         trainer = make_trainer(tmp_path, stages=["joint"])
         for _ in range(steps):
-            trainer.generator_step(data.batch(2, trainer.rng), torch.tensor([1, 6]))
-            trainer.step += 1
-        trainer._save_state()
+            trainer.step(data, 0.0)
+        trainer.save()
         trainers[rank] = trainer
     assert sorted(p.name for p in tmp_path.glob("state*")) == ["state_0.pt", "state_1.pt"]
     resumed = make_trainer(tmp_path, stages=["joint"])
     resumed.resume()
-    assert resumed.rank == 1 and resumed.step == 3
-    same(resumed.model.state_dict(), trainers[0].model.state_dict())
-    same(resumed.optimizer.state_dict(), trainers[0].optimizer.state_dict())
-    assert resumed.rng.bit_generator.state != trainers[0].rng.bit_generator.state
-    trainers[1].step = 3
-    trainers[1]._save_state()
+    assert resumed.rank == 1 and resumed.state.step == 3
+    same(resumed.networks.model.state_dict(), trainers[0].networks.model.state_dict())
+    same(*(t.stage.optimizers["generator"].state_dict() for t in (resumed, trainers[0])))
+    assert resumed.state.rng.bit_generator.state != trainers[0].state.rng.bit_generator.state
+    trainers[1].state.step = 3
+    trainers[1].save()
     resumed.resume()
-    assert resumed.rng.bit_generator.state == trainers[1].rng.bit_generator.state
+    assert resumed.state.rng.bit_generator.state == trainers[1].state.rng.bit_generator.state
     (tmp_path / "state_1.pt").unlink()  # a machine's disk is gone
     resumed.resume()
-    assert resumed.step == 3 and resumed.rng.bit_generator.state != trainers[0].rng.bit_generator.state
+    assert (
+        resumed.state.step == 3 and resumed.state.rng.bit_generator.state != trainers[0].state.rng.bit_generator.state
+    )
 
 
 # -- failures ------------------------------------------------------------------------------------------
@@ -422,11 +419,11 @@ class Broken(PictureSet):
 @pytest.mark.parametrize("stage", ["joint", "quantized", "adversarial"])  # symbols are numbers: "entropy" never sees it
 def test_a_loss_that_is_no_number_stops_the_run(roots, tmp_path, stage):
     trainer = make_trainer(tmp_path, stages=[stage])
-    before = copy.deepcopy(trainer.model.state_dict())
+    before = copy.deepcopy(trainer.networks.model.state_dict())
     with pytest.raises(FloatingPointError, match=f"step 0 of stage {stage}: loss nan.*--learning_rate") as caught:
         trainer.run(picture_set(roots, cls=Broken), None)
     assert "\n" not in str(caught.value)
-    same(before, trainer.model.state_dict())
+    same(before, trainer.networks.model.state_dict())
 
 
 def command(roots, tmp_path, *more) -> list[str]:
@@ -456,7 +453,7 @@ def command(roots, tmp_path, *more) -> list[str]:
 
 
 def test_the_script_reports_a_failed_step(roots, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "PictureSet", Broken)
+    monkeypatch.setattr(setup, "PictureSet", Broken)
     assert train.main(command(roots, tmp_path, "--steps", "2")) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(errors) == 1 and "step 0 of stage joint: loss nan" in errors[0]
@@ -546,7 +543,7 @@ def test_a_realistic_generator_s_tables_move_with_the_range_of_rates(tmp_path, r
     checkpoint = load_checkpoint(untrained(tmp_path / "start.safetensors", realistic=realistic))
     config = dataclasses.replace(checkpoint.config, lmbda_high=0.3)
     trainer = make_trainer(tmp_path / "r", stages=["adversarial"])
-    trainer.config = config
+    trainer.networks.config = config
     trainer.adopt(checkpoint)
     origin = (
         checkpoint.realistic
@@ -562,7 +559,7 @@ def test_a_realistic_generator_s_tables_move_with_the_range_of_rates(tmp_path, r
         for q in range(1, QUALITIES + 1)
     ]
     moved = 0
-    for module in (trainer.realistic, trainer.realistic_average):
+    for module in (trainer.networks.realistic, trainer.networks.realistic_average):
         for name, parameter in module.named_parameters():
             old = origin[name]
             if old.dim() == 2 and len(old) == QUALITIES:
@@ -574,7 +571,7 @@ def test_a_realistic_generator_s_tables_move_with_the_range_of_rates(tmp_path, r
                 assert torch.equal(parameter, old), name
     assert moved > 0
     if realistic:
-        same(trainer.discriminator.state_dict(), checkpoint.discriminator)
+        same(trainer.networks.discriminator.state_dict(), checkpoint.discriminator)
 
 
 def test_the_entropy_stage_from_a_checkpoint_keeps_its_generators(roots, tmp_path):
@@ -637,9 +634,8 @@ import torch
 import test_training as t
 from utils import distributed
 distributed.start(torch.device("cpu"))
-t.ImageKind.crop_shape = (64, 64)
-import numpy as np
-t.Trainer._fitting_batches = lambda self, data: [data.batch(4, r) for r in [np.random.default_rng(0)] for _ in range(2)]
+for place, name, value in t.SMALL:
+    setattr(place, name, value)
 data = t.picture_set({{"image": Path({data!r})}})
 t.make_trainer({folder!r}, steps=6).run(data, data if distributed.world()[0] == 0 else None)
 distributed.stop()
@@ -662,9 +658,9 @@ def test_two_processes_hold_the_same_weights(roots, tmp_path, uninterrupted):
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (torch.load(tmp_path / "run" / f"state_{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["step"] == second["step"] == 7
-    same(first["modules"], second["modules"])
-    same(first["optimizer"], second["optimizer"])
+    same(first["networks"], second["networks"])
+    same(first["optimizers"], second["optimizers"])
     assert first["rng"] != second["rng"]  # each process sees crops of its own
-    alone = uninterrupted[0]["modules"]["model"]["encoder.out.weight"]
-    assert not torch.equal(first["modules"]["model"]["encoder.out.weight"], alone)
+    alone = uninterrupted[0]["networks"]["model"]["encoder.out.weight"]
+    assert not torch.equal(first["networks"]["model"]["encoder.out.weight"], alone)
     assert load_codec(tmp_path / "run" / "checkpoint.safetensors").config == tiny_config("image")

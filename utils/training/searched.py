@@ -11,7 +11,7 @@ CAPACITY = 256  # batches; with more, the oldest ones go, searched with weights 
 
 
 class SearchedBatches:
-    """Batches (x, quality, plain, found) of one process, numbered in the order of their search."""
+    """Batches (x, quality_row, plain, found) of one process, numbered in the order of their search."""
 
     def __init__(self, folder: Path, rank: int):
         self.folder, self.rank = Path(folder), rank
@@ -31,10 +31,10 @@ class SearchedBatches:
     def _oldest(self) -> int:
         return max(0, self.count - CAPACITY)
 
-    def add(self, x: torch.Tensor, quality: torch.Tensor, plain: torch.Tensor, found: torch.Tensor) -> None:
-        """x (B, C, H, W), kept in float16; quality (B,) in 0..7; symbols int16 (B, latent_channels, h, w) before
+    def add(self, x: torch.Tensor, quality_row: torch.Tensor, plain: torch.Tensor, found: torch.Tensor) -> None:
+        """x (B, C, H, W), kept in float16; quality_row int64 (B,) in 0..7; symbols int16 (B, latent_channels, h, w) before
         and after the search."""
-        batch = x.half().cpu(), quality.cpu(), plain.cpu(), found.cpu()
+        batch = x.half().cpu(), quality_row.cpu(), plain.cpu(), found.cpu()
         with replacing(self._path(self.count)) as temporary:
             torch.save(batch, temporary)
         self._batches[self.count] = batch
@@ -48,9 +48,19 @@ class SearchedBatches:
         """One of the batches, x in float32 and channels_last."""
         number = int(rng.integers(self._oldest(), self.count))
         if number not in self._batches:
-            self._batches[number] = torch.load(self._path(number), weights_only=True)
+            self._batches[number] = self._load(number)
         x, *others = (tensor.to(device) for tensor in self._batches[number])
         return x.float().contiguous(memory_format=torch.channels_last), *others
+
+    def _load(self, number: int) -> tuple[torch.Tensor, ...]:
+        path = self._path(number)
+        try:
+            x, quality_row, plain, found = torch.load(path, weights_only=True)
+            return x, quality_row, plain, found
+        except OSError:
+            raise
+        except Exception:  # damage has no type of its own: torch, zipfile and pickle raise what they meet
+            raise ValueError(f"{path} is damaged: delete it and go on with --resume, which searches anew") from None
 
     def remove(self) -> None:
         """Deletes the files of this process."""

@@ -1,0 +1,95 @@
+"""All networks of a run: the model, its moving average, and those of the adversarial stage."""
+
+import copy
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from models.bpgan import BPGAN, build_generator
+from models.config import ModelConfig
+from models.discriminator import Discriminator
+from models.perceptual import PerceptualDistance, perceptual_distance
+from models.quality import move_qualities
+from utils.codec.checkpoint import Checkpoint, load_strictly
+from utils.codec.weights import load_weights
+
+
+class Networks:
+    """`model` is trained; `average`, its moving average, is what validation, search and checkpoints use.
+
+    `realistic`, `realistic_average` and `discriminator` are None until a stage or a checkpoint brings them.
+    """
+
+    NAMES = ("model", "average", "realistic", "realistic_average", "discriminator")
+
+    def __init__(self, config: ModelConfig, device: torch.device, seed: int, vgg16: bool = False):
+        """The seed fixes the weights, the same in every process. With `vgg16` there is a `perceptual` distance."""
+        self.config, self.device, self.seed, self.vgg16 = config, device, seed, vgg16
+        torch.manual_seed(seed)
+        self.model = BPGAN(config).to(device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.realistic: nn.Module | None = None
+        self.realistic_average: nn.Module | None = None
+        self.discriminator: nn.Module | None = None
+
+    @cached_property
+    def perceptual(self) -> PerceptualDistance | None:
+        """Distance of VGG16's features. Raises ValueError where it is asked for and cannot be had."""
+        if not self.vgg16:
+            return None
+        distance = perceptual_distance(self.config.in_channels, self.device, download=True)
+        if distance is None:
+            raise ValueError("--vgg16: needs pictures in color and VGG16's weights; leave it out to train without")
+        return distance
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def build_realistic(self) -> None:
+        """A second generator, equal to the first one, and discriminators."""
+        self.realistic = build_generator(self.config).to(self.device, memory_format=torch.channels_last)
+        self.realistic.load_state_dict(self.model.generator.state_dict())
+        self.realistic_average = copy.deepcopy(self.realistic).requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):  # the same weights in every process
+            torch.default_generator.manual_seed(self.seed)
+            self.discriminator = Discriminator(self.config.in_channels).to(self.device)
+
+    def adopt_model(self, checkpoint: Checkpoint) -> None:
+        """Weights of a checkpoint of the same sizes; its qualities may span other rates."""
+        for module in (self.model, self.average):
+            load_weights(module, checkpoint)
+            move_qualities(module, checkpoint.config, self.config)
+
+    def adopt_realistic(self, checkpoint: Checkpoint) -> None:
+        """The checkpoint's realistic generator and discriminator, each where it has one; built where there is none yet."""
+        if self.realistic is None:
+            if not checkpoint.realistic:
+                return
+            self.build_realistic()
+            if not checkpoint.discriminator:
+                self.discriminator = None
+        if checkpoint.realistic:
+            for module in (self.realistic, self.realistic_average):
+                load_strictly(module, checkpoint.realistic, "the checkpoint's realistic generator")
+                move_qualities(module, checkpoint.config, self.config)
+        if checkpoint.discriminator:
+            load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Those that there are, by name."""
+        return {name: getattr(self, name) for name in self.NAMES if getattr(self, name) is not None}
+
+    def weights(self) -> dict[str, dict]:
+        return {name: module.state_dict() for name, module in self.modules().items()}
+
+    def restore(self, weights: dict[str, dict]) -> None:
+        """What `weights()` gave, and the same modules: others are built or removed."""
+        if self.realistic is None and "realistic" in weights:
+            self.build_realistic()
+        if "discriminator" not in weights:
+            self.discriminator = None
+        if weights.keys() != self.modules().keys():
+            raise KeyError(f"networks {sorted(weights)}, not {sorted(self.modules())}")
+        for name, module in self.modules().items():
+            module.load_state_dict(weights[name])

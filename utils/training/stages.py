@@ -1,0 +1,336 @@
+"""The stages of training: what each one trains, on what loss, and what it leaves behind.
+
+  joint        encoder, generator, gains and entropy model on rate + distortion, rounding straight through
+  quantized    centers are fitted to the data; the encoder is fixed, generator and entropy model see truly
+               quantized latents
+  entropy      the entropy model alone; it converges slowest, and without the generator a step is cheap
+  searched     generator and entropy model on what the search makes of training crops: the search moves a
+               latent to where the generator serves it best, this moves the generator to such latents
+  adversarial  a second generator, started from the first, with the discriminators; everything that
+               a file depends on stays as it is
+
+A new stage is one class here and its line in `schedule.py`. How runs of them went: docs/training.md.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from data.base import Kind
+from models import losses
+from models.config import QUALITIES
+from models.entropy_model import logistic_bits
+from utils import distributed
+from utils.search.config import preset
+from utils.search.model_problem import Searchable
+from utils.search.objectives import clamped_squared_error
+from utils.search.optimize import optimize_latent
+
+from .fitting import fit_centers
+from .networks import Networks
+from .schedule import STAGES
+from .searched import SearchedBatches
+from .soap import SOAP
+from .state import RunState
+
+EMA_DECAY = 0.999
+GRADIENT_LIMIT = 1.0
+# Qualities differ fifty-fold in rate; with plain sums the best one alone would steer the network,
+# with relative weights the gradient of the worst one is mostly noise. This exponent lies between.
+QUALITY_BALANCE = 0.4
+# The stage `searched`: iterations of a search; steps from one search to the next; searches in a row at the
+# start; the share of crops that are trained as the search found them, the others as the encoder left them.
+SEARCH_ITERATIONS, STEPS_PER_SEARCH, FIRST_SEARCHES, SEARCHED_SHARE = 25, 8, 16, 0.7
+
+Terms = dict[str, torch.Tensor]  # a step's loss terms by the names of the log, scalars without gradient
+
+
+class Stage:
+    """One stage at work. `schedule` ties a subclass to its line of the schedule, and so to its name.
+
+    Quality rows are the qualities' places in the networks' tables, int64 (B,) in 0..7.
+    """
+
+    schedule = None
+    rotates = True  # whether SOAP pays here
+    keeps_realistic = False  # whether a checkpoint's realistic generator still fits after this stage
+
+    def __init__(
+        self,
+        networks: Networks,
+        kind: Kind,
+        state: RunState,
+        searched: SearchedBatches,
+        *,
+        learning_rate: float,
+        optimizer: str,
+    ):
+        self.networks, self.kind, self.state, self.searched = networks, kind, state, searched
+        self.learning_rate = learning_rate
+        config = networks.config
+        self.lmbdas = torch.tensor([config.lmbda(q) for q in range(1, QUALITIES + 1)], device=networks.device)
+        networks.model.requires_grad_(True)
+        self.prepare()
+        self.parameters = self.trained()
+        self.optimizers = {"generator": self._optimizer(optimizer), **self.more_optimizers()}
+
+    # -- what a subclass says ---------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Freeze, reset and build what the stage needs; all of the model has just been set to learn."""
+
+    def trained(self) -> list[torch.nn.Parameter]:
+        """What the main optimizer moves."""
+        return [p for p in self.networks.model.parameters() if p.requires_grad]
+
+    def more_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {}
+
+    def step(self, x: torch.Tensor, quality_row: torch.Tensor) -> Terms:
+        """One step on crops x (B, C, H, W) in [-1, 1]; -> its terms, batch means, `loss` among them."""
+        raise NotImplementedError
+
+    def averages(self) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
+        """Pairs (average, network) of what moves."""
+        return [(self.networks.average, self.networks.model)]
+
+    def decay(self) -> float:
+        """Of the moving average; it follows faster while the stage is young."""
+        step = self.state.stage_step
+        return min(EMA_DECAY, (1 + step) / (10 + step))
+
+    def finish(self, batches: Callable[[], list[torch.Tensor]]) -> None:
+        """After the last step; `batches` draws the crops of all fits. Later stages start from the averaged weights."""
+        self.networks.model.load_state_dict(self.networks.average.state_dict())
+
+    def shown_generator(self) -> torch.nn.Module:
+        """The generator that validation looks at."""
+        return self.networks.average.generator
+
+    def facts(self) -> dict[str, str]:
+        """What a checkpoint should tell of this stage."""
+        return {}
+
+    # -- what all of them do ----------------------------------------------------------------------
+
+    def _optimizer(self, name: str) -> torch.optim.Optimizer:
+        if name == "adamw" or not self.rotates:
+            return torch.optim.AdamW(self.parameters, lr=self.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        # A rotation would mix the groups of channels that the entropy model's masks keep apart.
+        masked = {id(p) for p in self.networks.model.context.parameters()}
+        groups = [
+            {"params": [p for p in self.parameters if (id(p) in masked) == inside], "rotate": not inside}
+            for inside in (False, True)
+        ]
+        return SOAP(groups, lr=self.learning_rate)
+
+    def set_rate(self, progress: float) -> None:
+        """Learning rate of all optimizers at a progress 0..1 of the stage."""
+        rate = self.learning_rate * self.schedule.rate(progress, self.state.stage_step)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    @torch.no_grad()
+    def update_averages(self) -> None:
+        for average, current in self.averages():
+            torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - self.decay())
+
+    def update(self, optimizer: str, parameters: list[torch.nn.Parameter], loss: torch.Tensor) -> None:
+        """One step of an optimizer down the loss. Raises FloatingPointError where the loss or its slope is no number."""
+        self.optimizers[optimizer].zero_grad(set_to_none=True)
+        loss.backward()
+        # Not by DistributedDataParallel: it averages what its own forward has called, while the stages call
+        # parts of the model (analyze, generate, rate), and want another wrapper for each set of what is frozen.
+        distributed.average_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_LIMIT)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"step {self.state.step} of stage {self.schedule.name}: loss {float(loss.detach()):.4g}, gradient "
+                f"norm {float(norm):.4g}; the last saved state is whole: resume it with a lower --learning_rate"
+            )
+        self.optimizers[optimizer].step()
+
+    def balance(self, quality_row: torch.Tensor) -> torch.Tensor:
+        """Weights (B,) of the losses: 1 for the best quality, more for the others."""
+        return (self.lmbdas[-1] / self.lmbdas[quality_row]) ** QUALITY_BALANCE
+
+    def descend(self, x, quality_row, x_hat, bits) -> Terms:
+        """A step down rate + distortion of pictures x_hat (B, C, H, W) that took `bits` (B,)."""
+        terms = losses.rate_distortion(x, x_hat, bits, self.lmbdas[quality_row], self.kind.weights(x))
+        self.update("generator", self.parameters, (terms["loss"] * self.balance(quality_row)).mean())
+        return {name: value.mean().detach() for name, value in terms.items()}
+
+    def quantized(self, x: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
+        """Symbols (B, latent_channels, h, w) as the encoder leaves them, without gradient."""
+        model = self.networks.model
+        with torch.no_grad(), self.networks.autocast():
+            return model.codebook.quantize(model.analyze(x, quality_row))
+
+    def descend_from(self, symbols: torch.Tensor, x: torch.Tensor, quality_row: torch.Tensor) -> Terms:
+        """`descend` for the pictures that the model makes of given symbols."""
+        model = self.networks.model
+        with self.networks.autocast():
+            x_hat = model.generate(model.codebook.dequantize(symbols), quality_row)
+            bits = model.rate(symbols.float(), quality_row)
+        return self.descend(x, quality_row, x_hat, bits)
+
+    def freeze_encoder(self) -> None:
+        """The latents stay: encoder and gains before the quantizer."""
+        self.networks.model.encoder.requires_grad_(False)
+        self.networks.model.gains.log_gain.requires_grad_(False)
+
+
+class Joint(Stage):
+    schedule = STAGES["joint"]
+
+    def prepare(self) -> None:
+        for module in (self.networks.model, self.networks.average):  # it rounds, until its end
+            module.codebook.reset()
+
+    def step(self, x, quality_row):
+        with self.networks.autocast():
+            x_hat, bits = self.networks.model(x, quality_row)
+        return self.descend(x, quality_row, x_hat, bits)
+
+    def finish(self, batches):
+        fit_centers(self.networks.average, batches())
+        super().finish(batches)
+
+
+class Quantized(Stage):
+    schedule = STAGES["quantized"]
+
+    def prepare(self) -> None:
+        self.freeze_encoder()
+
+    def step(self, x, quality_row):
+        return self.descend_from(self.quantized(x, quality_row), x, quality_row)
+
+    def decay(self) -> float:
+        return EMA_DECAY
+
+
+class Entropy(Stage):
+    schedule = STAGES["entropy"]
+    rotates = False
+    keeps_realistic = True
+
+    def prepare(self) -> None:
+        self.networks.model.requires_grad_(False)
+        self.networks.model.context.requires_grad_(True)
+
+    def step(self, x, quality_row):
+        """Each crop counts at half of the qualities: one pass of the encoder serves all."""
+        model = self.networks.model
+        with torch.no_grad(), self.networks.autocast():
+            z = model.encoder(x).float().repeat(QUALITIES // 2, 1, 1, 1)
+            quality_row = torch.cat([(quality_row + more) % QUALITIES for more in range(0, QUALITIES, 2)])
+            symbols = model.codebook.quantize(model.gains.scale(z, quality_row)).float()
+        with self.networks.autocast():
+            bits = model.rate(symbols, quality_row)
+        bpp = bits / (x.shape[-2] * x.shape[-1])
+        loss = (bpp * self.balance(quality_row)).mean()
+        self.update("generator", self.parameters, loss)
+        return {"loss": loss.detach(), "bpp": bpp.mean().detach()}
+
+
+class Searched(Stage):
+    schedule = STAGES["searched"]
+
+    def prepare(self) -> None:
+        self.freeze_encoder()
+
+    def step(self, x, quality_row):
+        """Trains on a batch that was searched before; the given one is searched and joins them when its turn comes."""
+        searched, step, rng = self.searched, self.state.stage_step, self.state.rng
+        if step < FIRST_SEARCHES or step % STEPS_PER_SEARCH == 0 or not searched.count:
+            searched.add(x, quality_row, *self.search(x, quality_row))
+        x, quality_row, plain, found = searched.draw(rng, self.networks.device)
+        taken = torch.from_numpy(rng.uniform(size=len(x)) < SEARCHED_SHARE).to(self.networks.device)
+        return self.descend_from(torch.where(taken[:, None, None, None], found, plain), x, quality_row)
+
+    def search(self, x, quality_row) -> tuple[torch.Tensor, torch.Tensor]:
+        """Symbols int16 as the encoder leaves them, and as a search by the entropy model's own bits finds them."""
+        model = self.networks.average
+        with torch.no_grad(), self.networks.autocast():
+            index = model.codebook.to_index(model.analyze(x, quality_row))
+        problem = Searchable(model).problem(
+            x,
+            tuple(x.shape[-2:]),
+            quality_row,
+            self.lmbdas[quality_row] * 255**2 * x.shape[-2] * x.shape[-1],
+            lambda a, b: clamped_squared_error(a, b, self.kind.weights(a)),
+            lambda prediction, candidates: logistic_bits(candidates, *prediction),
+            index,
+            index.round(),
+        )
+        found = optimize_latent(problem, preset("admm", SEARCH_ITERATIONS), seed=self.state.stage_step)
+        return index.round().to(torch.int16), found.symbols
+
+
+class Adversarial(Stage):
+    schedule = STAGES["adversarial"]
+    rotates = False
+    keeps_realistic = True
+
+    def prepare(self) -> None:
+        self.networks.model.requires_grad_(False)
+        self.networks.build_realistic()
+
+    def trained(self):
+        return list(self.networks.realistic.parameters())
+
+    def more_optimizers(self):
+        parameters = self.networks.discriminator.parameters()
+        return {"discriminator": torch.optim.AdamW(parameters, lr=self.learning_rate, betas=(0.5, 0.95))}
+
+    def step(self, x, quality_row):
+        """The discriminator's step, then the realistic generator's."""
+        networks, discriminator = self.networks, self.networks.discriminator
+        model = networks.model
+        symbols = self.quantized(x, quality_row)
+        with networks.autocast():
+            z_hat = model.gains.unscale(model.codebook.dequantize(symbols), quality_row)
+            x_hat = networks.realistic(z_hat, quality_row)
+
+        # discriminator
+        discriminator.requires_grad_(True)
+        with networks.autocast():
+            real_logits, _ = discriminator(x)
+            fake_logits, _ = discriminator(x_hat.detach())
+        d_loss = losses.discriminator_hinge(real_logits, fake_logits)
+        self.update("discriminator", list(discriminator.parameters()), d_loss)
+
+        # generator
+        discriminator.requires_grad_(False)
+        with networks.autocast():
+            fake_logits, fake_features = discriminator(x_hat)
+            with torch.no_grad():
+                _, real_features = discriminator(x)
+        mse = losses.squared_error(x, x_hat, self.kind.weights(x))
+        # relative to what the quality can do anyway, so that all qualities weigh the same
+        distortion = (self.lmbdas[quality_row] / self.lmbdas[0]).sqrt() * 255**2 * self.lmbdas[0] * mse
+        perceptual = networks.perceptual
+        terms = {
+            "distortion": distortion.mean(),
+            "feature_matching": losses.feature_matching(real_features, fake_features).mean(),
+            "perceptual": perceptual(x, x_hat).mean() if perceptual else torch.zeros_like(d_loss),
+            "adversarial": losses.generator_hinge(fake_logits),
+        }
+        g_loss = losses.weighted_sum(terms, losses.ADVERSARIAL_WEIGHTS)
+        self.update("generator", self.parameters, g_loss)
+        terms |= {"loss": g_loss, "discriminator": d_loss, "mse": mse.mean()}
+        return {name: value.detach() for name, value in terms.items()}
+
+    def averages(self):
+        return [(self.networks.realistic_average, self.networks.realistic)]
+
+    def shown_generator(self):
+        return self.networks.realistic_average
+
+    def facts(self):
+        return {"perceptual_loss": "VGG16" if self.networks.perceptual else "feature matching alone"}
+
+
+STAGE_CLASSES = {cls.schedule.name: cls for cls in Stage.__subclasses__()}
