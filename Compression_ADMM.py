@@ -2,75 +2,51 @@
 
 import sys
 
-from options.base_options import save_options
 from options.codec_options import compress_parser
 
 
 def run(options) -> int:
-    import torch
+    from utils.batch.code import code_inputs
+    from utils.batch.inputs import SUFFIX
+    from utils.batch.pipes import one_file, suffix_by_content
 
-    from data import kind_of
-    from utils import distributed
-    from utils.batch.journal import Journal, settings_of
-    from utils.batch.page import Run, write_report
-    from utils.batch.run import (
-        Checkpoints,
-        Interrupted,
-        attempt,
-        code_files,
-        find_inputs,
-        prepare_output,
-        run_batch,
-        sample_files,
-        write_results,
-    )
-    from utils.codec.codec import load_codec
-    from utils.console import pick_device
+    settings = (options.entropy_coder, options.seed, options.objective)
+    search = (options.search, options.iterations, *settings)
 
-    device = distributed.start(pick_device(options.device))
-    torch.manual_seed(options.seed)
-
-    def encode(codec, signals):
-        """What `codec.encode_batch` returns; with a target one by one, as each takes a search of its own."""
-        arguments = (options.search, options.iterations, options.entropy_coder, options.seed, options.objective)
-        target = getattr(options, f"target_{codec.kind.rate_unit}", None)
-        if target is not None:
-            return (attempt(codec.encode_to_rate, signal, target, *arguments) for signal in signals)
+    def target_of(codec):
+        """The verb that meets the target, and its arguments; None where there is none for this kind of signal."""
+        rate = getattr(options, f"target_{codec.kind.rate_unit}", None)
+        if rate is not None:
+            return codec.encode_to_rate, (rate,)
         if options.target_psnr is not None and "psnr_db" in codec.kind.metric_names:
-            return (
-                attempt(codec.encode_to_score, signal, "psnr_db", options.target_psnr, *arguments) for signal in signals
-            )
-        return codec.encode_batch(signals, options.quality, *arguments)
+            return codec.encode_to_score, ("psnr_db", options.target_psnr)
+        return None
 
-    items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
-    codecs = Checkpoints(options.checkpoint, lambda path: load_codec(path, device))
-    prepare_output(options.output, items)
-    journal = Journal(options.output, settings_of(options, device=device.type), options.overwrite)
-    try:
-        rows, failures = run_batch(
-            items,
-            lambda some: code_files(some, options.output, codecs, encode, journal),
-            "compressing",
-            options.batch_size,
+    def encode(codec, signals, quality):
+        if target_of(codec) is None:
+            return codec.encode_batch(signals, quality, *search)
+        verb, target = target_of(codec)
+        return [verb(signal, *target, *search) for signal in signals]
+
+    def warm_up(codec, signal):
+        return codec.encode(signal, options.quality, options.search, min(options.iterations, 2), *settings)
+
+    def work(options):
+        return code_inputs(
+            options,
+            [options.quality],
+            encode,
+            warm_up,
+            alone=lambda codec: target_of(codec) is not None,  # each takes a search of its own
+            batch_size=options.batch_size,
+            decode=not options.no_decode,
         )
-    except Interrupted as stop:
-        rows, failures = stop.rows, None
-    if distributed.world()[0] == 0:
-        if rows:
-            save_options(options, options.output / "options.json")
-        write_results(rows, len(items), options.output)
-        if options.report and rows and failures is not None:
-            write_report(options.output / "report.html", items, codecs, [Run(options.output, rows)])
-    if failures is None:
-        print("interrupted; what is listed above is whole", file=sys.stderr)
-        return 130
-    return 1 if failures else 0
+
+    return one_file(work, suffix_by_content, f"*{SUFFIX}", lambda suffix: suffix == SUFFIX)(options)
 
 
 def main(argv: list[str] | None = None) -> int:
-    from utils.batch.pipes import piped, suffix_by_content
-
-    return compress_parser().run(argv, piped(run, suffix_by_content, "*.bpgan"))
+    return compress_parser().run(argv, run)
 
 
 if __name__ == "__main__":

@@ -52,13 +52,13 @@ def run(options) -> int:
     from tqdm import tqdm
 
     from data import kind_of
-    from utils.batch.run import Checkpoints, find_inputs
+    from utils.batch.inputs import CodecsByKind, find_inputs
     from utils.codec.codec import load_codec
     from utils.console import pick_device
 
     device = pick_device(options.device)
     items = find_inputs(options.input, lambda path: kind_of(path) is not None)
-    codecs = Checkpoints(options.checkpoint, lambda path: load_codec(path, device))
+    codecs = CodecsByKind(options.checkpoint, lambda path: load_codec(path, device))
     print("| signal | quality | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (2 + len(COLUMNS)))
     for kind in sorted({kind_of(item.path) for item in items}):
         codec = codecs.of(kind)

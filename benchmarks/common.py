@@ -30,7 +30,7 @@ from models.complexity import multiply_adds
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from options.codec_options import CODER_NAMES
-from utils.batch.run import Item, find_inputs
+from utils.batch.inputs import Item, find_inputs
 from utils.codec.checkpoint import CHECKPOINTS
 from utils.console import fail, pick_device
 from utils.files import replacing

@@ -19,8 +19,8 @@ from data import KINDS, kind_of
 from data.corpora import default_dataroot
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
+from utils.batch.inputs import CodecsByKind, find_inputs
 from utils.batch.page import Version, original_version, writing_page
-from utils.batch.run import Checkpoints, find_inputs
 from utils.console import fail, pick_device
 
 from . import images, speech
@@ -86,7 +86,7 @@ def run(options) -> int:
     inputs = options.input or [default_dataroot(kind, "test") for kind in KINDS]
     items = find_inputs(inputs, lambda path: kind_of(path) in BENCHMARKS)
     by_kind = {kind: [item for item in items if kind_of(item.path) == kind][: options.limit] for kind in BENCHMARKS}
-    codecs = Checkpoints(options.checkpoint, lambda path: load_codec(path, device))
+    codecs = CodecsByKind(options.checkpoint, lambda path: load_codec(path, device))
     failures = 0
     tables = {}
     for kind, mine in by_kind.items():

@@ -19,7 +19,7 @@ from data import kind_of
 from data.corpora import default_dataroot
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
-from utils.batch.run import find_inputs
+from utils.batch.inputs import find_inputs
 from utils.codec.checkpoint import CHECKPOINTS
 
 PATCH = 7

@@ -6,9 +6,10 @@ TRAIN|TEST / DR1..DR8 / speaker / sentence.WAV, in upper or lower case by distri
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from utils.files import walk
 
 if TYPE_CHECKING:
     from .base import Kind
@@ -20,23 +21,6 @@ TIMIT_SPLITS = ("train", "test")
 _CLASS_OF_PICTURE = re.compile(r"inet_n(\d{8})_")  # a name that begins with a WordNet number, the picture's class
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """All files under `root` whose path below it has no hidden part, in no particular order."""
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder")
-    entered = set()
-    # Corpora are often linked into place, so links are followed; a link upwards ends here.
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        # Sorted, so that of two links to one folder it is always the same that is listed.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in files if not name.startswith("."))
-
-
 def list_files(root: Path | str, kind: "Kind") -> list[Path]:
     """All files of a kind of signal under a folder, sorted by path.
 
@@ -46,7 +30,7 @@ def list_files(root: Path | str, kind: "Kind") -> list[Path]:
 
     Returns paths that start with `root`. Raises ValueError if `root` is not a folder.
     """
-    found = [path for path in _walk(Path(root)) if path.suffix.lower() in kind.suffixes]
+    found = [path for path in walk(Path(root)) if path.suffix.lower() in kind.suffixes]
     return sorted(_without_converted(found))
 
 
@@ -111,7 +95,7 @@ def timit_files(root: Path | str, split: str) -> list[Path]:
         raise ValueError(f"{root}: not the TIMIT layout (TRAIN and TEST with DR1..DR8 in each)")
     base = _child(corpus, split)
     paths = []
-    for path in _walk(base):
+    for path in walk(base):
         region = path.relative_to(base).parts[0].lower()
         if path.suffix.lower() != ".wav" or not re.fullmatch(r"dr[1-8]", region):
             continue

@@ -9,16 +9,19 @@ import sys
 from pathlib import Path
 
 from data import KINDS
+from utils import __version__
+from utils.console import fail, printable
 from utils.files import replacing
 
 KIND_NAMES = tuple(KINDS)
+_INTERNAL = ("argv", "result_name")  # in a namespace, but no options
 
 
 class Parser(argparse.ArgumentParser):
     """argparse with defaults in the help; a user's mistake ends in one line and exit code 2."""
 
     def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(description=description, formatter_class=_HelpFormatter)
         self.add_argument(
             "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one"
         )
@@ -32,17 +35,26 @@ class Parser(argparse.ArgumentParser):
             "--dry-run", action="store_true", help="check the options, print them, and stop before any work"
         )
         self.add_argument("--verbose", action="store_true", help="log every step")
+        self.add_argument("--version", action="version", version=f"BPGAN {__version__}")
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)} (see --help)\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Options may be written with hyphens or with underscores: --target-bpp is --target_bpp."""
+        spelled = {_hyphened(name): name for action in self._actions for name in action.option_strings}
+        words = []
+        for word in sys.argv[1:] if args is None else args:
+            name, sign, value = word.partition("=")
+            words.append(spelled.get(_hyphened(name), name) + sign + value if word.startswith("--") else word)
+        return super().parse_known_args(words, namespace)
 
     def parse(self, argv: list[str] | None) -> argparse.Namespace:
         options = self.parse_args(argv)
-        logging.basicConfig(
-            format="%(levelname)s: %(message)s",
-            stream=sys.stderr,
-            level=logging.INFO if options.verbose else logging.WARNING,
-        )
+        level = logging.INFO if options.verbose else logging.WARNING
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
+        logging.basicConfig(handlers=[handler], level=logging.ERROR if getattr(options, "quiet", False) else level)
         return options
 
     def run(self, argv: list[str] | None, work) -> int:
@@ -50,6 +62,8 @@ class Parser(argparse.ArgumentParser):
 
         Where whoever reads standard output has gone (`| head -1`), that ends the work in silence.
         """
+        if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal's encoding lacks must not cost the table
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             try:
                 return self._run(argv, work)
@@ -68,7 +82,6 @@ class Parser(argparse.ArgumentParser):
         if options.dry_run:
             return 0
         from utils import distributed
-        from utils.console import fail
         from utils.memory import keep_freed_memory
 
         keep_freed_memory()
@@ -92,12 +105,32 @@ class Parser(argparse.ArgumentParser):
         """Sorted options, every value that is not the default marked."""
         lines = []
         for name, value in sorted(vars(options).items()):
-            if name == "argv":
+            if name in _INTERNAL:
                 continue
             default = self.get_default(name)
             mark = "" if value == default else f"   [default: {default}]"
-            lines.append(f"{name:>20}: {value}{mark}")
+            lines.append(printable(f"{name:>20}: {value}{mark}"))
         return "\n".join(lines)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def _hyphened(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Messages hold names of files; nothing in these may act on a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
 
 
 def in_range(kind: type, low, high):

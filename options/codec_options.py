@@ -1,5 +1,6 @@
 """Options of the scripts that read and write signals and .bpgan files."""
 
+import argparse
 from pathlib import Path
 
 from models.config import QUALITIES
@@ -10,26 +11,49 @@ from .base_options import Parser, in_range
 CODER_NAMES = ("huffman", "context")
 
 
-def _add_files(parser: Parser, output: str, what: str) -> None:
-    add = parser.add_argument
-    add("--input", type=Path, nargs="+", default=None, metavar="FILE|DIR", help=what)
-    add("--output", type=Path, default=Path(output), metavar="DIR", help="where results go")
-    add(
-        "--checkpoint",
-        type=Path,
-        nargs="+",
-        default=None,
-        metavar="FILE",
-        help="trained weights, one file a kind of signal (else those in checkpoints/)",
-    )
+class FilesParser(Parser):
+    """A Parser of files in and files out: as IN OUT, or as --input and --output."""
+
+    def __init__(self, description: str, output: str, what: str):
+        """`output`: where results go by default; `what`: what the inputs are."""
+        super().__init__(description)
+        add = self.add_argument
+        add("files", type=Path, nargs="*", metavar="IN OUT", help="the same as --input IN --output OUT")
+        add("--input", type=Path, nargs="+", default=None, metavar="FILE|DIR", help=what)
+        add(
+            "--output",
+            type=Path,
+            default=Path(output),
+            metavar="DIR|FILE",
+            help="where results go: a folder, or for one input the file that is made of it",
+        )
+        add(
+            "--checkpoint",
+            type=Path,
+            nargs="+",
+            default=None,
+            metavar="FILE",
+            help="trained weights, one file per kind of signal; without it, those in checkpoints/ are used",
+        )
+        add("--quiet", action="store_true", help="print errors only")
+        self.set_defaults(result_name=None)  # what the result is called where it is made in a temporary folder
+
+    def parse(self, argv: list[str] | None) -> argparse.Namespace:
+        options = super().parse(argv)
+        files = options.files
+        del options.files
+        if files:
+            if len(files) != 2 or options.input is not None or options.output != self.get_default("output"):
+                self.error("give one IN and one OUT, or --input and --output for any number of files")
+            options.input, options.output = files[:1], files[1]
+        return options
 
 
-def _add_overwrite(parser: Parser) -> None:
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="do again what an earlier run with the same settings finished in --output",
-    )
+def _add_overwrite(parser: Parser, what: str) -> None:
+    parser.add_argument("--overwrite", action="store_true", help=what)
+
+
+_OVERWRITE_RESULTS = "do again what an earlier run finished in --output, and replace files that are not its own"
 
 
 def _add_report(parser: Parser) -> None:
@@ -42,13 +66,19 @@ def _add_report(parser: Parser) -> None:
 
 def _add_coder(parser: Parser) -> None:
     parser.add_argument(
-        "--entropy_coder", choices=CODER_NAMES, default=None, help="(else the one the checkpoint names)"
+        "--entropy_coder",
+        choices=CODER_NAMES,
+        default=None,
+        help="how symbols become bits; without it, the checkpoint's own choice is used",
     )
 
 
 def compress_parser() -> Parser:
-    parser = Parser("Compress images and speech: search, code, write .bpgan files, decode them again, measure.")
-    _add_files(parser, "results/compressed", "files or folders (else the built-in samples)")
+    parser = FilesParser(
+        "Compress images and speech: search, code, write .bpgan files, decode them again, measure.",
+        "results/compressed",
+        "files or folders; without it, the built-in samples are used",
+    )
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
         "--quality",
@@ -82,7 +112,9 @@ def compress_parser() -> Parser:
         "perceptual: features of the discriminator and of VGG16, where there are any",
     )
     parser.add_argument("--search", choices=METHODS, default="admm", help="how latents are searched")
-    parser.add_argument("--iterations", type=in_range(int, 0, 100000), default=100, help="of the search")
+    parser.add_argument(
+        "--iterations", type=in_range(int, 0, 100000), default=100, help="of the search: more take longer and save bits"
+    )
     parser.add_argument(
         "--batch_size",
         type=in_range(int, 1, 4096),
@@ -90,14 +122,20 @@ def compress_parser() -> Parser:
         help="files in memory; small ones of one size are searched together",
     )
     _add_coder(parser)
-    _add_overwrite(parser)
+    parser.add_argument(
+        "--no_decode", action="store_true", help="write the .bpgan files alone: nothing is decoded and scored"
+    )
+    _add_overwrite(parser, _OVERWRITE_RESULTS)
     _add_report(parser)
     return parser
 
 
 def evaluate_parser() -> Parser:
-    parser = Parser("Encode, quantize, code and decode without search; measure.")
-    _add_files(parser, "results/test", "files or folders (else the built-in samples)")
+    parser = FilesParser(
+        "Encode, quantize, code and decode without search; measure.",
+        "results/test",
+        "files or folders; without it, the built-in samples are used",
+    )
     parser.add_argument(
         "--quality",
         type=in_range(float, 1, QUALITIES),
@@ -107,15 +145,15 @@ def evaluate_parser() -> Parser:
     )
     _add_coder(parser)
     _add_realism(parser)
-    _add_overwrite(parser)
+    _add_overwrite(parser, _OVERWRITE_RESULTS)
     _add_report(parser)
     return parser
 
 
 def decompress_parser() -> Parser:
-    parser = Parser("Decode .bpgan files to PNG and WAV.")
-    _add_files(parser, "results/decoded", ".bpgan files or folders of them")
+    parser = FilesParser("Decode .bpgan files to PNG and WAV.", "results/decoded", ".bpgan files or folders of them")
     _add_realism(parser)
+    _add_overwrite(parser, "replace files in --output that differ from the decoded ones")
     return parser
 
 

@@ -109,7 +109,7 @@ class Batch:
         )
 
     def finished(self, output: Path) -> dict[str, int]:
-        """What the journal says is finished -> when each of its files was written."""
+        """What the journal says is finished, and is -> when each of its files was written."""
         names = {}
         if (output / journal.NAME).exists():
             for line in (output / journal.NAME).read_bytes().split(b"\n")[:-1]:
@@ -117,7 +117,10 @@ class Batch:
                     record = json.loads(line)
                 except ValueError:  # a line cut short, closed by the next run
                     continue
-                names.update({name: (output / name).stat().st_mtime_ns for name in record["files"]})
+                # A line comes just before its files take their names: a kill in between leaves them to the next run.
+                paths = {name: output / name for name in record["files"]}
+                if all(path.exists() for path in paths.values()):
+                    names.update({name: path.stat().st_mtime_ns for name, path in paths.items()})
         return names
 
     def check(self, output: Path) -> None:
@@ -139,7 +142,7 @@ class Batch:
     def compare(self, output: Path, reference: Path, before: dict[str, int]) -> None:
         no_leftovers(output)
         names = {path.name for path in reference.iterdir()}
-        assert {path.name for path in output.iterdir()} == names
+        assert {path.name for path in output.iterdir()} == names and ".lock" not in names
         for name in names:
             if Path(name).suffix in (".bpgan", ".png", ".wav"):
                 assert (output / name).read_bytes() == (reference / name).read_bytes(), f"{name} is another file"

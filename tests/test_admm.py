@@ -273,7 +273,7 @@ def test_what_an_observer_raises_ends_the_search():
 
 
 def test_every_method_has_one_preset_and_one_solver():
-    assert set(SOLVERS) == set(PRESETS) and METHODS == tuple(PRESETS)
+    assert set(SOLVERS) == set(PRESETS) and tuple(PRESETS) == METHODS
     for method in METHODS:
         assert preset(method).method == method
 

@@ -1,15 +1,20 @@
 """Odd pictures and recordings through the whole way: each works or gets one clear line, the rest goes on."""
 
+import csv
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import listing, table
+from conftest import ROOT, environment, listing, table
 from PIL import Image
 
 import Compression_ADMM
 import Decompression
+from data.images import ImageKind
 
 RATE = 16000
 
@@ -122,7 +127,9 @@ def test_odd_files_work_or_get_one_line(run, odd, tmp_path, coder):
     for name in unreadable:
         assert sum(name in line for line in lines) == 1, (name, lines)
     good = {**pictures, **clips}
-    assert out.splitlines()[-1].endswith(f"{len(good)} of {len(good) + len(unreadable)} files")
+    assert out.splitlines()[-1].endswith(
+        f"{len(good)} of {len(good) + len(unreadable)} files, failed: {' '.join(sorted(unreadable))}"
+    )
     _, rows = table(tmp_path / "out" / "metrics.csv")
     assert {row["file"] for row in rows} == {(folder / name).as_posix() for name in good}
     files = listing(tmp_path / "out")
@@ -158,3 +165,107 @@ def test_a_name_as_long_as_names_can_be(run, tmp_path):
         Image.fromarray(pixels(9, 9)).save(tmp_path / "in" / name)
     code, out, err = run(Compression_ADMM, "--input", tmp_path / "in", "--output", tmp_path / "out", "--search", "none")
     assert code == 1 and len(errors(err)) == 1 and "too long" in err and "1 of 2 files" in out
+
+
+# -- names ----------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    b"bad\xff\xfe.png": r"bad\xff\xfe.png",
+    b"clear\x1b[2J\x07.png": r"clear\x1b[2J\x07.png",
+    b"two\nlines.png": r"two\nlines.png",
+    "turn\u202egnp.png".encode(): r"turn\u202egnp.png",
+    b"<b>.png": "<b>.png",
+}
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A folder of pictures under such names, and a damaged one of each."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels(9, 9)).save(tmp_path / "in" / "first.png")
+    data = (tmp_path / "in" / "first.png").read_bytes()
+    for name in HOSTILE:
+        with open(os.path.join(os.fsencode(tmp_path / "in"), name), "wb") as file:
+            file.write(data)
+        with open(os.path.join(os.fsencode(tmp_path / "in"), b"x" + name), "wb") as file:
+            file.write(data[:30])
+    return tmp_path
+
+
+def test_names_of_any_bytes(run, hostile, caplog):
+    """They cost nothing, and do nothing to the terminal, the table, the page."""
+    arguments = ("--input", hostile / "in", "--output", hostile / "out", "--search", "none", "--report")
+    for attempt in range(2):
+        code, out, err = run(Compression_ADMM, *arguments)
+        assert code == 1 and "6 of 11 files" in out and "Traceback" not in err
+        assert ("6 of them by an earlier run" in out) == bool(attempt)
+        lines = errors(err)
+        assert len(lines) == 5
+        for shown in HOSTILE.values():
+            assert sum(f"x{shown}: " in line for line in lines) == 1, lines
+            assert f"\n{shown} " in out and f"x{shown}" in out.splitlines()[-1]
+        assert not set("\x1b\x07\u202e") & set(out + err)
+    with open(hostile / "out" / "metrics.csv", newline="", encoding="utf-8") as file:
+        names = {os.path.basename(row["file"]) for row in csv.DictReader(file)}
+    assert names == {
+        "first.png",
+        "two\nlines.png",
+        "clear\x1b[2J\x07.png",
+        "turn\u202egnp.png",
+        "<b>.png",
+        r"bad\xff\xfe.png",
+    }
+    page = (hostile / "out" / "report.html").read_text(encoding="utf-8")
+    assert r"clear\x1b[2J\x07" in page and r"bad\xff\xfe" in page and "&lt;b&gt;" in page
+    assert not set("\x1b\x07\u202e") & set(page)
+    results = set(os.listdir(os.fsencode(hostile / "out")))
+    assert {name[:-4] + b".bpgan" for name in HOSTILE} | {b"rows.jsonl", b"options.json"} <= results
+    code, out, err = run(Decompression, "--input", hostile / "out", "--output", hostile / "back")
+    assert code == 0 and "6 of 6 files decoded" in out, err
+
+
+def test_names_in_warnings_and_in_a_terminal_without_unicode(hostile, tiny_checkpoints):
+    done = subprocess.run(
+        [sys.executable, ROOT / "test.py", hostile / "in", hostile / "o\x1b[2Jut", "--device", "cpu", "--verbose",
+         "--checkpoint", tiny_checkpoints["image"]],
+        capture_output=True,
+        env={**environment(), "PYTHONIOENCODING": "ascii", "BPGAN_DATA": ""},
+    )  # fmt: skip
+    assert done.returncode == 1 and b"6 of 11 files" in done.stdout, done.stderr
+    assert b"\x1b" not in done.stdout + done.stderr.replace(b"\x1b[A", b"") and b"Traceback" not in done.stderr
+
+
+def test_linked_folders_are_entered_once(run, tmp_path):
+    for name in ("in/a.png", "elsewhere/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels(9, 9)).save(tmp_path / name)
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "nowhere")
+    code, out, err = run(Compression_ADMM, "--input", tmp_path / "in", "--output", tmp_path / "out", "--search", "none")
+    assert code == 0 and "2 of 2 files" in out, err
+    assert {"a.bpgan", "linked/b.bpgan"} <= listing(tmp_path / "out")
+
+
+def test_whatever_a_decoder_raises_is_one_file_s(run, tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels(9, 9)).save(tmp_path / name)
+    read = ImageKind.read
+
+    def broken(self, path):
+        if path.name == "a.png":
+            raise RuntimeError("decoder of others")
+        return read(self, path)
+
+    monkeypatch.setattr(ImageKind, "read", broken)
+    code, out, err = run(
+        Compression_ADMM,
+        "--input",
+        tmp_path / "a.png",
+        tmp_path / "b.png",
+        "--output",
+        tmp_path / "out",
+        "--search",
+        "none",
+    )
+    assert code == 1 and len(errors(err)) == 1 and "decoder of others" in err and "1 of 2 files, failed: a.png" in out

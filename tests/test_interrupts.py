@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -19,11 +20,14 @@ from PIL import Image
 
 import Compression_ADMM
 import test as evaluate
+from data.images import ImageKind
 from utils.batch import journal
-from utils.batch.run import Interrupted, Item, attempt, run_batch
+from utils.batch.code import Coding
+from utils.batch.inputs import Item
+from utils.batch.run import one_by_one, run_batch
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import Codec
-from utils.files import remove_leftovers
+from utils.files import locked, remove_leftovers, replacing
 
 N_FILES = 4
 
@@ -59,8 +63,9 @@ def compress(run, folder):
 
 @pytest.fixture
 def encoded(monkeypatch) -> list:
-    """Grows by one with every signal that is encoded."""
+    """Grows by one with every signal that is encoded; the warm-up is left out, which encodes one of its own."""
     calls, encode = [], Codec._encode
+    monkeypatch.setattr(Coding, "_warm", lambda self, codec: None)
     monkeypatch.setattr(
         Codec, "_encode", lambda self, signals, *rest: calls.extend(signals) or encode(self, signals, *rest)
     )
@@ -112,19 +117,48 @@ def test_what_changes_results_is_done_again(compress, folder, encoded, tiny_chec
 
 
 @pytest.mark.parametrize("suffix", [".bpgan", ".png"])
-@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
-def test_results_that_are_not_whole_are_done_again(compress, folder, encoded, suffix, damage):
+def test_results_that_are_missing_are_done_again(compress, folder, encoded, suffix):
+    assert compress()[0] == 0
+    before = contents(folder / "out")
+    (folder / "out" / "deep" / f"3{suffix}").unlink()
+    assert compress()[0] == 0 and len(encoded) == N_FILES + 1
+    after = contents(folder / "out")
+    assert after[f"deep/3{suffix}"] == before[f"deep/3{suffix}"] and len(table(folder / "out" / "metrics.csv")[1]) == 4
+
+
+@pytest.mark.parametrize("suffix", [".bpgan", ".png"])
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_results_that_someone_changed_are_his(compress, folder, encoded, suffix, damage):
+    """They are not taken for finished, and not replaced unasked."""
     assert compress()[0] == 0
     before = contents(folder / "out")
     path = folder / "out" / "deep" / f"3{suffix}"
     data = path.read_bytes()
-    if damage == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(data[:-1] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
-    assert compress()[0] == 0 and len(encoded) == N_FILES + 1
-    after = contents(folder / "out")
-    assert after[f"deep/3{suffix}"] == before[f"deep/3{suffix}"] and len(table(folder / "out" / "metrics.csv")[1]) == 4
+    changed = data[:-1] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1])
+    path.write_bytes(changed)
+    code, out, err = compress()
+    lines = [line for line in err.splitlines() if line.startswith("error")]
+    assert code == 1 and len(lines) == 1 and f"3{suffix}" in lines[0] and "--overwrite" in lines[0], err
+    assert path.read_bytes() == changed and len(encoded) == N_FILES and "3 of 4 files" in out
+    assert compress("--overwrite")[0] == 0
+    assert path.read_bytes() == before[f"deep/3{suffix}"]
+
+
+def test_the_journal_knows_what_was_written_and_not_what_lies_there(compress, folder, encoded, monkeypatch):
+    """An output that is changed while its row is made is never taken for whole."""
+    score = ImageKind.score
+
+    def meddled(self, original, decoded):
+        for path in (folder / "out").glob("*"):
+            if path.suffix in (".bpgan", ".png"):
+                path.write_bytes(b"changed")
+        return score(self, original, decoded)
+
+    monkeypatch.setattr(ImageKind, "score", meddled)
+    compress()
+    monkeypatch.setattr(ImageKind, "score", score)
+    code, out, _ = compress()
+    assert code == 1 and "1 of 4 files, 1 of them by an earlier run" in out
 
 
 def test_a_journal_that_was_cut_or_scribbled_on(compress, folder, encoded):
@@ -133,13 +167,36 @@ def test_a_journal_that_was_cut_or_scribbled_on(compress, folder, encoded):
     lines = path.read_bytes().splitlines(keepends=True)
     assert len(lines) == N_FILES
     path.write_bytes(b"".join(lines[:2]) + lines[2][: len(lines[2]) // 2])  # a kill in the third, none of the fourth
+    for stem in ("2", "deep/3"):  # results take their names after their line
+        for suffix in (".bpgan", ".png"):
+            (folder / "out" / f"{stem}{suffix}").unlink()
     assert compress()[0] == 0 and len(encoded) == N_FILES + 2
     assert compress()[0] == 0 and len(encoded) == N_FILES + 2
     rubbish = b'\xff\0\n{"key": 3}\n[]\n"x"\n{"key": "k", "row": 1, "files": 2}\n' + b"[" * 100000 + b"\n\n"
     path.write_bytes(rubbish + path.read_bytes())
     assert compress()[0] == 0 and len(encoded) == N_FILES + 2
-    path.unlink()
-    assert compress()[0] == 0 and len(encoded) == 2 * N_FILES + 2
+    path.unlink()  # now nobody knows who wrote the results
+    code, _, err = compress()
+    one_line(code, err, "metrics.csv", "--overwrite", exit_code=1)
+    assert compress("--overwrite")[0] == 0 and len(encoded) == 2 * N_FILES + 2
+    path.write_text('{"mine": 1}\n')
+    code, _, err = compress()
+    one_line(code, err, "rows.jsonl", "move it away", exit_code=1)
+    assert path.read_text() == '{"mine": 1}\n'
+
+
+@pytest.mark.parametrize("bad", [{"signal": "smell"}, {"bytes": "many"}, {"file": 3}, {"quality": None}])
+def test_a_journal_with_rows_of_another_sort(compress, folder, encoded, bad):
+    assert compress()[0] == 0
+    path = folder / "out" / journal.NAME
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[0]["row"].update(bad)
+    records[0]["row"]["file"] = bad.get("file", "elsewhere.png")
+    records[0]["key"] = "another"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    code, out, err = compress()
+    assert "Traceback" not in err and "files" in out and code in (0, 1)
+    assert len(table(folder / "out" / "metrics.csv")[1]) >= N_FILES - 1
 
 
 def test_an_interrupted_batch_goes_on(compress, folder, encoded, monkeypatch):
@@ -180,33 +237,45 @@ def test_with_a_target_each_file_is_written_at_once(compress, folder, monkeypatc
     monkeypatch.setattr(Codec, method, stopped)
     code, out, err = compress(target, "8", "--batch_size", "8")
     assert code == 130 and "1 of 4 files" in out and err.count("error") == 1 and "1.png: out of reach" in err
-    assert not calls[0] and calls[1] == calls[2] == {"0.bpgan", "0.png", "rows.jsonl"}
+    assert calls[0] == {".lock"} and calls[1] == calls[2] == {".lock", "0.bpgan", "0.png", "rows.jsonl"}
 
 
 def test_an_interrupted_batch_s_rows_are_in_the_items_order(tmp_path, capsys):
-    def work(items):
-        yield 2, {"file": 2}
-        yield 0, {"file": 0}
+    items = [Item(tmp_path, tmp_path / name) for name in "abc"]
+
+    def work(items, guard):
+        yield items[2], {"file": 2}
+        yield items[0], {"file": 0}
         raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted) as caught:
-        run_batch([Item(tmp_path, tmp_path)] * 3, work, "counting", 3)
-    assert caught.value.rows == [{"file": 0}, {"file": 2}]
+    result = run_batch(items, work, "counting", 3)
+    assert result.rows == [{"file": 0}, {"file": 2}] and result.interrupted and result.untried == 1
+    assert result.exit_code == 130
 
 
-def test_an_error_that_is_kept_holds_no_memory():
+def test_a_file_that_failed_holds_no_memory(tmp_path, capsys):
     class Large:
         pass
 
     alive = []
 
-    def fail():
+    def work(item):
+        assert all(reference() is None for reference in alive)
         signal = Large()
         alive.append(weakref.ref(signal))
         raise MemoryError
 
-    error = attempt(fail)
-    assert isinstance(error, MemoryError) and alive[0]() is None
+    result = run_batch([Item(tmp_path / name, tmp_path / name) for name in "abc"], one_by_one(work), "failing")
+    assert len(alive) == 3 and [path.name for path in result.failures] == ["a", "b", "c"] and result.exit_code == 1
+    assert capsys.readouterr().err.count("MemoryError") == 3
+
+
+def test_a_mistake_of_the_program_is_no_file_s(tmp_path):
+    def work(item):
+        raise RuntimeError("sizes differ")
+
+    with pytest.raises(RuntimeError, match="sizes differ"):
+        run_batch([Item(tmp_path, tmp_path)], one_by_one(work), "failing")
 
 
 def test_evaluation_goes_on_too(run, folder, encoded):
@@ -254,14 +323,21 @@ def test_originals_are_never_overwritten(run, folder, encoded):
 def test_leftovers_of_killed_runs_go(compress, folder):
     (folder / "out" / "deep").mkdir(parents=True)
     mine, parent = os.getpid(), os.getppid()  # one's own number can only be an earlier process's
-    gone = [".0.4194999.tmp.png", f".0.{mine}.tmp.bpgan", "deep/.3.4194999.tmp", ".a.b.4194999.tmp.csv"]
+    token = "0123456789abcdef"
+    gone = [
+        f".0.4194999.{token}.tmp.png",
+        f".0.{mine}.{token}.tmp.bpgan",
+        f"deep/.3.4194999.{token}.tmp",
+        f".a.b.4194999.{token}.tmp.csv",
+    ]
     stay = [
-        f".0.{parent}.tmp.png",
-        ".0.4194999.png",
+        f".0.{parent}.{token}.tmp.png",
+        ".0.4194999.tmp.png",
+        f".0.4194999.{token}.png",
         ".tmp.png",
-        "0.4194999.tmp.png",
+        f"0.4194999.{token}.tmp.png",
         ".notes",
-        "other/.0.4194999.tmp.png",
+        f"other/.0.4194999.{token}.tmp.png",
     ]
     (folder / "out" / "other").mkdir()
     for name in gone + stay:
@@ -270,6 +346,128 @@ def test_leftovers_of_killed_runs_go(compress, folder):
     files = listing(folder / "out")
     assert not files & set(gone) and files >= set(stay)
     remove_leftovers([folder / "not there"])
+
+
+def test_a_second_run_into_one_folder_is_refused(compress, folder, encoded):
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom utils.files import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('locked', flush=True)\n    sys.stdin.read()\n"
+    )
+    (folder / "out").mkdir()
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, folder / "out"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert other.stdout.readline() == b"locked\n"
+        code, _, err = compress()
+        one_line(code, err, "out", "another run", exit_code=1)
+        assert not encoded and listing(folder / "out") == {".lock"}
+        assert compress(output="beside")[0] == 0
+    finally:
+        other.kill()
+        other.wait()
+    assert compress()[0] == 0  # the system gave the lock back
+    assert ".lock" not in listing(folder / "out")
+
+
+def test_a_lock_that_was_removed_in_between_is_no_lock(tmp_path, monkeypatch):
+    """Who opened the file just before its holder removed it must not have a lock that nobody else sees."""
+    flock, calls = fcntl.flock, []
+
+    def slow(number, flags):
+        calls.append(number)
+        if len(calls) == 1:
+            (tmp_path / ".lock").unlink()
+        return flock(number, flags)
+
+    monkeypatch.setattr("utils.files.fcntl.flock", slow)
+    with locked(tmp_path):
+        assert len(calls) == 2 and (tmp_path / ".lock").exists()
+        with pytest.raises(ValueError, match="another run"), locked(tmp_path):
+            pass
+    assert not listing(tmp_path)
+
+
+def test_temporary_names_follow_no_link(tmp_path, monkeypatch):
+    (tmp_path / "victim").write_text("precious")
+    monkeypatch.setattr("utils.files.secrets.token_hex", lambda n: "0" * 16)
+    planted = tmp_path / f".a.{os.getpid()}.{'0' * 16}.tmp.txt"
+    planted.symlink_to(tmp_path / "victim")
+    with pytest.raises(FileExistsError), replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("lost")
+    assert (tmp_path / "victim").read_text() == "precious" and planted.is_symlink()
+    monkeypatch.undo()
+    names = set()
+    for _ in range(2):
+        with replacing(tmp_path / "a.txt") as temporary:
+            names.add(temporary.name)
+            temporary.write_text("x")
+    assert len(names) == 2 and (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("name", ["0.png", "0.bpgan", "metrics.csv", "options.json", "report.html", "rows.jsonl"])
+@pytest.mark.parametrize("how", ["file", "link"])
+def test_files_of_others_are_never_replaced(compress, folder, name, how):
+    """Of results one line and the other files go on; of tables one line at the start."""
+    (folder / "out").mkdir()
+    path = folder / "out" / name
+    if how == "file":
+        path.write_text("precious")
+    else:
+        (folder / "elsewhere").write_text("precious")
+        path.symlink_to(folder / "elsewhere")
+    code, out, err = compress()
+    lines = [line for line in err.splitlines() if line.startswith("error")]
+    assert code == 1 and len(lines) == 1 and name in lines[0] and "Traceback" not in err
+    assert path.read_text() == "precious" and path.is_symlink() == (how == "link")
+    if name.startswith("0"):
+        assert "3 of 4 files, failed: 0.png" in out and "--overwrite" in lines[0]
+        code, out, _ = compress("--overwrite")
+        assert code == 0 and "4 of 4 files" in out and not path.is_symlink()
+
+
+def test_rows_of_files_that_are_still_there_are_kept(run, folder, encoded):
+    arguments = ("--output", folder / "out", "--search", "none")
+    assert run(Compression_ADMM, "--input", folder / "in" / "0.png", *arguments)[0] == 0
+    code, out, _ = run(Compression_ADMM, "--input", folder / "in" / "1.png", folder / "in" / "2.png", *arguments)
+    assert code == 0 and out.splitlines()[-1].endswith("2 of 2 files, and 1 of earlier runs that is still there")
+
+    def names():
+        return [Path(row["file"]).name for row in table(folder / "out" / "metrics.csv")[1]]
+
+    assert names() == ["1.png", "2.png", "0.png"]
+    (folder / "out" / "1.bpgan").unlink()
+    assert run(Compression_ADMM, "--input", folder / "in" / "0.png", *arguments, "--quality", "5")[0] == 0
+    assert names() == ["0.png", "2.png"]
+    assert {row["quality"] for row in table(folder / "out" / "metrics.csv")[1]} == {"3", "5"}
+
+
+def test_a_folder_that_moved_is_not_done_again(compress, folder, encoded):
+    """What a file holds is what counts, not where it lies or when it was written."""
+    assert compress()[0] == 0
+    (folder / "in").rename(folder / "moved")
+    os.utime(folder / "moved" / "0.png", (1, 1))
+    (folder / "in").symlink_to(folder / "moved")
+    code, out, _ = compress()
+    assert code == 0 and len(encoded) == N_FILES and "4 of them by an earlier run" in out
+
+
+def test_a_file_that_changed_but_kept_size_and_time_is_done_again(compress, folder, encoded):
+    path = folder / "in" / "0.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path.with_suffix(".bmp"))
+    path.unlink()
+    path = path.with_suffix(".bmp")
+    assert compress()[0] == 0
+    before, data = path.stat(), path.read_bytes()
+    path.write_bytes(data[:-10] + b"\xff" * 10)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert compress()[0] == 0 and len(encoded) == N_FILES + 1
 
 
 # -- disks -----------------------------------------------------------------------------------------
@@ -341,13 +539,32 @@ def test_a_folder_without_permission(compress, folder):
 
 
 def test_a_file_system_that_is_read_only(compress, folder, encoded, monkeypatch):
-    def refuse(*_, dir, **__):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+    open_file = os.open
 
-    monkeypatch.setattr("utils.batch.run.tempfile.TemporaryFile", refuse)
+    def refuse(path, *rest):
+        if str(path).startswith(str(folder / "out")):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return open_file(path, *rest)
+
+    monkeypatch.setattr("utils.files.os.open", refuse)
     code, _, err = compress()
     one_line(code, err, "out", "Read-only file system", exit_code=1)
     assert not encoded
+
+
+def test_a_disk_that_fills_with_the_last_file_costs_no_table(compress, folder, monkeypatch):
+    """metrics.csv cannot be written: the table is printed all the same, and one line says what failed."""
+
+    def full(rows, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("utils.batch.tables.write_metrics", full)
+    code, out, err = compress()
+    lines = [line for line in err.splitlines() if line.startswith("error")]
+    assert code == 1 and len(lines) == 1 and "No space left" in lines[0] and "metrics.csv" in lines[0]
+    assert "mean of 4" in out and "4 of 4 files" in out
+    monkeypatch.undo()
+    assert compress()[0] == 0 and len(table(folder / "out" / "metrics.csv")[1]) == 4
 
 
 @pytest.mark.parametrize("batch_size", ["1", "8"])

@@ -144,7 +144,9 @@ def test_a_failed_page_leaves_nothing(tmp_path):
 def test_a_name_that_is_no_text_is_written(tmp_path):
     with writing_page(tmp_path / "page.html", "t") as page:
         page.add("bad\udcff.png", [Version("a", Preview(flat((1, 2, 3))))])
-    assert "bad&#56575;.png" in (tmp_path / "page.html").read_text(encoding="utf-8")
+        page.add("evil\x1b[2J\u202e.png", [Version("a", Preview(flat((1, 2, 3))))])
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert r"bad\xff.png" in text and r"evil\x1b[2J\u202e.png" in text
 
 
 # -- what a kind shows of itself ------------------------------------------------------------------------

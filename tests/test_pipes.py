@@ -43,11 +43,15 @@ def test_there_and_back_through_pipes(sources, tiny_checkpoints, codecs, tmp_pat
     assert packed.returncode == 0, packed.stderr
     codec = codecs[kind]
     assert packed.stdout == codec.compress(codec.kind.read(sources / name), 3, "none")
-    assert b"1 of 1 files" in packed.stderr and b"Traceback" not in packed.stderr
+    assert b"standard output: 1 of 1 files" in packed.stderr and b"Traceback" not in packed.stderr
+    assert b"standard input  " in packed.stderr and b"/stdin" not in packed.stderr and b"results/" not in packed.stderr
     unpacked = through("Decompression.py", checkpoint, packed.stdout, "--input", "-", "--output", "-")
     assert unpacked.returncode == 0, unpacked.stderr
     codec.kind.write(tmp_path / "expected", codec.decompress(packed.stdout))
-    assert unpacked.stdout == (tmp_path / "expected").read_bytes() and b"1 of 1 files" in unpacked.stderr
+    assert (
+        unpacked.stdout == (tmp_path / "expected").read_bytes()
+        and b"standard output: 1 of 1 files decoded" in unpacked.stderr
+    )
 
 
 def test_one_end_alone(sources, tiny_checkpoints, tmp_path):
@@ -66,6 +70,7 @@ def test_one_end_alone(sources, tiny_checkpoints, tmp_path):
     )
     assert done.returncode == 0 and b"1 of 1 files" in done.stdout, done.stderr
     assert {path.name for path in tmp_path.glob("stdin*")} == {"stdin.bpgan", "stdin.png"}
+    assert "standard input,image," in (tmp_path / "metrics.csv").read_text()
     done = through("Decompression.py", checkpoint, b"", "--input", tmp_path / "stdin.bpgan", "--output", "-")
     assert done.returncode == 0 and done.stdout == (tmp_path / "stdin.png").read_bytes()
 
@@ -85,7 +90,7 @@ def test_a_damaged_file_gives_no_data(sources, tiny_checkpoints, codecs):
     for wrong in (data[:-1], b"", b"PNG"):
         done = through("Decompression.py", tiny_checkpoints["image"], wrong, "--input", "-", "--output", "-")
         assert done.returncode == 1 and done.stdout == b"" and b"Traceback" not in done.stderr
-        assert done.stderr.count(b"error: ") == 1 and b"stdin.bpgan" in done.stderr
+        assert done.stderr.count(b"error: standard input: ") == 1 and b"stdin" not in done.stderr
 
 
 @pytest.mark.parametrize("module", [Compression_ADMM, Decompression], ids=lambda m: m.__name__)
@@ -94,8 +99,17 @@ def test_a_pipe_takes_one_file(run, module, sources):
         ["--input", "-", sources / "a.png", "--output", "-"],
         ["--input", sources, "--output", "-"],
         ["--input", sources / "a.png", "-"],
+        [sources, "-"],
         ["--output", "-"],
     ):
         code, out, err = run(module, *arguments)
         one_line(code, err, "- stands for one file", exit_code=1)
         assert not out
+
+
+def test_in_and_out_may_be_pipes(sources, tiny_checkpoints, codecs, tmp_path):
+    data = (sources / "a.png").read_bytes()
+    packed = through("Compression_ADMM.py", tiny_checkpoints["image"], data, "-", tmp_path / "o.bpgan", "--no-decode")
+    assert packed.returncode == 0 and not packed.stdout.count(b"/stdin"), packed.stderr
+    done = through("Decompression.py", tiny_checkpoints["image"], b"", tmp_path / "o.bpgan", "-", "--quiet")
+    assert done.returncode == 0 and done.stdout.startswith(b"\x89PNG") and not done.stderr

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ import Compression_ADMM
 import Decompression
 import test as evaluate
 import train
+from utils import __version__
+from utils.codec.codec import Codec
 
 COMMON = ["file", "signal", "bytes"]
 SETTINGS = ["encode_seconds", "decode_seconds", "search", "iterations", "entropy_coder", "quality"]
@@ -322,6 +325,210 @@ def test_realism_from_the_command_line(run, compressed, tiny_checkpoints, tmp_pa
         checkpoint=False,
     )
     one_line(code, err, "b.bpgan", "no realistic generator", exit_code=1)
+
+
+# -- one file to one file -------------------------------------------------------------------------------
+
+
+def test_in_and_out(run, mixed, compressed, tmp_path):
+    """As other codecs have it: IN OUT.bpgan, IN.bpgan OUT.png, and nothing beside them."""
+    packed, unpacked = tmp_path / "new" / "o.bpgan", tmp_path / "back" / "o.png"
+    code, out, err = run(Compression_ADMM, mixed / "a.png", packed, "--iterations", "3", "--quality", "4.5")
+    assert code == 0 and listing(tmp_path) == {"new/o.bpgan"}, err
+    assert packed.read_bytes() == (compressed / "a.png.bpgan").read_bytes()
+    assert out.splitlines()[-1] == f"{packed}: 1 of 1 files" and "psnr_db" in out
+    code, out, err = run(Decompression, packed, unpacked)
+    assert code == 0 and out == f"{unpacked}: 1 of 1 files decoded\n", err
+    assert unpacked.read_bytes() == (compressed / "a.png.png").read_bytes()
+    code, _, err = run(Decompression, "--input", packed, "--output", tmp_path / "b.PNG")  # options say the same
+    assert code == 0 and (tmp_path / "b.PNG").read_bytes() == unpacked.read_bytes(), err
+
+
+def test_in_and_out_replace_nothing_unasked(run, mixed, compressed, tmp_path):
+    taken = tmp_path / "o.bpgan"
+    taken.write_text("precious")
+    code, _, err = run(Compression_ADMM, mixed / "a.png", taken)
+    one_line(code, err, "o.bpgan", "--overwrite", exit_code=1)
+    assert taken.read_text() == "precious"
+    code, _, err = run(Compression_ADMM, mixed / "a.png", taken, "--overwrite", "--search", "none")
+    assert code == 0 and taken.read_bytes() != b"precious", err
+    original = tmp_path / "x.bpgan"
+    shutil.copy(mixed / "a.png", original)
+    code, _, err = run(Compression_ADMM, original, original, "--overwrite")
+    one_line(code, err, "x.bpgan", "overwrite it", exit_code=1)
+    (tmp_path / "o.png").write_text("precious")
+    code, _, err = run(Decompression, taken, tmp_path / "o.png")
+    one_line(code, err, "o.png", "--overwrite", exit_code=1)
+    assert (tmp_path / "o.png").read_text() == "precious"
+
+
+def test_in_and_out_mistakes(run, mixed, compressed, tmp_path):
+    packed = compressed / "a.png.bpgan"
+    for module, arguments, words, exit_code in (
+        (Compression_ADMM, [mixed / "a.png"], ["one IN and one OUT"], 2),
+        (Compression_ADMM, [mixed / "a.png", mixed / "a.jpg", tmp_path / "o.bpgan"], ["one IN and one OUT"], 2),
+        (Compression_ADMM, [mixed / "a.png", tmp_path / "o", "--input", mixed], ["one IN and one OUT"], 2),
+        (Compression_ADMM, [mixed, tmp_path / "o.bpgan"], ["o.bpgan is one file", "no folder"], 1),
+        (Compression_ADMM, [mixed / "a.png", tmp_path / "o.bpgan", "--report"], ["--report needs a folder"], 1),
+        (Compression_ADMM, [mixed / "no.png", tmp_path / "o.bpgan"], ["no.png", "no such file"], 1),
+        (Decompression, [packed, tmp_path / "o.jpg"], ["o.jpg", "decodes to .png"], 1),
+        (Decompression, [packed, tmp_path / "o.wav"], ["o.wav", "decodes to .png", "o.png"], 1),
+        (Decompression, [mixed / "a.png", tmp_path / "o.png"], ["a.png", "not a .bpgan file"], 1),
+    ):
+        code, _, err = run(module, *arguments)
+        one_line(code, err, *words, exit_code=exit_code)
+    assert not listing(tmp_path)
+
+
+def test_in_and_out_take_folders(run, mixed, compressed, tmp_path):
+    code, _, err = run(Compression_ADMM, mixed / "deep", tmp_path / "o", "--search", "none")
+    assert code == 0 and {"er/b.bpgan", "clip.bpgan"} <= listing(tmp_path / "o"), err
+    code, _, err = run(Decompression, tmp_path / "o", tmp_path / "p")
+    assert code == 0 and listing(tmp_path / "p") == {"er/b.png", "clip.wav"}, err
+
+
+def test_without_decoding(run, mixed, compressed, tmp_path, monkeypatch):
+    monkeypatch.setattr(Codec, "decompress", None)
+    monkeypatch.setattr("utils.batch.code.Coding._warm", lambda self, codec: None)
+    arguments = ("--input", mixed, "--output", tmp_path, "--iterations", "3", "--quality", "4.5", "--no-decode")
+    code, out, err = run(Compression_ADMM, *arguments)
+    assert code == 0, err
+    files = {name for name in listing(compressed) if name.endswith(".bpgan")}
+    assert listing(tmp_path) == files | {"metrics.csv", "options.json", "rows.jsonl"}
+    assert all((tmp_path / name).read_bytes() == (compressed / name).read_bytes() for name in files)
+    _, rows = table(tmp_path / "metrics.csv")
+    assert all(row["bytes"] and row["encode_seconds"] and not row["decode_seconds"] for row in rows)
+    assert "psnr_db" not in out and "bpp" in out and "5 of 5 files" in out
+    code, out, _ = run(Compression_ADMM, *arguments)
+    assert code == 0 and "5 of them by an earlier run" in out
+    code, _, err = run(Compression_ADMM, *arguments, "--report")
+    one_line(code, err, "--report", "--no_decode", exit_code=1)
+
+
+# -- what is decoded replaces nothing -------------------------------------------------------------------
+
+
+def test_decoding_into_the_folder_of_the_originals_replaces_nothing(run, tmp_path):
+    """photo.bpgan beside photo.png: the original stays, the other files go on; the same command again is no error."""
+    for name in ("photo", "other"):
+        save_picture(tmp_path / "in" / f"{name}.png", 20, 30, 0)
+    assert run(Compression_ADMM, "--input", tmp_path / "in", "--output", tmp_path / "out", "--search", "none")[0] == 0
+    (tmp_path / "in" / "other.png").unlink()
+    before = (tmp_path / "in" / "photo.png").read_bytes()
+    for _ in range(2):
+        code, out, err = run(
+            Decompression, "--input", tmp_path / "out" / "photo.bpgan", tmp_path / "out" / "other.bpgan",
+            "--output", tmp_path / "in",
+        )  # fmt: skip
+        lines = [line for line in err.splitlines() if line.startswith("error")]
+        assert code == 1 and len(lines) == 1 and "photo.png" in lines[0] and "--overwrite" in lines[0], err
+        assert "1 of 2 files decoded, failed: photo.bpgan" in out
+        assert (tmp_path / "in" / "photo.png").read_bytes() == before
+        assert (tmp_path / "in" / "other.png").read_bytes() == (tmp_path / "out" / "other.png").read_bytes()
+    code, _, _ = run(
+        Decompression, "--input", tmp_path / "out" / "photo.bpgan", "--output", tmp_path / "in", "--overwrite"
+    )
+    assert code == 0 and (tmp_path / "in" / "photo.png").read_bytes() != before
+
+
+# -- what is said ---------------------------------------------------------------------------------------
+
+
+def test_forty_files_with_five_bad_ones(run, tmp_path):
+    bad = ["03.png", "11.png", "20.png", "33.png", "39.png"]
+    for number in range(40):
+        path = tmp_path / "in" / f"{number:02d}.png"
+        save_picture(path, 16, 16, number)
+        if path.name in bad:
+            path.write_bytes(path.read_bytes()[: 8 * (1 + number // 2)])
+    code, out, err = run(Compression_ADMM, "--input", tmp_path / "in", "--output", tmp_path / "out", "--search", "none")
+    lines = [line for line in err.splitlines() if line.startswith("error")]
+    assert code == 1 and len(lines) == 5 and all(name in line for name, line in zip(bad, lines)), err
+    assert len(table(tmp_path / "out" / "metrics.csv")[1]) == 35 and "mean of 35" in out
+    assert out.splitlines()[-1].endswith(f"35 of 40 files, failed: {' '.join(bad)}")
+
+
+def script(name, *arguments, **more) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, ROOT / name, *arguments], capture_output=True, text=True, env=environment(), **more
+    )
+
+
+def test_what_is_left_out_is_counted(mixed, tiny_checkpoints, tmp_path):
+    (tmp_path / "in" / ".git").mkdir(parents=True)
+    for name in ("a.xyz", "b.txt", "no_suffix", ".git/c.abc"):
+        (tmp_path / "in" / name).write_text("x")
+    shutil.copy(mixed / "a.png", tmp_path / "in")
+    arguments = (tmp_path / "in", tmp_path / "out", "--device", "cpu", "--checkpoint", tiny_checkpoints["image"])
+    done = script("test.py", *arguments)
+    assert done.returncode == 0
+    assert done.stderr == "WARNING: 3 files of other formats left out: (no suffix) .txt .xyz\n"
+    quiet = script("test.py", *arguments, "--quiet")
+    assert quiet.returncode == 0 and not quiet.stdout and not quiet.stderr
+
+
+def test_the_built_in_samples_are_said_to_be_used(run, mixed, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("utils.batch.inputs.kind_class", lambda name: Samples)
+    Samples.path = mixed / "a.png"
+    code, _, err = run(Compression_ADMM, "--output", tmp_path, "--search", "none")
+    assert code == 0 and "built-in samples" in caplog.text, err
+
+
+class Samples:
+    """The one method of a kind of signal that gives samples."""
+
+    path: Path
+
+    def samples(self):
+        return [self.path]
+
+
+@pytest.mark.parametrize("name", ["Compression_ADMM.py", "Decompression.py", "test.py", "train.py"])
+def test_version_and_help_are_quick(name):
+    """Neither PyTorch nor numba is imported for them."""
+    assert script(name, "--version").stdout == f"BPGAN {__version__}\n"
+    program = (
+        "import runpy, sys\nfor name in ('torch', 'numba', 'scipy', 'PIL', 'soundfile'):\n    sys.modules[name] = None\n"
+        f"sys.argv = [{name!r}, '--help']\nrunpy.run_path({str(ROOT / name)!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--device" in done.stdout, done.stderr
+
+
+def test_hyphens_and_underscores_are_one(run):
+    for spelled in (
+        ["--target-bpp", "0.5", "--dry-run"],
+        ["--target_bpp=0.5", "--dry_run"],
+        ["--target-bpp=0.5", "--dry-run"],
+    ):
+        code, out, err = run(Compression_ADMM, *spelled, checkpoint=False)
+        assert code == 0 and "target_bpp: 0.5" in out, err
+    code, _, err = run(Compression_ADMM, "--no-such-option", checkpoint=False)
+    one_line(code, err, "--no-such-option", exit_code=2)
+
+
+def test_inputs_are_found_in_the_folder_of_the_data(run, mixed, tmp_path, monkeypatch):
+    monkeypatch.setenv("BPGAN_DATA", str(mixed.parent))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(evaluate, "--input", f"{mixed.name}/deep", "--output", tmp_path / "o")
+    assert code == 0 and "2 of 2 files" in out, err
+    code, _, err = run(evaluate, "--input", "nothing", "--output", tmp_path / "o")
+    one_line(code, err, "nothing", str(mixed.parent), exit_code=1)
+
+
+def test_a_warm_up_is_in_no_files_seconds(run, mixed, tmp_path, monkeypatch):
+    """What happens once is over before the first file's clock runs."""
+    encode, decompress, slow = Codec._encode, Codec.decompress, {"encode": True, "decode": True}
+
+    def once(what):
+        if slow.pop(what, False):
+            time.sleep(1.5)
+
+    monkeypatch.setattr(Codec, "_encode", lambda self, *rest: (once("encode"), encode(self, *rest))[1])
+    monkeypatch.setattr(Codec, "decompress", lambda self, *rest: (once("decode"), decompress(self, *rest))[1])
+    assert run(Compression_ADMM, "--input", mixed / "a.png", "--output", tmp_path, "--iterations", "2")[0] == 0
+    (row,) = table(tmp_path / "metrics.csv")[1]
+    assert not slow and float(row["encode_seconds"]) < 1.5 and float(row["decode_seconds"]) < 1.5
 
 
 # -- test.py --------------------------------------------------------------------------------------------

@@ -28,10 +28,7 @@ from utils.codec.codec import load_codec
 from utils.training import setup, stages
 from utils.training import trainer as training
 from utils.training.fitting import fit_centers
-from utils.training.log import RunLog
-from utils.training.networks import Networks
-from utils.training.schedule import EXPECTED_ENDING, STAGES, Schedule
-from utils.training.stages import STAGE_CLASSES
+from utils.training.schedule import STAGES
 from utils.training.state import RunState
 from utils.training.trainer import Settings, Trainer
 

@@ -1,24 +1,54 @@
 """What a batch has finished, so that the same batch started again does only the rest.
 
 OUTPUT/rows.jsonl holds a line a finished file: a key of everything that its results depend on, the
-results' sizes and checksums, and its row of metrics.csv. Lines are appended and synced one by one;
-a line that a kill or a full disk cut short is passed over.
+results' sizes and checksums as they were written, and its row of metrics.csv. A line is appended and
+synced just before its results take their final names: a result in the folder that is in no line is not
+this program's, and is never replaced unasked. Lines that a kill or a full disk cut short are passed over.
 """
 
 import argparse
 import hashlib
 import json
 import os
-import zlib
 from functools import lru_cache
 from pathlib import Path
 
+from utils.files import checksum
+
 NAME = "rows.jsonl"
 _ROOT = Path(__file__).resolve().parents[2]
-# The checkpoint counts by its digest (its fingerprint leaves the realistic generator out), the input file
-# by file.
-_NO_MATTER = ("input", "output", "checkpoint", "overwrite", "report", "dry_run", "verbose", "argv", "batch_size")
-_PROGRAM = ("data", "models", "utils")  # what results depend on
+# Options that no result depends on, and those whose value is in the key in another way: the checkpoint by
+# its digest (its fingerprint leaves the realistic generator out), each input by its content.
+_NO_MATTER = (
+    "input",
+    "output",
+    "checkpoint",
+    "overwrite",
+    "report",
+    "dry_run",
+    "verbose",
+    "quiet",
+    "argv",
+    "batch_size",
+    "result_name",
+)
+_PROGRAM = ("data", "models", "utils")
+# Results do not depend on these parts of it. Whatever is new counts until it is named here.
+_NOT_PROGRAM = (
+    "data/corpora.py",
+    "data/dataset.py",
+    "data/download.py",
+    "utils/batch/inputs.py",
+    "utils/batch/journal.py",
+    "utils/batch/page.py",
+    "utils/batch/pipes.py",
+    "utils/batch/run.py",
+    "utils/batch/tables.py",
+    "utils/console.py",
+    "utils/distributed.py",
+    "utils/files.py",
+    "utils/training",
+)
 
 
 def settings_of(options: argparse.Namespace, **changes) -> dict:
@@ -30,18 +60,34 @@ class Journal:
     """The finished files of one output folder."""
 
     def __init__(self, folder: Path, settings: dict, overwrite: bool = False):
-        """`settings`: all that changes results, as plain values; `overwrite`: take nothing as finished."""
-        self.folder, self.settings = Path(folder), settings
+        """`settings`: all that changes results, as plain values; `overwrite`: take nothing as finished, replace all.
+
+        Raises ValueError where the folder's rows.jsonl is another program's.
+        """
+        self.folder, self.settings, self.overwrite = Path(folder), settings, overwrite
         self.path = self.folder / NAME
-        self._records = {} if overwrite else _read(self.path)
+        self._records = _read(self.path)
+        self._written: dict[str, list] = {}  # name of a result -> checksums that it was ever written with
+        for record in self._records.values():
+            self._note(record["files"])
+        if not (self._records or overwrite) and not _may_be_ours(self.path):
+            raise ValueError(
+                f"{self.path}: holds nothing that this program wrote; move it away, or choose another --output"
+            )
+
+    def _note(self, files: dict) -> None:
+        for name, expected in files.items():
+            self._written.setdefault(name, []).append(expected)
 
     def key(self, source: Path, stem: Path, checkpoint: str) -> str:
-        """Hexadecimal digest of a source file as it is now, its place, settings, program, and the checkpoint's digest."""
-        state = source.stat()
+        """Hexadecimal digest of a source file's content, its place, settings, program, and the checkpoint's digest."""
+        content = hashlib.sha256()
+        with open(source, "rb") as file:
+            while block := file.read(1 << 20):
+                content.update(block)
         parts = [
-            str(source.resolve()),
-            state.st_size,
-            state.st_mtime_ns,
+            content.hexdigest(),
+            source.suffix.lower(),  # by which its kind is told
             stem.as_posix(),
             checkpoint,
             self.settings,
@@ -49,29 +95,59 @@ class Journal:
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def find(self, key: str) -> dict | None:
-        """The row of what was finished under that key, if its results are still there and whole."""
+    def find(self, key: str, file: str) -> dict | None:
+        """The row of what was finished under that key, if its results are still there and whole.
+
+        `file` is what the source is called now.
+        """
         record = self._records.get(key)
-        if record is None:
+        if self.overwrite or record is None or not self._is_whole(record):
             return None
-        try:
-            for name, expected in record["files"].items():
-                if _checksum(self.folder / name) != expected:
-                    return None
-        except OSError:
-            return None
+        if record["row"]["file"] != file:
+            record["row"]["file"] = file
+            self._append(record)
         return record["row"]
 
-    def add(self, key: str, row: dict, files: list[Path]) -> None:
-        """Note that `files`, below the folder, are written whole. Raises OSError where that fails."""
-        record = {
-            "key": key,
-            "row": row,
-            "files": {path.relative_to(self.folder).as_posix(): _checksum(path) for path in files},
-        }
+    def _is_whole(self, record: dict) -> bool:
+        try:
+            return all(checksum(self.folder / name) == expected for name, expected in record["files"].items())
+        except (OSError, ValueError):
+            return False
+
+    def check(self, path: Path) -> None:
+        """Raises ValueError where a file lies at `path`, a result's place, that this program did not write there."""
+        if self.overwrite or not os.path.lexists(path):
+            return
+        known = self._written.get(path.relative_to(self.folder).as_posix(), [])
+        try:
+            ours = not path.is_symlink() and checksum(path) in known
+        except OSError:
+            ours = False
+        if not ours:
+            raise ValueError(not_ours(path))
+
+    def rows(self) -> list[dict]:
+        """Rows of all files whose results are in the folder, by whatever run; the newest row of each."""
+        found, files, results = [], set(), set()
+        for record in reversed(_read(self.path).values()):
+            names = set(record["files"])
+            if record["row"]["file"] not in files and not names & results and self._is_whole(record):
+                found.append(record["row"])
+                files.add(record["row"]["file"])
+                results |= names
+        return found[::-1]
+
+    def add(self, key: str, row: dict, files: dict[Path, list[int]]) -> None:
+        """Note what is about to be finished: results by their paths below the folder, with the checksums of what
+        was written. Raises OSError where that fails."""
+        named = {path.relative_to(self.folder).as_posix(): written for path, written in files.items()}
+        self._append({"key": key, "row": row, "files": named})
+        self._note(named)
+
+    def _append(self, record: dict) -> None:
         line = json.dumps(record).encode() + b"\n"
         # One write to a file open for appending, so that processes do not cut into each other's lines.
-        number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
             end = os.lseek(number, 0, os.SEEK_END)
             if end and os.pread(number, 1, end - 1) != b"\n":  # a line that was cut short
@@ -83,30 +159,58 @@ class Journal:
             os.close(number)
 
 
+def not_ours(path: Path) -> str:
+    """What a user is told whose file would be replaced."""
+    return (
+        f"{path}: is there already, and is not what this program wrote; move it away, choose another --output, "
+        "or add --overwrite to replace it"
+    )
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Whether a file without one readable line can be a journal: one whose first line was cut short."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(6) in (b"", b'{"key"')
+    except FileNotFoundError:
+        return True
+
+
 def _read(path: Path) -> dict[str, dict]:
-    """Records by key, the last of each; lines that are none are passed over."""
-    records = {}
+    """Records by key, the last of each, in the order of their lines; lines that are none are passed over."""
+    records: dict[str, dict] = {}
     try:
         with open(path, "rb") as file:
             for line in file:
                 try:
                     record = json.loads(line)
-                    if isinstance(record["row"], dict) and isinstance(record["files"], dict):
-                        records[record["key"]] = record
-                except (ValueError, KeyError, TypeError, RecursionError):
+                except (ValueError, RecursionError):
                     continue
+                if _is_record(record):
+                    records.pop(record["key"], None)
+                    records[record["key"]] = record
     except FileNotFoundError:
         pass
     return records
 
 
-def _checksum(path: Path) -> list[int]:
-    """[bytes, CRC-32]."""
-    size = crc = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            size, crc = size + len(block), zlib.crc32(block, crc)
-    return [size, crc]
+def _is_record(record) -> bool:
+    """Whether it has the parts that are relied on, each of its type."""
+    if not isinstance(record, dict) or not isinstance(record.get("key"), str):
+        return False
+    row, files = record.get("row"), record.get("files")
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("file"), str)
+        and isinstance(row.get("signal"), str)
+        and all(isinstance(row.get(name), str) for name in ("search", "entropy_coder"))
+        and all(isinstance(value, float | int) for name, value in row.items() if name not in _TEXTS)
+        and isinstance(files, dict)
+        and len(files) > 0
+    )
+
+
+_TEXTS = ("file", "signal", "search", "entropy_coder")
 
 
 @lru_cache
@@ -115,5 +219,7 @@ def _program() -> str:
     digest = hashlib.sha256()
     for folder in _PROGRAM:
         for path in sorted((_ROOT / folder).rglob("*.py")):
-            digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+            name = path.relative_to(_ROOT).as_posix()
+            if not any(name == left or name.startswith(f"{left}/") for left in _NOT_PROGRAM):
+                digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

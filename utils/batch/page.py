@@ -14,17 +14,18 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from html import escape
+from html import escape as escape_markup
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
 from data.base import Kind, Preview
+from utils.console import name_of, printable
 from utils.files import replacing
 
 if TYPE_CHECKING:
-    from .run import Checkpoints, Item
+    from .inputs import CodecsByKind, Item
 
 MAX_VERSIONS = 72  # of all files on a report's page together: some 30 MB
 MAX_FILES = 24  # of a report's page
@@ -44,6 +45,11 @@ _MEASURES = {
 
 # Whatever a name or a note should contain, the page can load nothing.
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def escape(text: str) -> str:
+    """Any text, a file's name above all, as the text of an element or an attribute."""
+    return escape_markup(printable(text))
 
 
 @dataclass(frozen=True)
@@ -140,8 +146,7 @@ def writing_page(path: Path, title: str, introduction: str = "") -> Iterator[Pag
     The file appears under its name when the block ends well. Raises OSError if it cannot be written.
     """
     folder = Path(__file__).parent
-    # A file's name may hold bytes that are no text: they are written as numbers.
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", errors="xmlcharrefreplace") as file:
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
@@ -169,14 +174,14 @@ class Run:
     realism: float = 0.0
 
 
-def write_report(path: Path, items: Sequence["Item"], codecs: "Checkpoints", runs: Sequence[Run]) -> None:
-    """A page of the first files that were coded: originals against what was decoded.
+def write_report(path: Path, items: Sequence["Item"], codecs: "CodecsByKind", runs: Sequence[Run]) -> str:
+    """A page of the first files that were coded, originals against what was decoded; -> how many are shown, in words.
 
     Files are read again one by one, so a folder of any size takes the memory of one file. Raises
     ValueError or OSError for a file that cannot be read any more.
     """
     rows = [{row["file"]: row for row in run.rows} for run in runs]
-    coded = [item for item in items if any(item.path.as_posix() in by_file for by_file in rows)]
+    coded = [item for item in items if any(name_of(item.path) in by_file for by_file in rows)]
     shown = coded[: max(1, min(MAX_FILES, MAX_VERSIONS // (len(runs) + 1)))]
     said = f"{len(shown)} file{'s' * (len(shown) != 1)}, decoded from what was written."
     if len(shown) < len(coded):
@@ -184,19 +189,17 @@ def write_report(path: Path, items: Sequence["Item"], codecs: "Checkpoints", run
     with writing_page(path, "BPGAN: original and decoded", said) as page:
         for item in shown:
             mine = [
-                (run, by_file[item.path.as_posix()])
-                for run, by_file in zip(runs, rows)
-                if item.path.as_posix() in by_file
+                (run, by_file[name_of(item.path)]) for run, by_file in zip(runs, rows) if name_of(item.path) in by_file
             ]
             kind = codecs.of(mine[0][1]["signal"]).kind
             original = kind.read(item.path)
             versions = [original_version(kind, original, item.path.stat().st_size)]
             for run, row in mine:
-                decoded = kind.read(run.folder / item.stem.parent / (item.stem.name + kind.output_suffix))
+                decoded = kind.read(item.result(run.folder, kind.output_suffix))
                 measures = {name: row[name] for name in ("bytes", kind.rate_unit, *kind.metric_names)}
                 versions.append(Version(_setting(row, run.realism), kind.preview(decoded, original), measures))
             page.add(item.stem.as_posix(), versions)
-    print(f"{path}: {said}")
+    return said
 
 
 def _setting(row: dict, realism: float) -> str:

@@ -1,14 +1,19 @@
-"""One file through standard input and output: `-` in the place of --input and --output."""
+"""One file to one file: `IN OUT.bpgan`, `IN.bpgan OUT.png`, and `-` for standard input and output."""
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 from data import KINDS, build_kind
+from utils.console import called
+from utils.files import replacing
+
+from .journal import not_ours
 
 PIPE = Path("-")
 
@@ -25,37 +30,77 @@ def suffix_by_content(path: Path) -> str:
     raise ValueError(f"standard input: nothing that can be read as {' or '.join(KINDS)}")
 
 
-def piped(work: Callable[[argparse.Namespace], int], suffix_of: Callable[[Path], str], result: str) -> Callable:
-    """A script's `work` that also takes `-`: -> a function of the options that returns the exit code.
+def one_file(
+    work: Callable[[argparse.Namespace], int],
+    suffix_of: Callable[[Path], str],
+    pattern: str,
+    is_result: Callable[[str], bool],
+) -> Callable[[argparse.Namespace], int]:
+    """A script's `work` on folders that also takes `-`, and a file as --output; -> the same for all of these.
 
-    Standard input is kept in a temporary file, with the suffix that `suffix_of` finds for it. Where
-    standard output takes the result, the one file of the pattern `result`, everything that is
-    printed goes to standard error.
+    An --output that is no folder is a file where `is_result` holds for its suffix in lower case. The
+    work is then done in a temporary folder, whose one file of the pattern is the result. Standard
+    input is kept in a temporary file, with the suffix that `suffix_of` finds for it. Where standard
+    output takes the result, everything that is printed goes to standard error.
     """
 
     def run(options: argparse.Namespace) -> int:
-        reading, writing = PIPE in (options.input or []), options.output == PIPE
-        if not (reading or writing):
+        inputs, output = options.input or [], options.output
+        reading, writing = PIPE in inputs, output == PIPE
+        to_file = not writing and is_result(output.suffix.lower()) and not output.is_dir()
+        if not (reading or writing or to_file):
             return work(options)
-        if len(options.input or []) != 1 or options.input[0].is_dir():
-            raise ValueError("- stands for one file: give one --input that is no folder")
-        if writing and getattr(options, "report", False):
-            raise ValueError("--report needs a folder as --output, not -")
-        with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr) if writing else nullcontext():
-            options = argparse.Namespace(**vars(options))
-            if reading:
-                kept = Path(folder, "stdin")
-                with open(kept, "wb") as file:
-                    shutil.copyfileobj(sys.stdin.buffer, file)
-                options.input = [kept.rename(kept.with_suffix(suffix_of(kept)))]
+        if len(inputs) != 1 or inputs[0].is_dir():
+            what = f"--output {output} is one file" if to_file else "- stands for one file"
+            raise ValueError(f"{what}: give one --input that is no folder")
+        if (writing or to_file) and getattr(options, "report", False):
+            raise ValueError(f"--report needs a folder as --output, not {output}")
+        if to_file:
+            _check_target(output, inputs[0], options.overwrite)
+        options = argparse.Namespace(**vars(options))
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             if writing:
-                options.output = Path(folder, "results")
+                stack.enter_context(redirect_stdout(sys.stderr))
+            if reading:
+                options.input = [_keep(sys.stdin.buffer, folder / "stdin", suffix_of)]
+                stack.enter_context(called(options.input[0], "standard input"))
+            if writing or to_file:
+                options.output = folder / "results"
+                options.result_name = "standard output" if writing else str(output)
             code = work(options)
-            results = sorted(options.output.glob(result)) if writing and code == 0 else []
-            data = results[0].read_bytes() if results else b""
+            results = sorted(options.output.glob(pattern)) if code == 0 and (writing or to_file) else []
+            if results and to_file:
+                _put(results[0], output)
+            data = results[0].read_bytes() if results and writing else b""
         if data:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         return code
 
     return run
+
+
+def _keep(stream, path: Path, suffix_of: Callable[[Path], str]) -> Path:
+    """The stream's content in a file named for what it is."""
+    with open(path, "wb") as file:
+        shutil.copyfileobj(stream, file)
+    with called(path, "standard input"):
+        return path.rename(path.with_suffix(suffix_of(path)))
+
+
+def _check_target(target: Path, source: Path, overwrite: bool) -> None:
+    """Raises ValueError where the result would replace what it must not: before any work."""
+    if not os.path.lexists(target):
+        return
+    if source.exists() and target.exists() and target.samefile(source):
+        raise ValueError(f"{source}: its result would overwrite it, choose another output")
+    if not overwrite:
+        raise ValueError(not_ours(target))
+
+
+def _put(result: Path, target: Path) -> None:
+    if target.suffix.lower() != result.suffix:
+        raise ValueError(f"{target}: this file decodes to {result.suffix}; name it {target.with_suffix(result.suffix)}")
+    with replacing(target) as temporary:
+        shutil.copyfile(result, temporary)

@@ -1,0 +1,257 @@
+"""Code files, decode them again from disk, measure: what Compression_ADMM.py and test.py have in common."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data import KINDS, kind_of
+from options.base_options import save_options
+from utils import distributed
+from utils.codec.bitstream import read_file
+from utils.codec.codec import Codec, Encoded, load_codec
+from utils.console import fail, name_of, pick_device, printable
+from utils.files import checksum, put_in_place, temporary_beside
+
+from . import tables
+from .inputs import SUFFIX, CodecsByKind, Item, find_inputs, output_folder, sample_files, suffixes
+from .journal import NAME as JOURNAL_NAME
+from .journal import Journal, not_ours, settings_of
+from .page import Run, write_report
+from .run import BatchResult, Guard, attempt_together, run_batch
+
+OPTIONS_NAME, REPORT_NAME = "options.json", "report.html"
+
+# A codec and signals that go `together`, as arrays, and a quality -> what each was coded to.
+Encode = Callable[[Codec, list[np.ndarray], float], list[Encoded]]
+WARM_UP_SIZE = 192  # of both numbers of the size, or of the first where the kind knows the second
+
+
+def code_inputs(
+    options: argparse.Namespace,
+    qualities: Sequence[float],
+    encode: Encode,
+    warm_up: Callable[[Codec, np.ndarray], Encoded],
+    alone: Callable[[Codec], bool] = lambda codec: False,
+    batch_size: int = 1,
+    realism: float = 0.0,
+    decode: bool = True,
+) -> int:
+    """A script's whole work: every input at every quality, tables, report; -> exit code.
+
+    Several qualities get a folder each. `warm_up` codes one small signal as `encode` would, in few
+    iterations. `alone` tells for which codecs `encode` is given one signal at a time.
+    """
+    if options.report and not decode:
+        raise ValueError("--report shows decoded files: leave --no_decode out")
+    device = distributed.start(pick_device(options.device))
+    is_first = distributed.world()[0] == 0
+    items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
+    codecs = CodecsByKind(options.checkpoint, lambda path: load_codec(path, device))
+    folders = dict.fromkeys(qualities, options.output)
+    if len(qualities) > 1:
+        folders = {quality: options.output / f"quality_{quality:g}" for quality in qualities}
+    exit_codes, runs = [], []
+    with ExitStack() as stack:
+        for folder in dict.fromkeys([options.output, *folders.values()]):
+            stack.enter_context(output_folder(folder, items))
+        if is_first and not options.overwrite:
+            _check_own_files(options.output, folders.values())
+        for quality, folder in folders.items():
+            journal = Journal(
+                folder, settings_of(options, device=device.type, quality=quality), overwrite=options.overwrite
+            )
+            coding = Coding(
+                folder, codecs, journal, lambda *some, q=quality: encode(*some, q), warm_up, alone, realism, decode
+            )
+            name = f"quality {quality:g}" if len(qualities) > 1 else "compressing"
+            result = run_batch(items, coding, name, batch_size, options.quiet)
+            exit_codes.append(result.exit_code)
+            if is_first:
+                exit_codes.append(_write_results(options, result, coding, len(items)))
+            if result.rows:
+                runs.append(Run(folder, result.rows, realism))
+            if result.interrupted:
+                print("interrupted; what is listed above is whole", file=sys.stderr)
+                break
+        else:
+            if options.report and runs and is_first:
+                shown = write_report(options.output / REPORT_NAME, items, codecs, runs)
+                if not options.quiet:
+                    print(f"{printable(str(options.output / REPORT_NAME))}: {shown}")
+    return max(exit_codes)
+
+
+def _check_own_files(output: Path, folders: Sequence[Path]) -> None:
+    """Raises ValueError where the tables would replace files of a folder that no run has worked in."""
+    for folder in {output, *folders}:
+        known = [folder] if folder != output else [output, *folders]
+        if any((other / JOURNAL_NAME).exists() for other in known):
+            continue
+        for name in (tables.NAME, OPTIONS_NAME, REPORT_NAME):
+            if (folder / name).exists():
+                raise ValueError(not_ours(folder / name))
+
+
+def _write_results(options: argparse.Namespace, result: BatchResult, coding: "Coding", n_items: int) -> int:
+    """The table with the means, metrics.csv, the options; -> exit code.
+
+    The table comes first: it needs no disk.
+    """
+    if result.rows and not options.quiet:
+        print(tables.means_table(result.rows), end="")
+    code, kept, where = 0, 0, options.result_name
+    if where is None:
+        where = str(coding.output / tables.NAME)
+        files = {row["file"] for row in result.rows}
+        others = [row for row in coding.journal.rows() if row["file"] not in files and row["signal"] in KINDS]
+        kept = len(others)
+        try:
+            if result.rows:
+                tables.write_metrics(result.rows + others, coding.output / tables.NAME)
+                save_options(options, options.output / OPTIONS_NAME)
+        except OSError as error:
+            code = fail(error)
+    if not options.quiet:
+        print(f"{printable(where)}: {tables.summary(result, n_items, reused=coding.n_reused, kept=kept)}")
+    return code
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A signal that is to be coded."""
+
+    item: Item
+    codec: Codec
+    original: np.ndarray
+    key: str  # in the journal
+    targets: list[Path]  # the file, and what it decodes to where that is wanted
+
+
+@dataclass
+class Coding:
+    """Work of `run_batch`: encode signals, write them, decode the files from disk, write and measure that.
+
+    What the journal holds of an earlier run is not done again.
+    """
+
+    output: Path
+    codecs: CodecsByKind
+    journal: Journal
+    encode: Callable[[Codec, list[np.ndarray]], list[Encoded]]
+    warm_up: Callable[[Codec, np.ndarray], Encoded]
+    alone: Callable[[Codec], bool]
+    realism: float
+    decode: bool
+    n_reused: int = 0  # rows of this process that an earlier run had finished
+    _warmed: set[str] = field(default_factory=set)  # kinds whose codec has coded something
+
+    def __call__(self, items: list[Item], guard: Guard) -> Iterator[tuple[Item, dict]]:
+        jobs: dict[Codec, list[_Job]] = {}
+        for item in items:
+            with guard(item):
+                opened = self._open(item)
+                if isinstance(opened, _Job):
+                    jobs.setdefault(opened.codec, []).append(opened)
+                else:
+                    self.n_reused += 1
+                    yield item, opened
+        for codec, members in jobs.items():
+            self._warm(codec)
+            for places in codec.together([job.original for job in members]):
+                yield from self._code([members[place] for place in places], guard)
+
+    def _open(self, item: Item) -> _Job | dict:
+        """What is to be done for a file, or its row where it is done."""
+        name = kind_of(item.path)
+        if name is None:
+            known = ", ".join(sorted(suffixes()))
+            raise ValueError(f"{item.path}: suffix {item.path.suffix or '(none)'} is not one of {known}")
+        codec = self.codecs.of(name)
+        key = self.journal.key(item.path, item.stem, codec.digest)
+        finished = self.journal.find(key, name_of(item.path))
+        if finished:
+            return finished
+        results = (SUFFIX, codec.kind.output_suffix) if self.decode else (SUFFIX,)
+        targets = [item.result(self.output, suffix) for suffix in results]
+        for target in targets:
+            if target.exists() and target.samefile(item.path):
+                raise ValueError(f"{item.path}: its results would overwrite it, choose another --output")
+            self.journal.check(target)
+        return _Job(item, codec, _read(codec.kind, item.path), key, targets)
+
+    def _code(self, group: list[_Job], guard: Guard) -> Iterator[tuple[Item, dict]]:
+        """Signals that go together; each file is written as soon as it is coded."""
+        codec, signals = group[0].codec, [job.original for job in group]
+        encoded = None
+        if len(group) > 1 and not self.alone(codec):
+            encoded = attempt_together(lambda: self.encode(codec, signals))
+        for place, job in enumerate(group):
+            with guard(job.item):
+                result = encoded[place] if encoded else self.encode(codec, [job.original])[0]
+                yield job.item, self._finish(job, result)
+
+    def _finish(self, job: _Job, encoded: Encoded) -> dict:
+        """Write the file, decode it from disk, write and measure that; -> its row.
+
+        All is written under temporary names, then noted in the journal, then put in place.
+        """
+        codec, kind = job.codec, job.codec.kind
+        n_bytes = len(encoded.data)
+        row = {
+            "file": name_of(job.item.path),
+            "signal": kind.name,
+            "bytes": n_bytes,
+            kind.rate_unit: kind.rate(n_bytes, kind.size(job.original)),
+        }
+        with ExitStack() as stack:
+            temporaries = [stack.enter_context(temporary_beside(target)) for target in job.targets]
+            temporaries[0].write_bytes(encoded.data)
+            written = [checksum(encoded.data)]
+            decode_seconds = {}
+            if self.decode:
+                started = time.perf_counter()
+                decoded = codec.decompress(read_file(temporaries[0]), self.realism)
+                decode_seconds = {"decode_seconds": time.perf_counter() - started}
+                kind.write(temporaries[1], decoded)
+                written.append(checksum(temporaries[1]))
+                row |= kind.score(job.original, decoded)
+            row |= {
+                "encode_seconds": encoded.seconds,
+                **decode_seconds,
+                "search": encoded.search,
+                "iterations": encoded.iterations,
+                "entropy_coder": encoded.coder,
+                "quality": encoded.quality,
+            }
+            self.journal.add(job.key, row, dict(zip(job.targets, written)))
+            for temporary, target in zip(temporaries, job.targets):
+                put_in_place(temporary, target)
+        return row
+
+    def _warm(self, codec: Codec) -> None:
+        """Code and decode a small signal, so that what is compiled and set up once is in no file's seconds."""
+        kind = codec.kind
+        if kind.name in self._warmed:
+            return
+        self._warmed.add(kind.name)
+        size = (WARM_UP_SIZE, kind.usual_size_b or WARM_UP_SIZE)
+        picture = np.zeros((kind.channels, *kind.picture_shape(size)), np.float32)
+        # What is wrong with the settings, or with the machine, is told of the first file.
+        with suppress(ValueError, RuntimeError, MemoryError):
+            codec.decompress(self.warm_up(codec, kind.from_picture(picture, size, 0)).data, self.realism)
+
+
+def _read(kind, path: Path) -> np.ndarray:
+    """`kind.read`, for which libraries of others open files of strangers: whatever they raise concerns this file."""
+    try:
+        return kind.read(path)
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error

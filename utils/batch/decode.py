@@ -1,0 +1,55 @@
+"""Decode .bpgan files into a folder: what Decompression.py does."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from utils import distributed
+from utils.codec.bitstream import read_file
+from utils.codec.decoder import load_decoder
+from utils.console import pick_device, printable
+from utils.files import checksum, put_in_place, temporary_beside
+
+from . import tables
+from .inputs import SUFFIX, CodecsByKind, Item, find_inputs, output_folder
+from .journal import not_ours
+from .run import one_by_one, run_batch
+
+
+def decode_inputs(options: argparse.Namespace) -> int:
+    """Every input to a file in --output; -> exit code.
+
+    A file that lies there already stays: where it is just what would be written, all is well, else
+    it is named as a failure, unless --overwrite is given.
+    """
+    device = distributed.start(pick_device(options.device))
+    if not options.input:
+        raise ValueError("--input is needed: .bpgan files, or folders of them")
+    items = find_inputs(options.input, lambda path: path.suffix.lower() == SUFFIX)
+    decoders = CodecsByKind(options.checkpoint, lambda path: load_decoder(path, device))
+
+    def decode(item: Item) -> dict:
+        data = read_file(item.path)
+        decoder = decoders.of_file(data)
+        target = item.result(options.output, decoder.kind.output_suffix)
+        with temporary_beside(target) as temporary:
+            decoder.kind.write(temporary, decoder.decompress(data, options.realism))
+            if not os.path.lexists(target) or (options.overwrite and not _is_same(target, item.path)):
+                put_in_place(temporary, target)
+            elif target.is_symlink() or not target.is_file() or checksum(target) != checksum(temporary):
+                raise ValueError(not_ours(target))
+        return {"file": target}
+
+    with output_folder(options.output, items):
+        result = run_batch(items, one_by_one(decode), "decoding", quiet=options.quiet)
+    if distributed.world()[0] == 0 and not options.quiet:
+        where = options.result_name or str(options.output)
+        print(f"{printable(where)}: {tables.summary(result, len(items), 'decoded')}")
+    if result.interrupted:
+        print("interrupted; the decoded files are whole", file=sys.stderr)
+    return result.exit_code
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)

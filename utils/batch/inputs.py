@@ -1,0 +1,149 @@
+"""Which files a batch works on, where their results go, and the codecs for them."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import KINDS, kind_class
+from data.corpora import DATAROOT_VARIABLE
+from utils import distributed
+from utils.codec.bitstream import BitstreamError, kind_of_file
+from utils.codec.checkpoint import CHECKPOINTS
+from utils.files import locked, remove_leftovers, walk
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".bpgan"
+
+
+@dataclass(frozen=True)
+class Item:
+    """An input file and where its results go, below the output folder and without a suffix."""
+
+    path: Path
+    stem: Path
+
+    def result(self, folder: Path, suffix: str) -> Path:
+        return folder / self.stem.parent / (self.stem.name + suffix)
+
+
+def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool], results: Path | None = None) -> list[Item]:
+    """Files named, and files below folders named for which `belongs` holds, sorted in each folder.
+
+    What does not exist here is looked for in the folder of BPGAN_DATA. Linked folders are entered;
+    how many files of a folder are left out is logged. Folder structure is kept. Files of one stem
+    (a.png beside a.jpg) keep their suffix in the results' names; what still collides is numbered.
+    `results` is a folder to which files that belong will be written: below an input folder it is
+    left out. Raises ValueError for an input that does not exist, for an input folder that is
+    `results`, or if there is nothing to do.
+    """
+    results = results.resolve() if results else None
+    found: list[tuple[Path, Path]] = []
+    left_out: Counter[str] = Counter()
+    for source in map(_located, inputs):
+        if not source.is_dir():
+            found.append((source, Path(source.name)))
+            continue
+        if source.resolve() == results:
+            raise ValueError(f"--output {source} is an input folder: decoded files would mix with the originals")
+        for path in sorted(walk(source)):
+            if not path.is_file() or (results and results in path.resolve().parents):
+                continue
+            if belongs(path):
+                found.append((path, path.relative_to(source)))
+            else:
+                left_out[path.suffix.lower() or "(no suffix)"] += 1
+    if left_out and distributed.world()[0] == 0:
+        count = left_out.total()
+        logger.warning("%d file%s of other formats left out: %s", count, "s" * (count != 1), " ".join(sorted(left_out)))
+    if not found:
+        raise ValueError(f"no files to work on in {', '.join(map(str, inputs))}")
+    return _with_stems(found)
+
+
+def _located(source: Path) -> Path:
+    """The input itself, or the one of this name in the folder of BPGAN_DATA."""
+    base = os.environ.get(DATAROOT_VARIABLE)
+    if source.exists():
+        return source
+    if base and Path(base, source).exists():
+        return Path(base, source)
+    raise ValueError(f"--input {source}: no such file or folder" + (f", nor in {base}" if base else ""))
+
+
+def _with_stems(found: list[tuple[Path, Path]]) -> list[Item]:
+    """(path, name below its input) -> items whose stems are all different."""
+    stems = Counter(name.with_suffix("") for _, name in found)
+    taken: set[Path] = set()
+    items = []
+    for path, name in found:
+        wanted = stem = name.with_suffix("") if stems[name.with_suffix("")] == 1 else name
+        number = 2
+        while stem in taken:
+            stem, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+        taken.add(stem)
+        items.append(Item(path, stem))
+    return items
+
+
+def suffixes() -> set[str]:
+    """Suffixes of the files of any kind of signal, in lower case."""
+    return {suffix for name in KINDS for suffix in kind_class(name).suffixes}
+
+
+def sample_files() -> list[Path]:
+    """The built-in samples of every kind."""
+    if distributed.world()[0] == 0:
+        logger.warning("no --input was given, so the built-in samples are used")
+    return [path for name in KINDS for path in kind_class(name)().samples()]
+
+
+@contextmanager
+def output_folder(output: Path, items: list[Item]) -> Iterator[None]:
+    """Makes the folder, keeps other runs out of it, and clears what a killed run left half-written.
+
+    Raises OSError where it cannot be written to, ValueError where another run is at work: at once
+    rather than after the first file's search.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    if distributed.world()[0] != 0:  # the first process has the lock for all of them
+        distributed.barrier()
+        yield
+        return
+    with locked(output):
+        remove_leftovers([output, *(output / item.stem.parent for item in items)])
+        distributed.barrier()
+        yield
+
+
+class CodecsByKind:
+    """The codec (or decoder) of each kind of signal; those in checkpoints/ are loaded when first needed."""
+
+    def __init__(self, paths: list[Path] | None, load: Callable[[Path], object]):
+        """`paths`: checkpoints that are loaded now, and no others then; None: those in checkpoints/."""
+        self._load = load
+        self._loaded: dict[str, object] = {}
+        self._given = paths is not None
+        for path in paths or []:
+            codec = load(path)
+            self._loaded[codec.kind.name] = codec
+
+    def of(self, kind: str):
+        """Raises ValueError where there is none for this kind."""
+        if kind not in self._loaded:
+            if self._given:
+                raise ValueError(f"none of the given checkpoints is for {kind}")
+            self._loaded[kind] = self._load(CHECKPOINTS / f"{kind}.safetensors")
+        return self._loaded[kind]
+
+    def of_file(self, data: bytes):
+        """The codec for a .bpgan file, by the kind in its header. Raises BitstreamError."""
+        code = kind_of_file(data)
+        for name in KINDS:
+            if kind_class(name).code == code:
+                return self.of(name)
+        raise BitstreamError(f"kind of signal {code} is unknown to this version")
