@@ -18,6 +18,7 @@ from utils.files import replacing
 
 from . import corpora
 from .base import Kind, Preview
+from .sound_files import read_mono
 from .stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,6 @@ SHOWN_COLORS = (
     (250, 193, 39),
     (252, 255, 164),
 )
-SAMPLE_RATES = (2000, 768000)  # Hz; anything else is a damaged header
 
 
 class SpeechKind(Kind):
@@ -60,6 +60,13 @@ class SpeechKind(Kind):
         ".oga",
         ".opus",
         ".mp3",
+        ".m4a",
+        ".mp4",
+        ".3gp",
+        ".webm",
+        ".aac",
+        ".amr",
+        ".wma",
         ".sph",
         ".nist",
         ".aif",
@@ -107,63 +114,15 @@ class SpeechKind(Kind):
     def read(self, path: Path) -> np.ndarray:
         """Read a sound file -> float32 (n,), n >= 1, mono at the settings' sample rate, in [-1, 1].
 
-        Other rates are resampled, channels averaged, float samples beyond full scale clipped.
-        Raises ValueError with one line for a file that is missing, no sound file, damaged or
-        empty, or holds NaN or infinite samples.
+        What is done to the samples, what is warned of, and the errors are those of `sound_files.read_mono`.
         """
-        import soundfile
+        return read_mono(path, self._settings.sample_rate, self._check_length, self._say_once)
 
-        path = Path(path)
-        if not path.is_file():
-            reason = "a folder, not a sound file" if path.is_dir() else "no such file"
-            raise ValueError(f"{path}: {reason}")
-        try:
-            with soundfile.SoundFile(path) as file:
-                signal = self._read_mono(file, path)
-        except soundfile.SoundFileError as error:
-            reason = str(error).rsplit(": ", 1)[-1].strip()
-            raise ValueError(f"{path}: not readable as sound: {reason}") from None
-        if np.abs(signal).max() > 1:
-            self._say_once("samples beyond full scale are clipped")
-            signal = np.clip(signal, -1, 1)
-        return signal
-
-    def _read_mono(self, file, path: Path) -> np.ndarray:
-        """Average the channels and resample, block by block. -> float32 (n,)."""
-        rate, target = file.samplerate, self._settings.sample_rate
-        low, high = SAMPLE_RATES
-        if not low <= rate <= high:
-            raise ValueError(f"{path}: sample rate {rate} Hz, {low} to {high} Hz are possible")
-        stream = None
-        if rate != target:
-            from soxr import ResampleStream
-
-            self._say_once(f"{rate} Hz sound is resampled to {target} Hz")
-            stream = ResampleStream(rate, target, 1, dtype="float32")
-        if file.channels > 1:
-            self._say_once(f"{file.channels} channels are averaged to one")
-
-        most = self.max_extent * rate
-        blocks, n_read = [], 0
-        for block in file.blocks(blocksize=1 << 18, dtype="float32", always_2d=True):
-            block = block.mean(axis=1)
-            if not np.isfinite(block).all():
-                raise ValueError(f"{path}: contains NaN or infinite samples")
-            n_read += len(block)
-            if n_read > most:
-                try:
-                    self.check_extent((max(n_read, file.frames), rate))
-                except ValueError as error:
-                    raise ValueError(f"{path}: {error}") from None
-            blocks.append(stream.resample_chunk(block) if stream else block)
-        if n_read == 0:
-            raise ValueError(f"{path}: contains no samples")
-        if n_read < file.frames:
-            raise ValueError(f"{path}: damaged: {n_read} of {file.frames} samples are readable")
-        if stream:
-            blocks.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
-        signal = np.concatenate(blocks)
-        return signal if len(signal) else np.zeros(1, np.float32)
+    def _check_length(self, n_samples: int, n_declared: int) -> None:
+        """Raise ValueError for more than `max_extent`, with the whole length if the file declares it."""
+        rate = self._settings.sample_rate
+        if n_samples > self.max_extent * rate:
+            self.check_extent((max(n_samples, n_declared), rate))
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:
