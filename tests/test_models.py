@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import randomize_context, tiny_config, tiny_model
 
 from models import losses
-from models.blocks import upsampling_conv
+from models.blocks import ResidualBlock, upsampling_conv
 from models.bpgan import BPGAN
 from models.config import ModelConfig
 from models.discriminator import Discriminator
@@ -132,6 +132,30 @@ def test_reach_bounds_what_an_output_depends_on(depths):
         columns = changed.amax((0, 1, 2)).view(33, -1).amax(1).nonzero().flatten()
         assert len(columns) > 1
         assert columns.min() >= 16 - reach and columns.max() <= 16 + reach
+
+
+def test_reach_is_what_the_blocks_state(monkeypatch):
+    """A block that sees farther needs windows with a larger margin, and nothing else to be told."""
+
+    class Dilated(ResidualBlock):
+        reach = 4
+
+        def __init__(self, width):
+            super().__init__(width)
+            for conv in (self.conv1, self.conv2):
+                conv.dilation, conv.padding = (2, 2), (2, 2)
+
+    before = tiny_model("image")
+    monkeypatch.setattr("models.blocks.ResidualBlock", Dilated)
+    model = tiny_model("image")
+    assert model.generator.reach > before.generator.reach and model.encoder.reach > before.encoder.reach
+    z = torch.zeros(1, 16, 1, 65)
+    z[..., 32] = 5.0
+    changed = (model.generator(z, quality(3)) - model.generator(torch.zeros_like(z), quality(3))).abs()
+    columns = changed.amax((0, 1, 2)).view(65, -1).amax(1).nonzero().flatten()
+    reach = model.generator.reach
+    assert columns.min() < 32 - before.generator.reach  # it does see farther than the block before
+    assert columns.min() >= 32 - reach and columns.max() <= 32 + reach
 
 
 def test_discriminator_scores_patches_at_three_scales():

@@ -80,12 +80,12 @@ def test_search_pays(kind, least):
     assert saved > codec.encode(original, 3, "sga", iterations=25).bits_saved + 0.02
 
 
-@pytest.mark.parametrize("quality", [1, 2, 8])
-def test_search_pays_at_the_ends_of_the_range(quality):
-    """On a whole, detailed picture, where a wrong curvature would lead astray."""
+@pytest.mark.parametrize("quality, least", [(1, 0.04), (2, 0.06), (8, 0.2)])  # seen: 0.051, 0.085, 0.258
+def test_search_pays_at_the_ends_of_the_range(quality, least):
+    """On a detailed crop, where a wrong curvature leads astray: with a probe of half a step quality 1 saves 0.028."""
     codec = load_codec(CHECKPOINTS / "image.safetensors")
-    original = codec.kind.read(codec.kind.samples()[0])
-    assert codec.encode(original, quality, "admm", iterations=15).bits_saved > 0.04
+    original = codec.kind.read(codec.kind.samples()[0])[:256, :256]
+    assert codec.encode(original, quality, "admm", iterations=15).bits_saved > least
 
 
 @pytest.mark.parametrize("coder", ["context", "huffman"])
