@@ -1,9 +1,6 @@
 """The search: never worse than its start, judged by what is written, deterministic, and worth it."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -320,13 +317,6 @@ def test_every_method_has_one_preset_and_one_solver():
     assert set(SOLVERS) == set(METHODS)
     for method in METHODS:
         assert preset(method).method == method
-
-
-def test_settings_are_read_without_pytorch():
-    command = "import sys, utils.search.config; print('torch' in sys.modules)"
-    root = Path(__file__).parent.parent
-    run = subprocess.run([sys.executable, "-c", command], cwd=root, capture_output=True, text=True, check=True)
-    assert run.stdout == "False\n"
 
 
 def test_iterations_are_back_propagations():
