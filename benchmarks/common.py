@@ -29,10 +29,10 @@ from data.corpora import default_dataroot
 from models.complexity import multiply_adds
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
-from options.codec_options import CODER_NAMES
 from utils.batch.inputs import Item, find_inputs
 from utils.codec.checkpoint import CHECKPOINTS
 from utils.console import fail, pick_device
+from utils.entropy import CODERS
 from utils.files import replacing
 from utils.metrics import bd_rate
 from utils.search.config import METHODS, OBJECTIVES, SearchConfig, preset
@@ -167,7 +167,7 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
             default=list(benchmark.codecs),
             help=f"who takes part; {OURS} is this codec",
         )
-    add("--entropy_coder", choices=CODER_NAMES, default=None, help="of this codec (else the one the checkpoint names)")
+    add("--entropy_coder", choices=CODERS, default=None, help="of this codec (else the one the checkpoint names)")
     add("--limit", type=in_range(int, 1, 10**9), default=None, help="only the first files")
     return parser
 

@@ -4,11 +4,10 @@ import argparse
 from pathlib import Path
 
 from models.config import QUALITIES
+from utils.entropy import CODERS
 from utils.search.config import METHODS, OBJECTIVES
 
 from .base_options import Parser, in_range
-
-CODER_NAMES = ("huffman", "context")
 
 
 class FilesParser(Parser):
@@ -67,7 +66,7 @@ def _add_report(parser: Parser) -> None:
 def _add_coder(parser: Parser) -> None:
     parser.add_argument(
         "--entropy_coder",
-        choices=CODER_NAMES,
+        choices=CODERS,
         default=None,
         help="how symbols become bits; without it, the checkpoint's own choice is used",
     )

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import constriction
 import numpy as np
 import pytest
 import torch
@@ -16,11 +17,11 @@ from test_integer_network import grid, make_network, nothing_repeats
 from models.entropy_model import ContextModel, logistic_bits
 from utils.codec.costs import coded_bits
 from utils.codec.weights import network_tables
-from utils.entropy import ans as context_coder
-from utils.entropy.ans import RangeTables, logistic_tables
-from utils.entropy.coders import CODERS, ContextCoder, HuffmanCoder
-from utils.entropy.huffman import HuffmanTables, code_lengths, golomb_block
-from utils.entropy.integer_network import N_ROWS, N_SCALES, ContextTables, CorruptPayload, contexts
+from utils.entropy import CODERS, CorruptPayload, coder_class
+from utils.entropy.ans import ContextCoder, RangeTables, logistic_tables
+from utils.entropy.coders import MAX_RADIUS
+from utils.entropy.huffman import HuffmanCoder, HuffmanTables, code_lengths, golomb_block
+from utils.entropy.integer_network import N_ROWS, N_SCALES, ContextTables, contexts
 
 NAMES = list(CODERS)
 
@@ -29,7 +30,7 @@ def make_coders(network) -> dict:
     coded = [
         contexts(symbols, nothing_repeats(symbols), 60, network) for symbols in (grid((16, 8, 9), s) for s in range(3))
     ]
-    return {name: coder.load(network, coder.fit(coded)) for name, coder in CODERS.items()}
+    return {name: coder_class(name)(network, coder_class(name).fit(coded)) for name in CODERS}
 
 
 _CODERS = make_coders(make_network())
@@ -172,9 +173,9 @@ def test_size_is_the_float_model_s_estimate(rows, step):
     for name, coder in make_coders(network).items():
         bits = 8 * len(check_round_trip(coder, symbols, step))
         assert abs(bits - estimate) <= {"context": 0.01, "huffman": 0.06}[name] * estimate + 64
-        # what the search is told: the same rows but for rounding
-        told = float(coded_bits(coder, grid_, mean, log_scale).sum())
-        assert abs(told - coder.cost_bits(symbols, step)) <= 0.01 * told
+        # what the search counts: the same rows but for rounding
+        searched = float(coded_bits(coder, grid_, mean, log_scale).sum())
+        assert abs(searched - coder.cost_bits(symbols, step)) <= 0.01 * searched
 
 
 @pytest.mark.parametrize("spread", [0.3, 2.0, 60.0])
@@ -189,16 +190,14 @@ def test_payload_has_the_bits_that_cost_bits_counts(coder, spread):
 
 def test_context_payload_is_as_small_as_an_independent_coder_s():
     """constriction's ANS with the same probabilities."""
-    import constriction
-
     coder, symbols = _CODERS["context"], grid((16, 9, 10))
     residuals, rows = contexts(symbols, nothing_repeats(symbols), 90, coder.network)
     residuals = np.clip(residuals, -coder.tables.radius[rows], coder.tables.radius[rows])  # no escapes
-    frequency = coder.tables.frequency[rows, residuals + context_coder.MAX_RADIUS] / 65536
+    frequency = coder.tables.frequency[rows, residuals + MAX_RADIUS] / 65536
     ans = constriction.stream.stack.AnsCoder()
     family = constriction.stream.model.Categorical(perfect=False)
     ans.encode_reverse(np.ones(len(rows), np.int32), family, np.stack([1 - frequency, frequency], 1).astype(np.float32))
-    assert abs(len(context_coder.encode(residuals, rows, coder.tables)) - ans.num_bits() / 8) <= 8
+    assert abs(len(coder._encode(residuals, rows)) - ans.num_bits() / 8) <= 8
 
 
 @pytest.mark.slow
@@ -209,8 +208,9 @@ def test_huffman_is_within_twelve_percent_of_context():
     sizes = dict.fromkeys(NAMES, 0)
     drawn = [modeled_grid(model, (16, 12, 12), 2.0, np.random.default_rng(s)) for s in range(3)]
     coded = [contexts(symbols, nothing_repeats(symbols), 64, network) for symbols in drawn[:2]]
-    for name, coder in CODERS.items():
-        sizes[name] = len(coder.load(network, coder.fit(coded)).encode(drawn[2], 64)[0])
+    for name in CODERS:
+        coder = coder_class(name)
+        sizes[name] = len(coder(network, coder.fit(coded)).encode(drawn[2], 64)[0])
     assert sizes["context"] < sizes["huffman"] < 1.12 * sizes["context"]
 
 
@@ -220,9 +220,9 @@ def test_context_pays(coder):
     model = ContextModel((4, 4, 8), 8).requires_grad_(False)
     randomize_context(model)
     symbols = modeled_grid(model, (16, 8, 8), 4.0, np.random.default_rng(1))
-    own = make_coders(network_tables(model, np.zeros((8, 16), np.int16)))[coder.name]
+    fitted = make_coders(network_tables(model, np.zeros((8, 16), np.int16)))[coder.name]
     shuffled = np.random.default_rng(2).permuted(symbols.reshape(16, -1), axis=1).reshape(symbols.shape)
-    assert own.cost_bits(symbols, 128) < own.cost_bits(shuffled, 128)
+    assert fitted.cost_bits(symbols, 128) < fitted.cost_bits(shuffled, 128)
 
 
 # -- Huffman and Golomb codes ----------------------------------------------------------------------
@@ -288,15 +288,15 @@ def test_tables_are_checked(name, field, change, message):
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_of_other_shapes_types_or_names_are_refused(name):
     coder = _CODERS[name]
-    arrays = {field.name: getattr(coder.tables, field.name) for field in dataclasses.fields(coder.tables)}
+    arrays = coder.tables.to_arrays()
     for field, array in arrays.items():
         wrong_shape = np.concatenate([array, array])
         for wrong in (array.astype(np.float32),) if field == "block" else (wrong_shape, array.astype(np.int64)):
             with pytest.raises(ValueError):
-                CODERS[name].load(coder.network, {**arrays, field: wrong})
+                coder_class(name).load(coder.network, {**arrays, field: wrong})
     for wrong in ({k: v for k, v in arrays.items() if k != "radius"}, {**arrays, "extra": arrays["radius"]}):
         with pytest.raises(ValueError, match="missing or unknown"):
-            CODERS[name].load(coder.network, wrong)
+            coder_class(name).load(coder.network, wrong)
 
 
 def test_logistic_tables_are_logistic():

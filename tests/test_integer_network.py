@@ -11,7 +11,7 @@ from models.entropy_model import ContextModel
 from utils.codec.checkpoint import Checkpoint
 from utils.codec.weights import load_weights, network_of, network_tables
 from utils.entropy import integer_network
-from utils.entropy.integer_network import ACTIVATION_MAX, ContextTables, Walk, contexts, freeze, thaw
+from utils.entropy.integer_network import ACTIVATION_MAX, ContextTables, contexts, freeze, start_network, thaw
 
 
 def make_network(groups=(4, 4, 8), hidden=8, rows=0, seed=0, usual=None) -> ContextTables:
@@ -53,7 +53,7 @@ def plain_contexts(symbols, step, t: ContextTables):
         return np.clip((values + ((1 << bits) >> 1)) >> bits, 0, ACTIVATION_MAX)
 
     for group in range(len(t.groups)):
-        seen = unit_group <= group
+        visible = unit_group <= group
         for i in range(height):
             for j in range(width):
                 patch = features[:, i : i + 5, j : j + 5].reshape(2 * channels, 25)
@@ -62,8 +62,8 @@ def plain_contexts(symbols, step, t: ContextTables):
                 )
                 if len(t.row_bias):
                     sums = sums + t.row_bias[i]
-                h1 = shift(sums, t.shifts[0] - 8) * seen
-                h2 = shift(t.second.astype(np.int64) @ h1 + t.second_bias, t.shifts[1]) * seen
+                h1 = shift(sums, t.shifts[0] - 8) * visible
+                h2 = shift(t.second.astype(np.int64) @ h1 + t.second_bias, t.shifts[1]) * visible
                 out = t.last.astype(np.int64) @ h2 + last_bias
                 out = (out + ((1 << t.shifts[2]) >> 1)) >> t.shifts[2]
                 for c in np.flatnonzero(group_of == group):
@@ -119,11 +119,11 @@ def test_strided_and_wider_input_is_taken_as_it_is_meant(network):
 
 def test_what_does_not_fit_is_refused(network):
     with pytest.raises(ValueError, match="15 channels, the tables 16"):
-        Walk((15, 2, 2), 0, network)
+        start_network((15, 2, 2), 0, network)
     with pytest.raises(ValueError, match="9 rows, the tables 8"):
-        Walk((16, 9, 2), 0, make_network(rows=8))
+        start_network((16, 9, 2), 0, make_network(rows=8))
     with pytest.raises(ValueError, match="quality step 225"):
-        Walk((16, 2, 2), 225, network)
+        start_network((16, 2, 2), 225, network)
 
 
 def test_interpolated_qualities_lie_between(network):

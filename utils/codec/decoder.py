@@ -8,7 +8,7 @@ import torch
 from data import Kind, build_kind
 from models.bpgan import BPGAN, build_encoder, build_generator
 from models.config import QUALITY_STEPS, STRIDE
-from utils.entropy.integer_network import CorruptPayload
+from utils.entropy import CorruptPayload
 
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly

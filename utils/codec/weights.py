@@ -10,7 +10,8 @@ import torch
 from models.bpgan import BPGAN
 from models.config import KERNEL
 from models.entropy_model import ContextModel
-from utils.entropy.coders import CODERS, Coder, from_arrays
+from utils.entropy import CODERS, coder_class
+from utils.entropy.coders import Coder
 from utils.entropy.integer_network import ContextTables, freeze, thaw
 
 from .checkpoint import Checkpoint, load_strictly
@@ -22,9 +23,7 @@ def load_coders(checkpoint: Checkpoint) -> dict[str, Coder]:
     """All coders that a checkpoint has tables of. Raises ValueError where tables do not fit."""
     network = network_of(checkpoint)
     return {
-        name: coder.load(network, checkpoint.tables[name])
-        for name, coder in CODERS.items()
-        if name in checkpoint.tables
+        name: coder_class(name).load(network, checkpoint.tables[name]) for name in CODERS if name in checkpoint.tables
     }
 
 
@@ -32,7 +31,7 @@ def network_of(checkpoint: Checkpoint) -> ContextTables:
     """The checkpoint's integer network. Raises ValueError where it is missing or does not fit the model."""
     if NETWORK not in checkpoint.tables:
         raise ValueError("the checkpoint has no tables of the entropy model's integer network")
-    return from_arrays(ContextTables, checkpoint.tables[NETWORK])
+    return ContextTables.from_arrays(checkpoint.tables[NETWORK])
 
 
 def network_tables(model: ContextModel, usual: np.ndarray) -> ContextTables:
@@ -56,8 +55,8 @@ def usual_symbols(grids: list[tuple[np.ndarray, int]], channels: int, qualities:
     """The median symbol of each channel at each quality 1..8, int16 (8, C); 0 where there is none."""
     usual = np.zeros((qualities, channels), np.int16)
     for quality in {q for _, q in grids}:
-        seen = [symbols.reshape(channels, -1) for symbols, q in grids if q == quality]
-        usual[quality - 1] = np.median(np.concatenate(seen, axis=1), axis=1)
+        values = [symbols.reshape(channels, -1) for symbols, q in grids if q == quality]
+        usual[quality - 1] = np.median(np.concatenate(values, axis=1), axis=1)
     return usual
 
 

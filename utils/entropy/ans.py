@@ -10,40 +10,48 @@ excess, those bits, and the sign, all equally likely.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from .coders import (
+    ESCAPE,
+    ESCAPE_LENGTH_BITS,
+    MAX_ESCAPE_LENGTH,
+    MAX_RADIUS,
+    Coder,
+    ResidualTables,
+    floor_log2,
+    inside,
+)
 from .integer_network import (
+    COMPLETE,
+    DAMAGED,
+    ENDS_EARLY,
+    LEFT_OVER,
     MEAN_STEPS,
     MIN_LOG_SCALE,
     N_ROWS,
     N_SCALES,
     SCALE_STEPS,
-    ContextTables,
-    CorruptPayload,
-    Walk,
-    copy_neighbor,
-    predict,
-    see,
+    reads,
+    walk,
 )
 
-MAX_RADIUS = 64  # residuals beyond this escape
-ESCAPE = 2 * MAX_RADIUS + 1  # index of the escape; residual r has index r + MAX_RADIUS
 FREQUENCY_BITS = 16
 STATE_LOW = 1 << 23  # the state stays in [2^23, 2^31)
-ESCAPE_LENGTH_BITS = 5
-MAX_ESCAPE_LENGTH = 17  # bits of an excess, less one: residuals are differences of 16-bit symbols
 
 
-@dataclass(frozen=True)
-class RangeTables:
+@dataclass(eq=False)
+class RangeTables(ResidualTables):
     """16-bit frequencies of the residuals of each row."""
 
-    radius: np.ndarray  # int32 (N_ROWS,), residuals -radius..radius have frequencies
+    radius: np.ndarray  # int32 (N_ROWS,), 1..MAX_RADIUS
     frequency: np.ndarray  # uint16 (N_ROWS, 2 * MAX_RADIUS + 2), the last one the escape's
 
-    def __post_init__(self):
+    def check(self) -> None:
         """Raises ValueError where frequencies do not add up or a codable residual has none."""
         if self.radius.shape != (N_ROWS,) or self.radius.dtype != np.int32:
             raise ValueError(f"range tables: radius is {self.radius.dtype} {self.radius.shape}")
@@ -55,20 +63,18 @@ class RangeTables:
             raise ValueError("range tables: frequencies do not add up to 2^16")
         if (self.frequency[:, :-1][inside(self.radius)] == 0).any() or (self.frequency[:, -1] == 0).any():
             raise ValueError("range tables: a codable symbol has no frequency")
+
+    @cached_property
+    def cumulative(self) -> np.ndarray:
+        """Where each index's interval begins, and where the last one ends: int32 (N_ROWS, ESCAPE + 2)."""
         cumulative = np.zeros((N_ROWS, ESCAPE + 2), np.int32)
         np.cumsum(self.frequency, axis=1, out=cumulative[:, 1:])
-        object.__setattr__(self, "_cumulative", cumulative)
+        return cumulative
 
     @property
     def costs(self) -> np.ndarray:
-        """Bits of each index in each row, float32; the escape's without the excess."""
         with np.errstate(divide="ignore"):
             return (FREQUENCY_BITS - np.log2(self.frequency)).astype(np.float32)
-
-
-def inside(radius: np.ndarray) -> np.ndarray:
-    """radius (N,) -> bool (N, 2 * MAX_RADIUS + 1): which residuals have a frequency."""
-    return np.abs(np.arange(-MAX_RADIUS, MAX_RADIUS + 1))[None] <= radius[:, None]
 
 
 def logistic_tables() -> RangeTables:
@@ -88,48 +94,21 @@ def logistic_tables() -> RangeTables:
     return RangeTables(radius, frequency.astype(np.uint16))
 
 
-def cost_of(residuals: np.ndarray, rows: np.ndarray, radius: np.ndarray, costs: np.ndarray) -> float:
-    """Bits of residuals in their rows by a table of costs (N_ROWS, ESCAPE + 1), escapes included."""
-    beyond = np.abs(residuals) - radius[rows]
-    escapes = beyond > 0
-    bits = costs[rows, np.where(escapes, ESCAPE, residuals + MAX_RADIUS)].sum(dtype=np.float64)
-    lengths = np.floor(np.log2(beyond[escapes]))
-    return float(bits + (ESCAPE_LENGTH_BITS + 1 + lengths).sum())
+class ContextCoder(Coder):
+    """Asymmetric numeral system: within a thousandth of the bits that the network's distributions ask for."""
 
+    name, code, tables_class = "context", 1, RangeTables
 
-def encode(residuals: np.ndarray, rows: np.ndarray, tables: RangeTables) -> bytes:
-    """residuals int32 and rows int16 in coding order -> payload."""
-    return _encode(residuals, rows, tables.radius, tables._cumulative).tobytes()
+    @classmethod
+    def fit(cls, coded):
+        """The logistic tables, whatever the signals: their scales are what the network learned."""
+        return logistic_tables()
 
+    def _encode(self, residuals, rows):
+        return _encode(residuals, rows, self.tables.radius, self.tables.cumulative)
 
-def decode(
-    payload: bytes,
-    symbols: np.ndarray,
-    modes: np.ndarray,
-    quality_step: int,
-    network: ContextTables,
-    tables: RangeTables,
-) -> None:
-    """payload -> symbols int16 (C, h, w), written in place; modes uint8 (h, w), see utils/entropy/repeats.py.
-
-    Raises CorruptPayload if the payload ends early, has bytes left over, or ends in another state
-    than the one the encoder starts from.
-    """
-    walk = Walk(symbols.shape, quality_step, network)
-    # a writable copy: numba would compile everything once more for read-only bytes
-    status = _decode(
-        np.frombuffer(payload, np.uint8).copy(),
-        symbols,
-        modes,
-        walk.groups,
-        walk.arrays,
-        tables.radius,
-        tables._cumulative,
-    )
-    if status:
-        raise CorruptPayload(
-            ("", "the payload ends early", "the payload is damaged", "the payload has bytes left over")[status]
-        )
+    def _decode(self, data, symbols, modes, network):
+        return _decode(data, symbols, modes, network, self.tables.radius, self.tables.cumulative)
 
 
 @njit(cache=True, nogil=True)
@@ -155,9 +134,7 @@ def _encode(residuals, rows, radius, cumulative):
         row, beyond = cumulative[rows[t]], abs(np.int64(residuals[t])) - radius[rows[t]]
         index = residuals[t] + MAX_RADIUS
         if beyond > 0:
-            length = 0
-            while beyond >> (length + 1):
-                length += 1
+            length = floor_log2(beyond)
             code = 2 * beyond + (1 if residuals[t] < 0 else 0)
             for b in range(length + 1):
                 state, end = _push(state, np.uint64((code >> b) & 1) * half, half, out, end)
@@ -173,83 +150,77 @@ def _encode(residuals, rows, radius, cumulative):
 
 
 @njit(cache=True, nogil=True)
-def _take(data, place, state, start, frequency):
-    """Advance the decoder over one interval -> (state, place), place -1 where data end early."""
+def _take(data, position, state, start, frequency):
+    """Advance the decoder over one interval -> (state, position); below zero where data end early."""
     mask = np.uint64((1 << FREQUENCY_BITS) - 1)
     state = frequency * (state >> np.uint64(FREQUENCY_BITS)) + (state & mask) - start
     while state < np.uint64(STATE_LOW):
-        if place >= len(data):
-            return state, -1
-        state = (state << np.uint64(8)) | np.uint64(data[place])
-        place += 1
-    return state, place
+        if position >= len(data):
+            return state, -ENDS_EARLY
+        state = (state << np.uint64(8)) | np.uint64(data[position])
+        position += 1
+    return state, position
 
 
 @njit(cache=True, nogil=True)
-def _take_excess(data, place, state):
-    """What follows an escape -> (signed excess, state, place); place -1 early end, -2 impossible."""
+def _take_excess(data, position, state):
+    """What follows an escape -> (signed excess, state, position); below zero: minus a status."""
     mask = np.uint64((1 << FREQUENCY_BITS) - 1)
     shift = FREQUENCY_BITS - ESCAPE_LENGTH_BITS
     length = np.int64(state & mask) >> shift
-    state, place = _take(data, place, state, np.uint64(length << shift), np.uint64(1 << shift))
+    state, position = _take(data, position, state, np.uint64(length << shift), np.uint64(1 << shift))
     if length > MAX_ESCAPE_LENGTH:
-        return np.int64(0), state, -2
+        return np.int64(0), state, -DAMAGED
     value = np.int64(1)
     for _ in range(length + 1):  # its bits, and the sign as the last one
-        if place < 0:
-            return value, state, place
+        if position < 0:
+            return value, state, position
         bit = np.int64(state & mask) >> (FREQUENCY_BITS - 1)
-        state, place = _take(data, place, state, np.uint64(bit << 15), np.uint64(1 << 15))
+        state, position = _take(data, position, state, np.uint64(bit << 15), np.uint64(1 << 15))
         value = 2 * value + bit
-    return (-(value >> 1) if value & 1 else value >> 1), state, place
+    return (-(value >> 1) if value & 1 else value >> 1), state, position
+
+
+class Source(NamedTuple):
+    """A payload on its way through the decoder."""
+
+    data: np.ndarray  # uint8 (bytes,)
+    state: np.ndarray  # uint64 (1,)
+    radius: np.ndarray
+    cumulative: np.ndarray
+
+
+@reads(Source)
+def _residual(source, position, row, center):
+    state, cumulative = source.state[0], source.cumulative[row]
+    slot = np.int64(state & np.uint64((1 << FREQUENCY_BITS) - 1))
+    index = MAX_RADIUS  # most residuals are near zero
+    while slot < cumulative[index]:
+        index -= 1
+    while slot >= cumulative[index + 1]:
+        index += 1
+    start, frequency = np.uint64(cumulative[index]), np.uint64(cumulative[index + 1] - cumulative[index])
+    state, position = _take(source.data, position, state, start, frequency)
+    residual = np.int64(index - MAX_RADIUS)
+    if index == ESCAPE and position >= 0:
+        excess, state, position = _take_excess(source.data, position, state)
+        residual = excess + (source.radius[row] if excess > 0 else -source.radius[row])
+    source.state[0] = state
+    return residual, position
 
 
 @njit(cache=True, nogil=True)
-def _decode(data, symbols, modes, groups, arrays, radius, cumulative):
-    """-> status: 0 well, 1 ends early, 2 impossible, 3 bytes left over."""
-    _, height, width = symbols.shape
-    hidden = arrays[5].shape[0] // len(groups)
-    centers, rows = np.empty(groups.max(), np.int64), np.empty(groups.max(), np.int64)
-    mask = np.uint64((1 << FREQUENCY_BITS) - 1)
-    state = np.uint64(0)
+def _decode(data, symbols, modes, network, radius, cumulative):
+    state = np.zeros(1, np.uint64)
     if len(data) < 4:
-        return 1
-    for place in range(4):
-        state = (state << np.uint64(8)) | np.uint64(data[place])
-    place = 4
-    if state < np.uint64(STATE_LOW) or state >= np.uint64(1 << 31):
-        return 2
-    low_channel = 0
-    for group in range(len(groups)):
-        for i in range(height):
-            for j in range(width):
-                if modes[i, j]:
-                    copy_neighbor(symbols, i, j, modes[i, j], low_channel, groups[group])
-                else:
-                    predict(i * width + j, group * hidden, hidden, low_channel, groups[group], arrays, centers, rows)
-                    for k in range(groups[group]):
-                        row = cumulative[rows[k]]
-                        slot = np.int64(state & mask)
-                        index = MAX_RADIUS  # most residuals are near zero
-                        while slot < row[index]:
-                            index -= 1
-                        while slot >= row[index + 1]:
-                            index += 1
-                        state, place = _take(
-                            data, place, state, np.uint64(row[index]), np.uint64(row[index + 1] - row[index])
-                        )
-                        residual = np.int64(index - MAX_RADIUS)
-                        if index == ESCAPE and place >= 0:
-                            excess, state, place = _take_excess(data, place, state)
-                            residual = excess + (radius[rows[k]] if excess > 0 else -radius[rows[k]])
-                        if place < 0:
-                            return -place
-                        value = centers[k] + residual
-                        if value > 32767 or value < -32768:
-                            return 2
-                        symbols[low_channel + k, i, j] = value
-                see(symbols, i, j, group * hidden, hidden, low_channel, groups[group], arrays)
-        low_channel += groups[group]
-    if state != np.uint64(STATE_LOW):
-        return 2
-    return 3 if place != len(data) else 0
+        return ENDS_EARLY
+    for position in range(4):
+        state[0] = (state[0] << np.uint64(8)) | np.uint64(data[position])
+    if state[0] < np.uint64(STATE_LOW) or state[0] >= np.uint64(1 << 31):
+        return DAMAGED
+    position = walk(symbols, modes, network, Source(data, state, radius, cumulative), np.int64(4))
+    if position < 0:
+        return -position
+    if state[0] != np.uint64(STATE_LOW):
+        return DAMAGED
+    return LEFT_OVER if position != len(data) else COMPLETE

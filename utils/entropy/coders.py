@@ -1,35 +1,63 @@
-"""The entropy coders behind one interface; the file's header names one by its code.
+"""What the entropy coders have in common; `utils/entropy/__init__.py` lists them by name.
 
-Both code the residuals that the integer network (`utils/entropy/integer_network.py`) leaves, each with the
-network's row as its context; they differ in how a residual becomes bits. Qualities are integers
-here: steps of 1/32 above quality 1.
+All code the residuals that the integer network (`utils/entropy/integer_network.py`) leaves, each with the
+network's row as its context; they differ in how a residual becomes bits. A residual beyond its row's
+radius escapes: an escape symbol says so, and what goes beyond the radius follows. Qualities are
+integers here: steps of 1/32 above quality 1.
+
+A coder is a module with a class derived from `Coder`, its tables derived from `Tables`, and a compiled
+reader of its residuals for `walk`. A checkpoint gets tables of a coder it has none of by
+`python -m utils.training.fitting`.
 """
 
 from abc import ABC, abstractmethod
 from functools import cached_property
 
 import numpy as np
+from numba import njit
 
-from . import ans as context_coder
-from . import huffman
-from .integer_network import (
-    ContextTables,
-    CorruptPayload,
-    contexts,
-)
+from . import CorruptPayload
+from .integer_network import DAMAGED, ENDS_EARLY, LEFT_OVER, ContextTables, Network, contexts, start_network
 from .repeats import find_repeats, pack_repeats, unpack_repeats
+from .tables import Tables
 
-MAX_RESIDUAL = 255  # `cost_table` has no larger ones
+MAX_RADIUS = 64  # residuals beyond this escape in every row
+ESCAPE = 2 * MAX_RADIUS + 1  # index of the escape; residual r has index r + MAX_RADIUS
+ESCAPE_LENGTH_BITS = 5  # of the number of bits of an excess, less one
+MAX_ESCAPE_LENGTH = 17  # the largest such number: residuals are differences of 16-bit symbols
+MAX_RESIDUAL = 255  # `Coder.cost_table` has no larger ones
+PROBLEMS = {
+    ENDS_EARLY: "the payload ends early",
+    DAMAGED: "the payload is damaged",
+    LEFT_OVER: "the payload has bytes left over",
+}
+
+
+class ResidualTables(Tables, ABC):
+    """Tables of a coder, by row of the network."""
+
+    radius: np.ndarray  # int32 (N_ROWS,), residuals -radius..radius have a symbol of their own
+
+    @property
+    @abstractmethod
+    def costs(self) -> np.ndarray:
+        """Bits of each index in each row, float32 (N_ROWS, ESCAPE + 1); the escape's without the excess."""
 
 
 class Coder(ABC):
     """Symbols int16 (C, h, w) <-> payload, with a checkpoint's integer tables."""
 
-    name: str
+    name: str  # as in CODERS
     code: int  # in the file's header
+    tables_class: type[ResidualTables]
 
-    def __init__(self, network: ContextTables, tables):
+    def __init__(self, network: ContextTables, tables: ResidualTables):
         self.network, self.tables = network, tables
+
+    @classmethod
+    def load(cls, network: ContextTables, arrays: dict[str, np.ndarray]) -> "Coder":
+        """Raises ValueError where the arrays are not this coder's tables."""
+        return cls(network, cls.tables_class.from_arrays(arrays))
 
     def encode(self, symbols: np.ndarray, quality_step: int) -> tuple[bytes, bool]:
         """-> payload, and whether it begins with a map of repeats: the header says so."""
@@ -38,7 +66,7 @@ class Coder(ABC):
         modes = find_repeats(symbols)
         repeats = bool(modes.any())
         body = self._encode(*contexts(symbols, modes, quality_step, self.network))
-        return (pack_repeats(modes) if repeats else b"") + body, repeats
+        return (pack_repeats(modes) if repeats else b"") + body.tobytes(), repeats
 
     def decode(self, payload: bytes, shape: tuple[int, int, int], quality_step: int, repeats: bool) -> np.ndarray:
         """The symbols. Raises CorruptPayload for a payload that `encode` never wrote."""
@@ -47,99 +75,60 @@ class Coder(ABC):
             if payload:
                 raise CorruptPayload("bytes where there are no symbols")
             return symbols
-        modes, used = np.zeros(shape[1:], np.uint8), 0
-        if repeats:
-            try:
-                modes, used = unpack_repeats(payload, *shape[1:])
-            except ValueError as error:
-                raise CorruptPayload(str(error)) from None
-        self._decode(payload[used:], symbols, modes, quality_step)
+        modes, used = unpack_repeats(payload, *shape[1:]) if repeats else (np.zeros(shape[1:], np.uint8), 0)
+        # a writable copy: numba would compile everything once more for read-only bytes
+        body = np.frombuffer(payload[used:], np.uint8).copy()
+        status = self._decode(body, symbols, modes, start_network(shape, quality_step, self.network))
+        if status in PROBLEMS:
+            raise CorruptPayload(PROBLEMS[status])
         return symbols
 
     def cost_bits(self, symbols: np.ndarray, quality_step: int) -> float:
         """Bits of the symbols by this coder's own costs, without coding them and without repeats."""
         residuals, rows = contexts(symbols, np.zeros(symbols.shape[1:], np.uint8), quality_step, self.network)
-        return context_coder.cost_of(residuals, rows, self.tables.radius, self.tables.costs)
+        beyond = np.abs(residuals) - self.tables.radius[rows]
+        escapes = beyond > 0
+        bits = self.tables.costs[rows, np.where(escapes, ESCAPE, residuals + MAX_RADIUS)].sum(dtype=np.float64)
+        lengths = np.floor(np.log2(beyond[escapes]))
+        return float(bits + (ESCAPE_LENGTH_BITS + 1 + lengths).sum())
 
     @cached_property
     def cost_table(self) -> np.ndarray:
         """Bits by row and residual -MAX_RESIDUAL..MAX_RESIDUAL, float32 (N_ROWS, 2 * MAX_RESIDUAL + 1).
 
-        An escape is counted with about two bits for each doubling of its excess.
+        Smooth, for the search: a residual beyond the radius costs as much as the last one within, and two
+        bits more for each doubling of the excess.
         """
         residual = np.arange(-MAX_RESIDUAL, MAX_RESIDUAL + 1)[None]
         limit = self.tables.radius[:, None]
-        word = np.clip(residual, -limit, limit) + context_coder.MAX_RADIUS
+        index = np.clip(residual, -limit, limit) + MAX_RADIUS
         excess = np.maximum(np.abs(residual) - limit, 0)
-        costs = np.take_along_axis(self.tables.costs, word, axis=1) + 2 * np.log2(1 + excess)
+        costs = np.take_along_axis(self.tables.costs, index, axis=1) + 2 * np.log2(1 + excess)
         return costs.astype(np.float32)
 
     @classmethod
     @abstractmethod
-    def fit(cls, coded: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Tables from [(residuals, rows)] of training signals, as integer arrays."""
-
-    @classmethod
-    @abstractmethod
-    def load(cls, network: ContextTables, arrays: dict[str, np.ndarray]) -> "Coder":
-        """Raises ValueError where the arrays are not this coder's."""
+    def fit(cls, coded: list[tuple[np.ndarray, np.ndarray]]) -> ResidualTables:
+        """Tables from [(residuals int32, rows int16)] of training signals."""
 
     @abstractmethod
-    def _encode(self, residuals: np.ndarray, rows: np.ndarray) -> bytes: ...
+    def _encode(self, residuals: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Residuals int32 and rows int16 in coding order -> uint8."""
 
     @abstractmethod
-    def _decode(self, body: bytes, symbols: np.ndarray, modes: np.ndarray, quality_step: int) -> None: ...
+    def _decode(self, data: np.ndarray, symbols: np.ndarray, modes: np.ndarray, network: Network) -> int:
+        """Set the symbols from data uint8 by `walk` -> COMPLETE, ENDS_EARLY, DAMAGED or LEFT_OVER."""
 
 
-class HuffmanCoder(Coder):
-    """Canonical Huffman and runs of zeros, see `utils/entropy/huffman.py`."""
-
-    name, code = "huffman", 0
-
-    @classmethod
-    def fit(cls, coded):
-        return to_arrays(huffman.fit_tables(coded, context_coder.logistic_tables()))
-
-    @classmethod
-    def load(cls, network, arrays):
-        return cls(network, from_arrays(huffman.HuffmanTables, arrays))
-
-    def _encode(self, residuals, rows):
-        return huffman.encode(residuals, rows, self.tables)
-
-    def _decode(self, body, symbols, modes, quality_step):
-        huffman.decode(body, symbols, modes, quality_step, self.network, self.tables)
+def inside(radius: np.ndarray) -> np.ndarray:
+    """radius (N,) -> bool (N, 2 * MAX_RADIUS + 1): which residuals do not escape."""
+    return np.abs(np.arange(-MAX_RADIUS, MAX_RADIUS + 1))[None] <= radius[:, None]
 
 
-class ContextCoder(Coder):
-    """Asymmetric numeral system, see `utils/entropy/ans.py`."""
-
-    name, code = "context", 1
-
-    @classmethod
-    def fit(cls, coded):
-        return to_arrays(context_coder.logistic_tables())
-
-    @classmethod
-    def load(cls, network, arrays):
-        return cls(network, from_arrays(context_coder.RangeTables, arrays))
-
-    def _encode(self, residuals, rows):
-        return context_coder.encode(residuals, rows, self.tables)
-
-    def _decode(self, body, symbols, modes, quality_step):
-        context_coder.decode(body, symbols, modes, quality_step, self.network, self.tables)
-
-
-CODERS = {coder.name: coder for coder in (HuffmanCoder, ContextCoder)}
-
-
-def to_arrays(tables) -> dict[str, np.ndarray]:
-    return {name: getattr(tables, name) for name in tables.__dataclass_fields__}
-
-
-def from_arrays(kind: type, arrays: dict[str, np.ndarray]):
-    names = set(kind.__dataclass_fields__)
-    if set(arrays) != names:
-        raise ValueError(f"{kind.__name__}: {sorted(set(arrays) ^ names)} missing or unknown")
-    return kind(**{name: np.ascontiguousarray(array) for name, array in arrays.items()})
+@njit(cache=True, nogil=True)
+def floor_log2(value):
+    """Whole part of the binary logarithm of an integer of at least 1."""
+    bits = 0
+    while value >> (bits + 1):
+        bits += 1
+    return bits

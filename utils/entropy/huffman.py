@@ -2,7 +2,7 @@
 
 The rows of `utils/entropy/integer_network.py` are the contexts. A row whose residuals spread widely has a
 canonical code for them (lengths from counts, at most 16 bits). Where zero is likely, a code word for
-every residual would waste most of its first bit; there a residual is told by decisions,
+every residual would waste most of its first bit; there a residual is a series of decisions,
 
     0  is it zero?    1  is it positive?    2, 3  is it 1, or -1?
 
@@ -21,12 +21,24 @@ blocks: the end needs no symbol of its own.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from .ans import ESCAPE, ESCAPE_LENGTH_BITS, MAX_ESCAPE_LENGTH, MAX_RADIUS, RangeTables, inside
-from .integer_network import N_ROWS, ContextTables, CorruptPayload, Walk, copy_neighbor, predict, see
+from .ans import RangeTables, logistic_tables
+from .coders import (
+    ESCAPE,
+    ESCAPE_LENGTH_BITS,
+    MAX_ESCAPE_LENGTH,
+    MAX_RADIUS,
+    Coder,
+    ResidualTables,
+    floor_log2,
+    inside,
+)
+from .integer_network import COMPLETE, DAMAGED, ENDS_EARLY, LEFT_OVER, N_ROWS, reads, walk
 
 MAX_CODE_LENGTH = 16
 DECISIONS = 4
@@ -38,18 +50,18 @@ MAX_BLOCK = 1 << 15
 PRIOR_COUNT = 300.0  # residuals that a row's logistic distribution counts for
 
 
-@dataclass(frozen=True)
-class HuffmanTables:
+@dataclass(eq=False)
+class HuffmanTables(ResidualTables):
     """Decisions and code lengths of each row."""
 
-    radius: np.ndarray  # int32 (N_ROWS,), residuals beyond escape
+    radius: np.ndarray  # int32 (N_ROWS,), 2..MAX_RADIUS
     run_class: np.ndarray  # uint8 (N_ROWS, 4), class of each decision; all DIRECT: the row has none
     likely: np.ndarray  # uint8 (N_ROWS, 4), 0 no or 1 yes, the likely answers
     block: np.ndarray  # int32 (classes,), m of the Golomb code of each class
     lengths: np.ndarray  # uint8 (N_ROWS, 2 * MAX_RADIUS + 2), 0: no word; the last: escape.
     # Index: residual + MAX_RADIUS where DIRECT, else magnitude - 2
 
-    def __post_init__(self):
+    def check(self) -> None:
         """Raises ValueError where tables are not of this form or codes not complete."""
         shapes = {
             "radius": (np.int32, (N_ROWS,)),
@@ -78,32 +90,17 @@ class HuffmanTables:
             raise ValueError(
                 f"huffman tables: a code word is missing, unneeded, or of more than {MAX_CODE_LENGTH} bits"
             )
-        order = np.argsort(np.where(needed, self.lengths, 99), axis=1, kind="stable")
-        ordered = np.take_along_axis(self.lengths, order, 1).astype(np.int64)
-        steps = np.where(ordered > 0, 1 << (MAX_CODE_LENGTH - ordered), 0)
+        steps = np.where(needed, 1 << (MAX_CODE_LENGTH - self.lengths.astype(np.int64)), 0)
         if (steps.sum(1) != 1 << MAX_CODE_LENGTH).any():
             raise ValueError("huffman tables: code lengths violate the Kraft equality")
-        starts = np.cumsum(steps, axis=1) - steps
-        words = np.zeros(self.lengths.shape, np.int32)
-        np.put_along_axis(words, order, (starts >> (MAX_CODE_LENGTH - ordered)).astype(np.int32), 1)
-        # Words of l bits, left-aligned to 16, lie below ends[l]; base[l] takes a word to its rank.
-        ends = np.zeros((N_ROWS, MAX_CODE_LENGTH + 1), np.int32)
-        base = np.zeros_like(ends)
-        for length in range(1, MAX_CODE_LENGTH + 1):
-            mine = ordered == length
-            count, first = mine.sum(1), mine.argmax(1)
-            ends[:, length] = ends[:, length - 1] + count * (1 << (MAX_CODE_LENGTH - length))
-            first_word = starts[np.arange(N_ROWS), first] >> (MAX_CODE_LENGTH - length)
-            base[:, length] = np.where(count > 0, first - first_word, 0)
-        for name, value in (("_words", words), ("_ends", ends), ("_base", base), ("_order", order.astype(np.int16))):
-            object.__setattr__(self, name, np.ascontiguousarray(value))
+
+    @cached_property
+    def codes(self) -> "Codes":
+        return canonical_codes(self.lengths)
 
     @property
     def costs(self) -> np.ndarray:
-        """Bits of each residual (index: + MAX_RADIUS; the last: escape) in each row, float32.
-
-        Runs are spread over their answers; escapes are without their excess.
-        """
+        """Runs are spread over their answers."""
         words = np.where(self.lengths > 0, self.lengths, np.inf).astype(np.float32)
         costs, direct = words.copy(), self.run_class[:, 0] == DIRECT
         block = self.block[self.run_class[~direct]].astype(np.float64)  # (rows, 4)
@@ -112,15 +109,43 @@ class HuffmanTables:
         likely = self.likely[~direct].astype(int)
         yes = np.where(likely == 1, answers[0], answers[1])
         no = np.where(likely == 1, answers[1], answers[0])
-        mine = np.full((len(block), ESCAPE + 1), np.inf, np.float32)
-        mine[:, MAX_RADIUS] = yes[:, 0]
-        for sign, decision, told in ((1, 2, yes[:, 1]), (-1, 3, no[:, 1])):
-            mine[:, MAX_RADIUS + sign] = no[:, 0] + told + yes[:, decision]
-            far = (no[:, 0] + told + no[:, decision])[:, None] + words[~direct][:, : MAX_RADIUS - 1]
-            mine[:, MAX_RADIUS + 2 * sign :: sign][:, : MAX_RADIUS - 1] = far
-        mine[:, ESCAPE] = (no[:, 0] + no[:, 2] + no[:, 1]) + words[~direct][:, ESCAPE]
-        costs[~direct] = mine
+        decided = np.full((len(block), ESCAPE + 1), np.inf, np.float32)
+        decided[:, MAX_RADIUS] = yes[:, 0]
+        for sign, decision, sign_bits in ((1, 2, yes[:, 1]), (-1, 3, no[:, 1])):
+            decided[:, MAX_RADIUS + sign] = no[:, 0] + sign_bits + yes[:, decision]
+            far = (no[:, 0] + sign_bits + no[:, decision])[:, None] + words[~direct][:, : MAX_RADIUS - 1]
+            decided[:, MAX_RADIUS + 2 * sign :: sign][:, : MAX_RADIUS - 1] = far
+        decided[:, ESCAPE] = (no[:, 0] + no[:, 2] + no[:, 1]) + words[~direct][:, ESCAPE]
+        costs[~direct] = decided
         return costs
+
+
+class Codes(NamedTuple):
+    """Canonical codes of all rows. Words of l bits, left-aligned to 16, lie below ends[l]."""
+
+    words: np.ndarray  # int32 (N_ROWS, ESCAPE + 1), by index
+    ends: np.ndarray  # int32 (N_ROWS, MAX_CODE_LENGTH + 1)
+    base: np.ndarray  # int32 (N_ROWS, MAX_CODE_LENGTH + 1): a word of l bits plus base[l] is its rank
+    order: np.ndarray  # int16 (N_ROWS, ESCAPE + 1), index of each rank
+
+
+def canonical_codes(lengths: np.ndarray) -> Codes:
+    """lengths uint8 (N_ROWS, ESCAPE + 1), 0 where there is no word, of complete codes -> their words."""
+    order = np.argsort(np.where(lengths > 0, lengths, 99), axis=1, kind="stable")
+    ordered = np.take_along_axis(lengths, order, 1).astype(np.int64)
+    steps = np.where(ordered > 0, 1 << (MAX_CODE_LENGTH - ordered), 0)
+    starts = np.cumsum(steps, axis=1) - steps
+    words = np.zeros(lengths.shape, np.int32)
+    np.put_along_axis(words, order, (starts >> (MAX_CODE_LENGTH - ordered)).astype(np.int32), 1)
+    ends = np.zeros((N_ROWS, MAX_CODE_LENGTH + 1), np.int32)
+    base = np.zeros_like(ends)
+    for length in range(1, MAX_CODE_LENGTH + 1):
+        of_length = ordered == length
+        count, first = of_length.sum(1), of_length.argmax(1)
+        ends[:, length] = ends[:, length - 1] + count * (1 << (MAX_CODE_LENGTH - length))
+        first_word = starts[np.arange(N_ROWS), first] >> (MAX_CODE_LENGTH - length)
+        base[:, length] = np.where(count > 0, first - first_word, 0)
+    return Codes(words, ends, base, order.astype(np.int16))
 
 
 def _words_needed(radius: np.ndarray, direct: np.ndarray) -> np.ndarray:
@@ -163,7 +188,7 @@ def code_lengths(counts: np.ndarray, max_length: int = MAX_CODE_LENGTH) -> np.nd
 
 
 def fit_tables(coded: list[tuple[np.ndarray, np.ndarray]], prior: RangeTables) -> HuffmanTables:
-    """Tables from [(residuals, rows)] of training signals; rows seen rarely follow the prior."""
+    """Tables from [(residuals, rows)] of training signals; rare rows follow the prior."""
     counts = prior.frequency * (PRIOR_COUNT / prior.frequency.sum(1, keepdims=True, dtype=np.float64))
     for residuals, rows in coded:
         index = np.where(np.abs(residuals) > prior.radius[rows], ESCAPE, residuals + MAX_RADIUS)
@@ -193,8 +218,9 @@ def fit_tables(coded: list[tuple[np.ndarray, np.ndarray]], prior: RangeTables) -
     words[:, ESCAPE] = counts[:, ESCAPE]
     needed, lengths = _words_needed(prior.radius, direct), np.zeros(counts.shape, np.uint8)
     for row in range(N_ROWS):
-        mine = words[row, needed[row]]
-        lengths[row, needed[row]] = code_lengths(np.maximum(1, np.rint(mine / mine.sum() * (1 << 20))).astype(np.int64))
+        of_row = words[row, needed[row]]
+        scaled = np.maximum(1, np.rint(of_row / of_row.sum() * (1 << 20))).astype(np.int64)
+        lengths[row, needed[row]] = code_lengths(scaled)
     return HuffmanTables(prior.radius, run_class, likely, block, lengths)
 
 
@@ -204,52 +230,30 @@ def golomb_block(likely: float) -> int:
     return int(np.clip(np.ceil(-np.log2(1 + likely) / np.log2(likely)), 1, MAX_BLOCK))
 
 
-def encode(residuals: np.ndarray, rows: np.ndarray, tables: HuffmanTables) -> bytes:
-    """residuals int32 and rows int16 in coding order -> payload, padded with zero bits."""
-    t = tables
-    classes, values, sizes = _tell(residuals, rows, t.radius, t.run_class, t.likely, t.lengths, t._words)
-    return _pack(classes, values, sizes, t.block).tobytes()
+class HuffmanCoder(Coder):
+    """Canonical Huffman codes and runs of likely answers: no arithmetic but additions and shifts."""
 
+    name, code, tables_class = "huffman", 0, HuffmanTables
 
-def decode(
-    payload: bytes,
-    symbols: np.ndarray,
-    modes: np.ndarray,
-    quality_step: int,
-    network: ContextTables,
-    tables: HuffmanTables,
-) -> None:
-    """payload -> symbols int16 (C, h, w), written in place; modes uint8 (h, w), see utils/entropy/repeats.py.
+    @classmethod
+    def fit(cls, coded):
+        return fit_tables(coded, logistic_tables())
 
-    Raises CorruptPayload if the payload ends early, goes on too long, or holds what `encode` never
-    writes.
-    """
-    t, walk = tables, Walk(symbols.shape, quality_step, network)
-    # a writable copy: numba would compile everything once more for read-only bytes
-    status = _decode(
-        np.frombuffer(payload, np.uint8).copy(),
-        symbols,
-        modes,
-        walk.groups,
-        walk.arrays,
-        t.radius,
-        t.run_class,
-        t.likely,
-        t.block,
-        t._ends,
-        t._base,
-        t._order,
-    )
-    if status:
-        raise CorruptPayload(
-            ("", "the payload ends early", "the payload is damaged", "the payload has bytes left over")[status]
-        )
+    def _encode(self, residuals, rows):
+        t = self.tables
+        return _pack(*_binarize(residuals, rows, t.radius, t.run_class, t.likely, t.lengths, t.codes.words), t.block)
+
+    def _decode(self, data, symbols, modes, network):
+        t = self.tables
+        left, ends = np.full(len(t.block) + 1, -1, np.int64), np.zeros(len(t.block) + 1, np.bool_)
+        source = Source(data, left, ends, t.radius, t.run_class, t.likely, t.block, *t.codes[1:])
+        return _decode(symbols, modes, network, source)
 
 
 @njit(cache=True, nogil=True)
-def _tell(residuals, rows, radius, run_class, likely, lengths, words):
-    """What is said of each residual, in order: (classes, values, sizes). An answer has its class, and
-    value 1 if it is the unlikely one; bits have class DIRECT, and a word of so many bits as value."""
+def _binarize(residuals, rows, radius, run_class, likely, lengths, words):
+    """Residuals as answers and words, in order: (classes, values, sizes). An answer has its class, and
+    value 1 if it is the unlikely one; a word has class DIRECT, its value, and its number of bits."""
     n = 0
     for t in range(len(residuals)):
         n += 1 if residuals[t] == 0 else 5
@@ -276,9 +280,7 @@ def _tell(residuals, rows, radius, run_class, likely, lengths, words):
         classes[n], values[n], sizes[n] = DIRECT, words[row, index], lengths[row, index]
         n += 1
         if beyond > 0:
-            length = 0
-            while beyond >> (length + 1):
-                length += 1
+            length = floor_log2(beyond)
             excess = ((beyond & ((1 << length) - 1)) << 1) | (residual < 0)  # its first bit is 1: left out
             classes[n], values[n], sizes[n] = DIRECT, (length << (length + 1)) | excess, ESCAPE_LENGTH_BITS + length + 1
             n += 1
@@ -298,9 +300,7 @@ def _put(out, position, word, bits):
 @njit(cache=True, nogil=True)
 def _put_place(out, position, place, block):
     """Truncated binary code of place in 0..block-1."""
-    bits = 0
-    while block >> (bits + 1):
-        bits += 1
+    bits = floor_log2(block)
     short = (1 << (bits + 1)) - block
     if place < short:
         return _put(out, position, place, bits)
@@ -314,32 +314,47 @@ def _pack(classes, values, sizes, block):
     far = np.int32(1 << 30)
     nearest = np.full(len(block) + 1, far)
     for t in range(n - 1, -1, -1):
-        mine = classes[t]
-        if mine == DIRECT:
+        k = classes[t]
+        if k == DIRECT:
             bits += sizes[t]
         else:
-            nearest[mine] = 0 if values[t] else min(nearest[mine] + 1, far)
-            ahead[t] = nearest[mine]
+            nearest[k] = 0 if values[t] else min(nearest[k] + 1, far)
+            ahead[t] = nearest[k]
             bits += 18 if values[t] else 1  # at most: a place is below 2^15
     out = np.zeros(bits // 8 + 8, np.uint8)
     left = np.full(len(block) + 1, -1, np.int32)  # likely answers that the last word still covers; -1: no word
     ends = np.zeros(len(block) + 1, np.bool_)  # whether an unlikely one follows them
     position = np.int64(0)
     for t in range(n):
-        mine = classes[t]
-        if mine == DIRECT:
+        k = classes[t]
+        if k == DIRECT:
             position = _put(out, position, values[t], sizes[t])
             continue
-        if left[mine] < 0:
-            ends[mine] = ahead[t] < block[mine]
-            left[mine] = ahead[t] if ends[mine] else block[mine]
-            position = _put(out, position, 0 if ends[mine] else 1, 1)
-            if ends[mine]:
-                position = _put_place(out, position, ahead[t], block[mine])
-        left[mine] -= 1
-        if left[mine] == 0 and not ends[mine]:
-            left[mine] = -1
+        if left[k] < 0:
+            ends[k] = ahead[t] < block[k]
+            left[k] = ahead[t] if ends[k] else block[k]
+            position = _put(out, position, 0 if ends[k] else 1, 1)
+            if ends[k]:
+                position = _put_place(out, position, ahead[t], block[k])
+        left[k] -= 1
+        if left[k] == 0 and not ends[k]:
+            left[k] = -1
     return out[: (position + 7) >> 3].copy()
+
+
+class Source(NamedTuple):
+    """A payload on its way through the decoder, whose positions are bits."""
+
+    data: np.ndarray  # uint8 (bytes,)
+    left: np.ndarray  # int64 (classes + 1,), likely answers that the last word still covers; -1: no word
+    ends: np.ndarray  # bool (classes + 1,), whether an unlikely one follows them
+    radius: np.ndarray  # these and all below: see `HuffmanTables` and `Codes`
+    run_class: np.ndarray
+    likely: np.ndarray
+    block: np.ndarray
+    word_ends: np.ndarray
+    base: np.ndarray
+    order: np.ndarray
 
 
 @njit(cache=True, nogil=True)
@@ -354,9 +369,7 @@ def _peek(data, position, bits):
 @njit(cache=True, nogil=True)
 def _take_place(data, position, block):
     """-> (place in 0..block-1, position)."""
-    bits = 0
-    while block >> (bits + 1):
-        bits += 1
+    bits = floor_log2(block)
     short = (1 << (bits + 1)) - block
     place = _peek(data, position, bits) if bits else np.int64(0)
     if place < short:
@@ -365,18 +378,19 @@ def _take_place(data, position, block):
 
 
 @njit(cache=True, nogil=True)
-def _answer(data, position, mine, block, left, ends):
-    """The next answer of a class -> (1 if it is the unlikely one, position)."""
-    if left[mine] < 0:
-        ends[mine] = _peek(data, position, 1) == 0
+def _answer(source, position, k):
+    """The next answer of class k -> (1 if it is the unlikely one, position)."""
+    left, ends = source.left, source.ends
+    if left[k] < 0:
+        ends[k] = _peek(source.data, position, 1) == 0
         position += 1
-        left[mine] = block[mine]
-        if ends[mine]:
-            left[mine], position = _take_place(data, position, block[mine])
-    unlikely = 1 if left[mine] == 0 else 0
-    left[mine] -= 1
-    if left[mine] == 0 and not ends[mine]:
-        left[mine] = -1
+        left[k] = source.block[k]
+        if ends[k]:
+            left[k], position = _take_place(source.data, position, source.block[k])
+    unlikely = 1 if left[k] == 0 else 0
+    left[k] -= 1
+    if left[k] == 0 and not ends[k]:
+        left[k] = -1
     return unlikely, position
 
 
@@ -392,63 +406,49 @@ def _take_word(data, position, row, ends, base, order):
 
 @njit(cache=True, nogil=True)
 def _take_excess(data, position):
-    """-> (signed excess, position), position -2 for an impossible one."""
+    """-> (signed excess, position), below zero for an impossible one."""
     length = _peek(data, position, ESCAPE_LENGTH_BITS)
     position += ESCAPE_LENGTH_BITS
     if length > MAX_ESCAPE_LENGTH:
-        return np.int64(0), np.int64(-2)
+        return np.int64(0), np.int64(-DAMAGED)
     code = _peek(data, position, length + 1) | (1 << (length + 1))
     return (-(code >> 1) if code & 1 else code >> 1), position + length + 1
 
 
+@reads(Source)
+def _residual(source, position, row, center):
+    run_class, likely = source.run_class[row], source.likely[row]
+    direct = run_class[0] == DIRECT
+    residual, sign, far = np.int64(0), np.int64(1), direct
+    if not direct:
+        unlikely, position = _answer(source, position, run_class[0])
+        if unlikely == likely[0]:  # not zero
+            unlikely, position = _answer(source, position, run_class[1])
+            sign = 1 if unlikely != likely[1] else -1
+            decision = 2 if sign > 0 else 3
+            unlikely, position = _answer(source, position, run_class[decision])
+            far = unlikely == likely[decision]
+            residual = sign
+    if far:
+        index, position = _take_word(source.data, position, row, source.word_ends, source.base, source.order)
+        if index == ESCAPE:
+            excess, position = _take_excess(source.data, position)
+            residual = excess + (source.radius[row] if excess > 0 else -source.radius[row])
+            if not direct and (residual > 0) != (sign > 0):
+                position = np.int64(-DAMAGED)
+        else:
+            residual = index - MAX_RADIUS if direct else sign * (index + 2)
+    if position > 8 * len(source.data):
+        position = np.int64(-ENDS_EARLY)
+    return residual, position
+
+
 @njit(cache=True, nogil=True)
-def _decode(data, symbols, modes, groups, arrays, radius, run_class, likely, block, word_ends, base, order):
-    """-> status: 0 well, 1 ends early, 2 impossible, 3 bytes or bits left over."""
-    _, height, width = symbols.shape
-    hidden = arrays[5].shape[0] // len(groups)
-    centers, rows = np.empty(groups.max(), np.int64), np.empty(groups.max(), np.int64)
-    left = np.full(len(block) + 1, -1, np.int64)
-    ends = np.zeros(len(block) + 1, np.bool_)
-    position, low_channel = np.int64(0), 0
-    for group in range(len(groups)):
-        for i in range(height):
-            for j in range(width):
-                if modes[i, j]:
-                    copy_neighbor(symbols, i, j, modes[i, j], low_channel, groups[group])
-                else:
-                    predict(i * width + j, group * hidden, hidden, low_channel, groups[group], arrays, centers, rows)
-                    for k in range(groups[group]):
-                        row, residual = rows[k], np.int64(0)
-                        direct = run_class[row, 0] == DIRECT
-                        far, sign = direct, np.int64(1)
-                        if not direct:
-                            unlikely, position = _answer(data, position, run_class[row, 0], block, left, ends)
-                            if unlikely == likely[row, 0]:  # not zero
-                                unlikely, position = _answer(data, position, run_class[row, 1], block, left, ends)
-                                sign = 1 if unlikely != likely[row, 1] else -1
-                                decision = 2 if sign > 0 else 3
-                                unlikely, position = _answer(
-                                    data, position, run_class[row, decision], block, left, ends
-                                )
-                                far = unlikely == likely[row, decision]
-                                residual = sign
-                        if far:
-                            index, position = _take_word(data, position, row, word_ends, base, order)
-                            if index == ESCAPE:
-                                excess, position = _take_excess(data, position)
-                                residual = excess + (radius[row] if excess > 0 else -radius[row])
-                                if position < 0 or (not direct and (residual > 0) != (sign > 0)):
-                                    return 2
-                            else:
-                                residual = index - MAX_RADIUS if direct else sign * (index + 2)
-                        if position > 8 * len(data):
-                            return 1
-                        value = centers[k] + residual
-                        if value > 32767 or value < -32768:
-                            return 2
-                        symbols[low_channel + k, i, j] = value
-                see(symbols, i, j, group * hidden, hidden, low_channel, groups[group], arrays)
-        low_channel += groups[group]
-    if (position + 7) >> 3 != len(data):
-        return 3
-    return 3 if position & 7 and _peek(data, position, 8 - (position & 7)) else 0
+def _decode(symbols, modes, network, source):
+    position = walk(symbols, modes, network, source, np.int64(0))
+    if position < 0:
+        return -position
+    if (position + 7) >> 3 != len(source.data):
+        return LEFT_OVER
+    padding = _peek(source.data, position, 8 - (position & 7)) if position & 7 else np.int64(0)
+    return LEFT_OVER if padding else COMPLETE

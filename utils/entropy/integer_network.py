@@ -11,20 +11,25 @@ one of 57 scales times 16 places of the mean around the center. Coded is the res
 center; a coder knows the distribution (or the code) of the residuals of each row.
 
 Order: group by group, inside a group position by position (raster), inside a position channel by
-channel. A decoded symbol adds its share to the first layer's sums of all positions that see it.
+channel. A decoded symbol adds its share to the first layer's sums of all positions that see it (`spread`).
 The sums start as if every symbol had its channel's usual value, so that only the others are added:
 a matter of speed, integer sums do not depend on their order. Positions that repeat a neighbor
 (`utils/entropy/repeats.py`) are copied, not predicted.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 from models.config import FEATURE_LIMIT, KERNEL, MAX_LOG_SCALE, MIN_LOG_SCALE, QUALITY_STEPS
 
 from .repeats import LEFT
+from .tables import Tables
 
 ACTIVATION_BITS = 8  # fraction bits of activations and of the outputs
 ACTIVATION_MAX = 32767
@@ -35,12 +40,12 @@ N_SCALES = (MAX_LOG_SCALE - MIN_LOG_SCALE) * SCALE_STEPS + 1
 N_ROWS = N_SCALES * MEAN_STEPS
 
 
-class CorruptPayload(ValueError):
-    """The payload cannot have been written for this shape, quality and checkpoint."""
+# How reading a payload ends. A position below zero is one of these, negated: the reader cannot go on.
+COMPLETE, ENDS_EARLY, DAMAGED, LEFT_OVER = range(4)
 
 
-@dataclass(frozen=True)
-class ContextTables:
+@dataclass(eq=False)
+class ContextTables(Tables):
     """Integers that fix the network; U units in the layers, C channels, G groups, Q qualities."""
 
     groups: np.ndarray  # int32 (G,), channels of each group
@@ -54,21 +59,21 @@ class ContextTables:
     last_bias: np.ndarray  # int32 (Q, 2C)
     usual: np.ndarray  # int16 (Q, C), the usual symbol of each channel
 
-    def __post_init__(self):
-        for f in fields(self):
-            object.__setattr__(self, f.name, np.ascontiguousarray(getattr(self, f.name)))
-        self._check()
-        channels = int(self.groups.sum())
-        # sign and magnitude in one addition: s * a + |s| * b is |s| * (b + a) or |s| * (b - a)
-        signed, magnitude = self.first[:channels].astype(np.int32), self.first[channels:].astype(np.int32)
-        object.__setattr__(self, "_scatter", np.stack([magnitude - signed, magnitude + signed]))
+    @cached_property
+    def scatter(self) -> np.ndarray:
+        """What a symbol adds to the first layer, per unit of its magnitude: int32 (2, C, 25, U), negative ones first.
 
-    def _check(self) -> None:
+        Sign and magnitude in one addition: s * a + |s| * b is |s| * (b + a) or |s| * (b - a).
+        """
+        channels = int(self.groups.sum())
+        signed, magnitude = self.first[:channels].astype(np.int32), self.first[channels:].astype(np.int32)
+        return np.stack([magnitude - signed, magnitude + signed])
+
+    def check(self) -> None:
         """Raises ValueError where types or shapes disagree or a sum could overflow."""
-        kinds = {"first": np.int16, "second": np.int16, "last": np.int16, "usual": np.int16}
-        for f in fields(self):
-            if getattr(self, f.name).dtype != kinds.get(f.name, np.int32):
-                raise ValueError(f"context tables: {f.name} is {getattr(self, f.name).dtype}")
+        for name, array in self.to_arrays().items():
+            if array.dtype != (np.int16 if name in ("first", "second", "last", "usual") else np.int32):
+                raise ValueError(f"context tables: {name} is {array.dtype}")
         if self.groups.ndim != 1 or len(self.groups) == 0 or (self.groups < 1).any() or self.second.ndim != 2:
             raise ValueError("context tables: impossible groups or layers")
         units, channels = self.second.shape[0], int(self.groups.sum())
@@ -106,9 +111,6 @@ class ContextTables:
         ]
         if max(worst) >= 2**31 - 2**16:
             raise ValueError("context tables: a 32-bit sum could overflow")
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def freeze(
@@ -171,45 +173,46 @@ def thaw(tables: ContextTables) -> dict[str, np.ndarray]:
     }
 
 
-class Walk:
-    """The state of one way through a grid of symbols; coders loop over it with the functions below.
+class Network(NamedTuple):
+    """The network on its way through one grid, at one quality, as the compiled functions take it."""
 
-    `arrays` are what those functions take: sums (positions, U) int32, two layers of activations
-    (positions, U) int16, the weights, and by channel the biases of the last layer.
+    groups: np.ndarray  # int32 (G,), channels of each group
+    sums: np.ndarray  # int32 (h * w, U), of the first layer: all symbols decoded so far have their share
+    first_layer: np.ndarray  # int16 (h * w, U), activations
+    second_layer: np.ndarray  # int16 (h * w, U), activations
+    shifts: np.ndarray  # these and all below: see `ContextTables`
+    scatter: np.ndarray
+    second_weights: np.ndarray
+    last_weights: np.ndarray
+    second_bias: np.ndarray
+    last_bias: np.ndarray  # int32 (2C,), of this quality
+    usual: np.ndarray  # int64 (C,), of the nearest trained quality
+
+
+def start_network(shape: tuple[int, int, int], quality_step: int, tables: ContextTables) -> Network:
+    """The network before the first symbol of a grid (C, h, w); quality in steps of 1/32 above 1.
+
+    Raises ValueError where the grid or the quality does not fit the tables.
     """
-
-    def __init__(self, shape: tuple[int, int, int], quality_step: int, tables: ContextTables):
-        """shape (C, h, w), quality in steps of 1/32 above 1. Raises ValueError where it does not fit."""
-        channels, height, width = shape
-        t = tables
-        if channels != t.groups.sum():
-            raise ValueError(f"symbols have {channels} channels, the tables {t.groups.sum()}")
-        if len(t.row_bias) and height > len(t.row_bias):
-            raise ValueError(f"symbols have {height} rows, the tables {len(t.row_bias)}")
-        if not 0 <= quality_step <= (len(t.first_bias) - 1) * QUALITY_STEPS:
-            raise ValueError(f"quality step {quality_step} is outside the tables")
-        units = t.second.shape[0]
-        nearest = min((quality_step + QUALITY_STEPS // 2) // QUALITY_STEPS, len(t.usual) - 1)
-        usual = t.usual[nearest].astype(np.int64)
-        sums = np.empty((height * width, units), np.int32)
-        sums[:] = _between(t.first_bias, quality_step)
-        if len(t.row_bias):
-            sums += np.repeat(t.row_bias[:height], width, axis=0)
-        _add_usual(sums, t._scatter, usual, height, width)
-        layers = np.zeros((2, height * width, units), np.int16)
-        self.groups = t.groups
-        self.arrays = (
-            sums,
-            layers[0],
-            layers[1],
-            t.shifts,
-            t._scatter,
-            t.second,
-            t.last,
-            t.second_bias,
-            _between(t.last_bias, quality_step),
-            usual,
-        )
+    channels, height, width = shape
+    t = tables
+    if channels != t.groups.sum():
+        raise ValueError(f"symbols have {channels} channels, the tables {t.groups.sum()}")
+    if len(t.row_bias) and height > len(t.row_bias):
+        raise ValueError(f"symbols have {height} rows, the tables {len(t.row_bias)}")
+    if not 0 <= quality_step <= (len(t.first_bias) - 1) * QUALITY_STEPS:
+        raise ValueError(f"quality step {quality_step} is outside the tables")
+    units = t.second.shape[0]
+    nearest = min((quality_step + QUALITY_STEPS // 2) // QUALITY_STEPS, len(t.usual) - 1)
+    usual = t.usual[nearest].astype(np.int64)
+    sums = np.empty((height * width, units), np.int32)
+    sums[:] = _between(t.first_bias, quality_step)
+    if len(t.row_bias):
+        sums += np.repeat(t.row_bias[:height], width, axis=0)
+    _add_usual(sums, t.scatter, usual, height, width)
+    layers = np.zeros((2, height * width, units), np.int16)
+    last_bias = _between(t.last_bias, quality_step)
+    return Network(t.groups, sums, *layers, t.shifts, t.scatter, t.second, t.last, t.second_bias, last_bias, usual)
 
 
 def _between(table: np.ndarray, quality_step: int) -> np.ndarray:
@@ -245,25 +248,28 @@ def _dot(weights, values, start):
 
 
 @njit(cache=True, nogil=True)
-def predict(p, low_unit, hidden, low_channel, n_channels, arrays, centers, rows):
+def predict(network, p, low_unit, hidden, low_channel, n_channels, centers, rows):
     """Center and row of each of a group's symbols at position p, into the first places of both arrays."""
-    sums, h1, h2, shifts, _, second, last, second_bias, last_bias, _ = arrays
-    seen = low_unit + hidden
-    channels = last.shape[0] // 2
-    s1, s2, s3 = shifts[0] - ACTIVATION_BITS, shifts[1], shifts[2]
+    n_units = low_unit + hidden  # those of this group and of the ones before
+    channels = network.last_weights.shape[0] // 2
+    s1, s2, s3 = network.shifts[0] - ACTIVATION_BITS, network.shifts[1], network.shifts[2]
     r1, r2, r3 = (1 << s1) >> 1, (1 << s2) >> 1, (1 << s3) >> 1
     scale_shift = ACTIVATION_BITS - 3  # SCALE_STEPS = 2^3
     mean_shift = ACTIVATION_BITS - 4  # MEAN_STEPS = 2^4
-    for u in range(low_unit, seen):
-        h1[p, u] = min(max((sums[p, u] + r1) >> s1, 0), ACTIVATION_MAX)
-    below = h1[p, :seen]
-    for u in range(low_unit, seen):
-        h2[p, u] = min(max((_dot(second[u, :seen], below, second_bias[u]) + r2) >> s2, 0), ACTIVATION_MAX)
-    below = h2[p, :seen]
+    sums, first_layer, second_layer = network.sums, network.first_layer, network.second_layer
+    second_weights, second_bias = network.second_weights, network.second_bias
+    last_weights, last_bias = network.last_weights, network.last_bias
+    for u in range(low_unit, n_units):
+        first_layer[p, u] = min(max((sums[p, u] + r1) >> s1, 0), ACTIVATION_MAX)
+    below = first_layer[p, :n_units]
+    for u in range(low_unit, n_units):
+        total = _dot(second_weights[u, :n_units], below, second_bias[u])
+        second_layer[p, u] = min(max((total + r2) >> s2, 0), ACTIVATION_MAX)
+    below = second_layer[p, :n_units]
     for i in range(n_channels):
         c = low_channel + i
-        mean = _dot(last[c, :seen], below, last_bias[c])
-        log_scale = _dot(last[channels + c, :seen], below, last_bias[channels + c])
+        mean = _dot(last_weights[c, :n_units], below, last_bias[c])
+        log_scale = _dot(last_weights[channels + c, :n_units], below, last_bias[channels + c])
         sixteenths = (((mean + r3) >> s3) + (1 << (mean_shift - 1))) >> mean_shift
         center = (sixteenths + MEAN_STEPS // 2) >> 4
         eighths = (
@@ -280,12 +286,12 @@ def _add(sums, weights, factor, base_weights, base_factor):
 
 
 @njit(cache=True, nogil=True)
-def see(symbols, i, j, low_unit, hidden, low_channel, n_channels, arrays):
-    """Let all later positions see a group's symbols at (i, j).
+def spread(network, symbols, i, j, low_unit, hidden, low_channel, n_channels):
+    """Add the share of a group's symbols at (i, j) to the sums of all positions that see them.
 
     Only when all of them are known: channels of one group at one position do not see each other.
     """
-    sums, scatter, usual = arrays[0], arrays[4], arrays[9]
+    sums, scatter, usual = network.sums, network.scatter, network.usual
     height, width = symbols.shape[1], symbols.shape[2]
     for c in range(low_channel, low_channel + n_channels):
         s, base = np.int64(symbols[c, i, j]), usual[c]
@@ -302,7 +308,7 @@ def see(symbols, i, j, low_unit, hidden, low_channel, n_channels, arrays):
                 if x < 0 or x >= width:
                     continue
                 k = ky * KERNEL + kx
-                # what is masked is zero: the causal half reaches the group's own units, the rest later ones
+                # what is masked is zero: the causal half reaches this group's units, the rest later ones
                 first = low_unit if k < KERNEL * KERNEL // 2 else low_unit + hidden
                 _add(sums[y * width + x, first:], weights[k, first:], factor, base_weights[k, first:], base_factor)
 
@@ -315,23 +321,91 @@ def copy_neighbor(symbols, i, j, mode, low_channel, n_channels):
         symbols[c, i, j] = symbols[c, y, x]
 
 
-@njit(cache=True, nogil=True)
-def _contexts(symbols, modes, groups, arrays, residuals, rows):
+READERS: dict[type, Callable] = {}  # by the type of their source
+
+
+def next_residual(source, position, row, center):
+    """The next residual of a source -> (residual, position after it; below zero: minus a status).
+
+    A source is a NamedTuple of what its reader needs: the payload, tables, and what changes on the way in
+    arrays of one element. This is what runs where numba is switched off; compiled functions call the
+    reader itself, see `reads`.
+    """
+    return READERS[type(source)](source, position, row, center)
+
+
+def reads(kind: type) -> Callable[[Callable], Callable]:
+    """Decorator of the reader of sources of this kind, with the signature of `next_residual`.
+
+    The type of the source chooses the reader when `walk` is compiled. A function as an argument would
+    choose it too, but numba keeps no compiled function that takes another one.
+    """
+
+    def register(reader: Callable) -> Callable:
+        READERS[kind] = reader
+
+        @overload(next_residual)
+        def choose(source, position, row, center):
+            if isinstance(source, types.NamedTuple) and source.instance_class is kind:
+                return reader
+
+        return reader
+
+    return register
+
+
+@njit(nogil=True)  # kept with each compiled caller, in whose file the reader is
+def walk(symbols, modes, network, source, position):
+    """Set all symbols of a grid in coding order, from the residuals of a source.
+
+    symbols int16 (C, h, w), written in place; modes uint8 (h, w), see `utils/entropy/repeats.py`; network
+    as `start_network` gives it -> position in the source after the last residual, below zero: minus a status.
+    """
     _, height, width = symbols.shape
-    hidden = arrays[5].shape[0] // len(groups)
-    centers, own = np.empty(groups.max(), np.int64), np.empty(groups.max(), np.int64)
-    n, low_channel = 0, 0
+    groups = network.groups
+    hidden = network.second_layer.shape[1] // len(groups)
+    centers, rows = np.empty(groups.max(), np.int64), np.empty(groups.max(), np.int64)
+    low_channel = 0
     for group in range(len(groups)):
+        low_unit, n_channels = group * hidden, groups[group]
         for i in range(height):
             for j in range(width):
-                if modes[i, j] == 0:
-                    predict(i * width + j, group * hidden, hidden, low_channel, groups[group], arrays, centers, own)
-                    for k in range(groups[group]):
-                        residuals[n] = symbols[low_channel + k, i, j] - centers[k]
-                        rows[n] = own[k]
-                        n += 1
-                see(symbols, i, j, group * hidden, hidden, low_channel, groups[group], arrays)
-        low_channel += groups[group]
+                if modes[i, j]:
+                    copy_neighbor(symbols, i, j, modes[i, j], low_channel, n_channels)
+                else:
+                    predict(network, i * width + j, low_unit, hidden, low_channel, n_channels, centers, rows)
+                    for k in range(n_channels):
+                        residual, position = next_residual(source, position, rows[k], centers[k])
+                        if position < 0:
+                            return position
+                        symbol = centers[k] + residual
+                        if symbol > 32767 or symbol < -32768:
+                            return np.int64(-DAMAGED)
+                        symbols[low_channel + k, i, j] = symbol
+                spread(network, symbols, i, j, low_unit, hidden, low_channel, n_channels)
+        low_channel += n_channels
+    return position
+
+
+class Known(NamedTuple):
+    """The source of an encoder: symbols in coding order, whose residuals and rows are noted down."""
+
+    symbols: np.ndarray  # int16 (n,)
+    residuals: np.ndarray  # int32 (n,)
+    rows: np.ndarray  # int16 (n,)
+
+
+@reads(Known)
+def _known_residual(source, position, row, center):
+    residual = source.symbols[position] - center
+    source.residuals[position] = residual
+    source.rows[position] = row
+    return residual, position + 1
+
+
+@njit(cache=True, nogil=True)
+def _contexts(symbols, modes, network, source):
+    walk(symbols, modes, network, source, np.int64(0))
 
 
 def contexts(
@@ -339,9 +413,13 @@ def contexts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """symbols int16 (C, h, w), modes uint8 (h, w) -> residuals int32 and rows int16 of all coded
     symbols, in coding order. Raises ValueError where the symbols do not fit the tables."""
-    symbols = np.ascontiguousarray(symbols, np.int16)
-    walk = Walk(symbols.shape, quality_step, tables)
-    n = len(symbols) * int((modes == 0).sum())
-    residuals, rows = np.empty(n, np.int32), np.empty(n, np.int16)
-    _contexts(symbols, modes, walk.groups, walk.arrays, residuals, rows)
-    return residuals, rows
+    network = start_network(symbols.shape, quality_step, tables)
+    coded = symbols[:, modes == 0].astype(np.int16)  # (C, positions)
+    groups = np.split(coded, np.cumsum(tables.groups)[:-1])
+    source = Known(
+        np.concatenate([group.T.ravel() for group in groups]),
+        np.empty(coded.size, np.int32),
+        np.empty(coded.size, np.int16),
+    )
+    _contexts(np.empty(symbols.shape, np.int16), modes, network, source)
+    return source.residuals, source.rows

@@ -15,6 +15,8 @@ import itertools
 
 import numpy as np
 
+from . import CorruptPayload
+
 LEFT, UP = 1, 2
 MIN_RUN = 8  # shorter runs are coded as symbols: naming them would cost as much
 
@@ -56,7 +58,7 @@ def pack_repeats(modes: np.ndarray) -> bytes:
 def unpack_repeats(data: bytes, height: int, width: int) -> tuple[np.ndarray, int]:
     """bytes that begin with a map -> modes uint8 (height, width), and the bytes that it takes.
 
-    Raises ValueError for a map that `pack_repeats` never writes.
+    Raises CorruptPayload for a map that `pack_repeats` never writes.
     """
     # two bits of mode and a gamma code of a length below 2^31 are at most 63 bits
     bits, place = np.unpackbits(np.frombuffer(data, np.uint8)), 0
@@ -64,20 +66,20 @@ def unpack_repeats(data: bytes, height: int, width: int) -> tuple[np.ndarray, in
     while done < flat.size:
         word = bits[place : place + 64]
         if len(word) < 2:
-            raise ValueError("the map of repeats ends early")
+            raise CorruptPayload("the map of repeats ends early")
         mode = 0 if word[0] == 0 else LEFT + int(word[1])
         word = word[2 if mode else 1 :]
         ones = np.flatnonzero(word)
         size = 2 * int(ones[0]) + 1 if len(ones) else 64
         if size > len(word) or size > 61:
-            raise ValueError("the map of repeats is damaged or ends early")
+            raise CorruptPayload("the map of repeats is damaged or ends early")
         length = int("".join(map(str, word[:size])), 2)
         if length > flat.size - done:
-            raise ValueError("the map of repeats is larger than the latent")
+            raise CorruptPayload("the map of repeats is larger than the latent")
         flat[done : done + length] = mode
         done += length
         place += (2 if mode else 1) + size
     modes = np.ascontiguousarray(flat.reshape(width, height).T)
     if (modes[:, 0] == LEFT).any() or (modes[0] == UP).any():
-        raise ValueError("the map of repeats copies from outside")
+        raise CorruptPayload("the map of repeats copies from outside")
     return modes, -(-place // 8)
