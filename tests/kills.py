@@ -35,6 +35,7 @@ from data.images import ImageKind
 from tests.conftest import tiny_codecs
 from utils.batch import journal
 from utils.codec.codec import load_codec
+from utils.training import fitting
 from utils.training import trainer as training
 
 
@@ -168,7 +169,7 @@ class Training:
     def run(self, output: Path) -> int:
         ImageKind.crop_shape = (64, 64)
         training.SAVE_SECONDS = 0
-        training.FITTING_BATCHES, training.FITTING_CROPS = 1, 2
+        fitting.FITTING_BATCHES, fitting.FITTING_CROPS = 1, 2
         resume = ["--resume"] if (output / "r" / "state.pt").exists() else []
         return train.main(
             [

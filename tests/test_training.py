@@ -25,7 +25,7 @@ from models import losses
 from models.config import QUALITIES
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
-from utils.training import setup, stages
+from utils.training import fitting, setup, stages
 from utils.training import trainer as training
 from utils.training.fitting import fit_centers
 from utils.training.schedule import STAGES
@@ -35,8 +35,8 @@ from utils.training.trainer import Settings, Trainer
 N_BATCHES = 2  # of the fits, here
 SMALL = (  # small crops, short fits and searches
     (ImageKind, "crop_shape", (64, 64)),
-    (training, "FITTING_BATCHES", N_BATCHES),
-    (training, "FITTING_CROPS", 4),
+    (fitting, "FITTING_BATCHES", N_BATCHES),
+    (fitting, "FITTING_CROPS", 4),
     (stages, "SEARCH_ITERATIONS", 3),
 )
 

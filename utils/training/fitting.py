@@ -1,14 +1,31 @@
-"""Fit what is counted rather than trained: centers of the codebook and the coders' tables."""
+"""Fit what is counted rather than trained: centers of the codebook and the coders' tables.
+
+    python -m utils.training.fitting CHECKPOINT --coder NAME --output FILE --dataroot FOLDER
+
+`train.py` fits all of it. The command gives a trained checkpoint the tables of an entropy coder that it
+has none of, from training files; weights and all other tables stay as they are.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from data import build_kind
+from data.corpora import default_dataroot
+from data.dataset import PictureSet
 from models.bpgan import BPGAN
 from models.config import QUALITIES, QUALITY_STEPS
-from utils.codec.weights import NETWORK, network_tables, usual_symbols
-from utils.entropy.coders import CODERS
-from utils.entropy.integer_network import contexts
+from options.base_options import Parser
+from utils.codec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.codec.weights import NETWORK, load_weights, network_of, network_tables, usual_symbols
+from utils.console import pick_device
+from utils.entropy import CODERS, coder_class
+from utils.entropy.integer_network import ContextTables, contexts
 
+FITTING_BATCHES, FITTING_CROPS = 12, 8
 # High-rate theory: at the optimum a unit of squared error, in quantization steps, is worth 6/ln 2 bits.
 BITS_PER_SQUARED_STEP = 6 / np.log(2)
 LLOYD_ITERATIONS = 8
@@ -58,7 +75,30 @@ def fit_centers(model: BPGAN, batches: list[torch.Tensor]) -> None:
     codebook.centers.copy_(centers)
 
 
+def fitting_batches(data: PictureSet, device: torch.device) -> list[torch.Tensor]:
+    """Crops (B, C, h, w) to fit on, the same in every process and at every call."""
+    rng = np.random.default_rng(0)
+    return [data.batch(FITTING_CROPS, rng).to(device) for _ in range(FITTING_BATCHES)]
+
+
 @torch.no_grad()
+def quantized(model: BPGAN, batches: list[torch.Tensor]) -> list[tuple[np.ndarray, int]]:
+    """[(symbols int16 (C, h, w), quality 1..8)] of every crop at every quality."""
+    return [
+        (symbols, quality)
+        for latent, quality in latents(model, batches)
+        for symbols in model.codebook.quantize(latent).cpu().numpy()
+    ]
+
+
+def residuals_of(grids: list[tuple[np.ndarray, int]], network: ContextTables) -> list[tuple[np.ndarray, np.ndarray]]:
+    """[(residuals int32, rows int16)] of grids: what a coder is fitted to."""
+    return [
+        contexts(symbols, np.zeros(symbols.shape[1:], np.uint8), (quality - 1) * QUALITY_STEPS, network)
+        for symbols, quality in grids
+    ]
+
+
 def fit_coders(model: BPGAN, batches: list[torch.Tensor]) -> tuple[dict[str, dict[str, np.ndarray]], str]:
     """Integer tables of the network and of every entropy coder, and the better coder's name.
 
@@ -66,26 +106,59 @@ def fit_coders(model: BPGAN, batches: list[torch.Tensor]) -> tuple[dict[str, dic
     which coder needs fewer bits.
     """
     held_out = max(1, len(batches) // 6)
-
-    def grids(some):
-        return [
-            (symbols, quality)
-            for latent, quality in latents(model, some)
-            for symbols in model.codebook.quantize(latent).cpu().numpy()
-        ]
-
-    def coded(some):
-        return [
-            contexts(symbols, np.zeros(symbols.shape[1:], np.uint8), (quality - 1) * QUALITY_STEPS, network)
-            for symbols, quality in some
-        ]
-
-    fit, test = grids(batches[:-held_out] or batches), grids(batches[-held_out:])
+    fit, test = quantized(model, batches[:-held_out] or batches), quantized(model, batches[-held_out:])
     network = network_tables(model.context, usual_symbols(fit, model.config.latent_channels, QUALITIES))
-    residuals = coded(fit)
-    tables = {name: coder.fit(residuals) for name, coder in CODERS.items()}
-    bits = {}
-    for name, coder in CODERS.items():
-        loaded = coder.load(network, tables[name])
-        bits[name] = sum(loaded.cost_bits(symbols, (quality - 1) * QUALITY_STEPS) for symbols, quality in test)
-    return {NETWORK: network.to_arrays(), **tables}, min(bits, key=bits.get)
+    residuals = residuals_of(fit, network)
+    tables, bits = {NETWORK: network.to_arrays()}, {}
+    for name in CODERS:
+        coder = coder_class(name)(network, coder_class(name).fit(residuals))
+        tables[name] = coder.tables.to_arrays()
+        bits[name] = sum(coder.cost_bits(symbols, (quality - 1) * QUALITY_STEPS) for symbols, quality in test)
+    return tables, min(bits, key=bits.get)
+
+
+def add_coder(checkpoint: Checkpoint, name: str, data: PictureSet, device: torch.device) -> Checkpoint:
+    """The checkpoint with tables of one more coder, fitted to all of its fitting batches.
+
+    Files name their checkpoint by its weights and tables, so those of the checkpoint as it was go with
+    that one only. Raises ValueError where it has tables of this coder: its files depend on them.
+    """
+    if name in checkpoint.tables:
+        raise ValueError(f"the checkpoint has tables of the coder {name}: its files depend on them, they stay")
+    model = BPGAN(checkpoint.config)
+    load_weights(model, checkpoint)
+    model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+    grids = quantized(model, fitting_batches(data, device))
+    tables = coder_class(name).fit(residuals_of(grids, network_of(checkpoint))).to_arrays()
+    return dataclasses.replace(checkpoint, tables={**checkpoint.tables, name: tables})
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser("Fit the tables of an entropy coder that a checkpoint has none of. No weight changes.")
+    parser.add_argument("checkpoint", type=Path, help="the trained checkpoint, which stays as it is")
+    parser.add_argument("--coder", choices=CODERS, required=True, help="the coder that it gets tables of")
+    parser.add_argument("--output", type=Path, required=True, help="where the new checkpoint goes")
+    parser.add_argument(
+        "--dataroot",
+        type=Path,
+        nargs="+",
+        default=None,
+        help="folders of training files; without it, the kind's own under $BPGAN_DATA is taken",
+    )
+
+    def run(options) -> int:
+        if options.output.exists():
+            raise ValueError(f"--output {options.output} exists already: choose another name")
+        checkpoint, device = load_checkpoint(options.checkpoint), pick_device(options.device)
+        kind = build_kind(checkpoint.config.signal, checkpoint.signal_settings)
+        roots = options.dataroot or [default_dataroot(kind.name, "train")]
+        data = PictureSet(kind, [path for root in roots for path in kind.list_files(root, "train")], device)
+        save_checkpoint(options.output, add_coder(checkpoint, options.coder, data, device))
+        print(f"wrote {options.output}; files of {options.checkpoint} are decoded by that one only")
+        return 0
+
+    return parser.run(argv, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,7 +16,7 @@ from models.config import QUALITIES, ModelConfig
 from utils import distributed
 from utils.codec.checkpoint import Checkpoint, save_checkpoint
 
-from .fitting import fit_coders
+from .fitting import fit_coders, fitting_batches
 from .log import RunLog
 from .model_card import write_model_card
 from .networks import Networks
@@ -29,7 +29,6 @@ from .validation import validate
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 60  # an interrupt loses at most this much
-FITTING_BATCHES, FITTING_CROPS = 12, 8  # the crops of all fits
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ class Trainer:
         """What follows a stage's last step; -> path of the checkpoint, which any stage leaves whole."""
         started = self._tick()
         record.announce(f"{self.state.stage_step} steps done; fitting, validating and writing the checkpoint")
-        self.stage.finish(lambda: self.fitting_batches(data))
+        self.stage.finish(lambda: fitting_batches(data, self.device))
         self._validate(validation, record)
         self._tick()
         path = self.export(data)
@@ -186,11 +185,6 @@ class Trainer:
         record.draw("validating")
         record.validation(*validate(self.networks, self.stage.shown_generator(), validation))
 
-    def fitting_batches(self, data: PictureSet) -> list[torch.Tensor]:
-        """The same crops in every process and at every call."""
-        rng = np.random.default_rng(0)
-        return [data.batch(FITTING_CROPS, rng).to(self.device) for _ in range(FITTING_BATCHES)]
-
     def export(self, data: PictureSet) -> Path:
         """Fit the code tables and write the run's checkpoint from the averaged weights.
 
@@ -198,7 +192,7 @@ class Trainer:
         """
         path, networks = self.folder / "checkpoint.safetensors", self.networks
         if self.rank == 0:
-            tables, default_coder = fit_coders(networks.average, self.fitting_batches(data))
+            tables, default_coder = fit_coders(networks.average, fitting_batches(data, self.device))
             weights = networks.weights()
             info = {
                 **self.description,
