@@ -1,6 +1,7 @@
 """Networks, codebook, context model, losses: values and what may depend on what."""
 
 import dataclasses
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -387,6 +388,23 @@ def test_perceptual_distance_is_zero_for_equals_and_grows():
     values = [distance(x, x + scale * noise) for scale in (0.0, 0.05, 0.2)]
     assert values[0].tolist() == [0, 0] and (values[0] < values[1]).all() and (values[1] < values[2]).all()
     assert perceptual_distance(1, torch.device("cpu")) is None  # not a picture in color
+
+
+def test_vgg16_is_not_downloaded_unasked(tmp_path, monkeypatch, caplog):
+    from models import perceptual
+
+    def download(weights):
+        raise URLError("asked")
+
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("torchvision.models.vgg16", download)
+    for asked, words in ((False, "nothing is downloaded unasked"), (True, "asked>")):
+        caplog.clear()
+        assert perceptual.perceptual_distance(3, torch.device("cpu"), download=asked) is None
+        assert words in caplog.text and len(caplog.records) == 1
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "vgg16-397923af.pth").touch()
+    assert perceptual.is_cached()
 
 
 def test_multiply_adds_count_what_a_hand_does():

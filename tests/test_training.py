@@ -16,19 +16,24 @@ import soundfile
 import torch
 from conftest import ROOT, environment, tiny_checkpoint, tiny_config
 from PIL import Image
+from torch import nn
 
 import train
 from data import build_kind
 from data.dataset import PictureSet
 from data.images import ImageKind
 from models import losses
-from models.config import QUALITIES
+from models.config import QUALITIES, QUALITY_STEPS
+from options.train_options import train_parser
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
+from utils.codec.weights import network_of
+from utils.entropy.coders import CODERS
 from utils.training import fitting, setup, stages
 from utils.training import trainer as training
-from utils.training.fitting import fit_centers
-from utils.training.schedule import STAGES
+from utils.training.fitting import fit_centers, latents
+from utils.training.log import RunLog
+from utils.training.schedule import STAGES, Schedule
 from utils.training.state import RunState
 from utils.training.trainer import Settings, Trainer
 
@@ -76,9 +81,7 @@ def make_trainer(folder, kind="image", stages=tuple(STAGES), steps=6, device="cp
     return Trainer(tiny_config(kind), build_kind(kind), folder, settings, torch.device(device), description)
 
 
-CLOCKED = {field.name for field in dataclasses.fields(RunState) if field.type == "float" or field.type is float} | {
-    "minutes"
-}
+CLOCKED = {"minutes", *(field.name for field in dataclasses.fields(RunState) if field.type is float)}
 
 
 def saved(folder) -> dict:
@@ -271,6 +274,72 @@ def test_fit_of_centers_is_ascending_and_repeats(roots, tmp_path):
     assert (fits[0] - uniform).abs().max() <= 0.4 + 1e-5 and (fits[0] - uniform).abs().max() > 0.02
 
 
+# -- the schedule, the clock and the bar -----------------------------------------------------------------
+
+
+def test_every_name_of_the_schedule_has_a_class():
+    assert list(stages.STAGE_CLASSES) == list(STAGES)
+    assert all(cls.schedule is STAGES[name] for name, cls in stages.STAGE_CLASSES.items())
+
+
+def clocked_run(minutes: float, step_seconds: float, ending: float, names=tuple(STAGES)) -> tuple[list[float], float]:
+    """A run by a clock of its own: -> (seconds that each stage trains, seconds of the whole run)."""
+    schedule, state, trained = Schedule(names, minutes, None), RunState(np.random.default_rng(0)), []
+    progress = [0.0]
+    for index in range(len(names)):
+        state.begin_stage(index)
+        while schedule.stage_progress(state) < 1:
+            state.stage_step, state.seconds = state.stage_step + 1, state.seconds + step_seconds
+            progress.append(schedule.run_progress(state))
+        trained.append(state.seconds - state.stage_start)
+        state.seconds, state.longest_ending = state.seconds + ending, max(ending, state.longest_ending)
+    assert progress == sorted(progress) and 0.9 < progress[-1] <= 1
+    assert schedule.seconds_left(state) == max(0, 60 * minutes - state.seconds)
+    return trained, state.seconds
+
+
+@pytest.mark.parametrize("ending", [5.0, 30.0, 60.0])
+def test_the_ends_of_stages_count_in_the_minutes(ending):
+    """A run ends when its minutes are over, not five minutes later."""
+    trained, seconds = clocked_run(60, 0.5, ending)
+    assert seconds == pytest.approx(3600, abs=3)
+    parts = np.array(trained) + ending
+    assert parts / parts.sum() == pytest.approx([stage.share for stage in STAGES.values()], abs=0.01)
+
+
+def test_a_stage_without_time_takes_one_step():
+    trained, _ = clocked_run(1, 10, 100)
+    assert trained[1:] == [10, 10, 10, 10]
+
+
+def test_a_run_by_steps_tells_how_many_are_left():
+    schedule, state = Schedule(tuple(STAGES), None, 100), RunState(np.random.default_rng(0))
+    assert schedule.total_steps == sum(schedule.stage_steps(i) for i in range(5)) == 100
+    state.step, state.seconds = 40, 20.0
+    assert schedule.run_progress(state) == 0.4 and schedule.seconds_left(state) == 30.0
+
+
+def test_the_bar_tells_stage_steps_rate_and_time_left(roots, tmp_path, monkeypatch, capsys):
+    """It never runs backwards, and what happens at a stage's end is announced."""
+    places, draw = [], RunLog.draw
+
+    def spy(self, doing=""):
+        draw(self, doing)
+        places.append(self.bar.n)
+
+    monkeypatch.setattr(RunLog, "draw", spy)
+    data = picture_set(roots)
+    make_trainer(tmp_path, stages=["joint", "entropy"], steps=8).run(data, data)
+    text = capsys.readouterr().err
+    assert places == sorted(places) and places[-1] == 1000 and len(set(places)) >= 3
+    for words in ("joint (1 of 2), step 1 of 8", "entropy (2 of 2), step 8 of 8", " steps/s, ", " left, loss "):
+        assert words in text
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines()]
+    for start in ("joint: steps done: 7; now fitting, validating", "entropy: steps done: 1;", "entropy: wrote "):
+        assert any(line.startswith(start) for line in lines), start
+    assert any("left, validating" in line for line in lines)
+
+
 # -- interrupts ----------------------------------------------------------------------------------------
 
 
@@ -366,6 +435,8 @@ def test_resume_refuses_what_does_not_fit(roots, tmp_path):
     make_trainer(tmp_path, stages=["joint"], steps=1).save()
     with pytest.raises(ValueError, match="the saved run has the stages joint"):
         make_trainer(tmp_path).resume()
+    with pytest.raises(ValueError, match="the saved run uses --optimizer soap: give the same one"):
+        make_trainer(tmp_path, stages=["joint"], optimizer="adamw").resume()
     for changes in ({"lmbda_high": 0.3}, {"generator_widths": (16, 16, 24), "lmbda_low": 0.001}):
         trainer = make_trainer(tmp_path, stages=["joint"])
         before = copy.deepcopy(trainer.networks.model.state_dict())
@@ -376,6 +447,80 @@ def test_resume_refuses_what_does_not_fit(roots, tmp_path):
             trainer.resume()
         assert "\n" not in str(caught.value)
         same(before, trainer.networks.model.state_dict())
+
+
+def damaged_states() -> dict:
+    """Ways in which a state file breaks: file -> None."""
+
+    def change(**values):
+        def rewrite(path):
+            torch.save({**torch.load(path, weights_only=True), **values}, path)
+
+        return rewrite
+
+    def without(*names):
+        def rewrite(path):
+            whole = torch.load(path, weights_only=True)
+            torch.save({name: value for name, value in whole.items() if name not in names}, path)
+
+        return rewrite
+
+    return {
+        "empty": lambda path: path.write_bytes(b""),
+        "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10]),
+        "text": lambda path: path.write_text("<html>not found</html>"),
+        "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        "a list": lambda path: torch.save([1, 2], path),
+        "an old one": without("format"),
+        "no step": without("step"),
+        "no config": without("config"),
+        "no networks": without("networks"),
+        "no optimizers": without("optimizers"),
+        "a word for a number": change(stage_step="three"),
+        "a stage that is none": change(stage_index=7),
+        "other tensors": change(networks={"model": {}, "average": {}}),
+        "other networks": change(networks={}),
+        "another optimizer's state": change(optimizers={"generator": {"state": {}, "param_groups": []}}),
+        "no random state": change(rng={}),
+    }
+
+
+@pytest.mark.parametrize("damage", damaged_states())
+def test_a_damaged_state_ends_in_one_line(tmp_path, damage):
+    make_trainer(tmp_path, stages=["joint"]).save()
+    damaged_states()[damage](tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt (is damaged \(|was saved by another version).*--name") as caught:
+        make_trainer(tmp_path, stages=["joint"]).resume()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    (tmp_path / "checkpoint.safetensors").touch()
+    with pytest.raises(ValueError, match="with --init .*checkpoint.safetensors for the weights"):
+        make_trainer(tmp_path, stages=["joint"]).resume()
+
+
+def test_the_script_names_a_damaged_state(roots, tmp_path, capsys):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "state.pt").touch()
+    assert train.main(command(roots, tmp_path, "--steps", "1", "--resume")) == 1
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("error")]
+    assert len(lines) == 1 and "state.pt is damaged" in lines[0] and "Traceback" not in err
+
+
+def test_a_damaged_batch_of_searched_latents_ends_in_one_line(roots, tmp_path):
+    trainer, data = make_trainer(tmp_path, stages=["searched"]), picture_set(roots)
+    trainer.step(data, 0.0)
+    trainer.save()
+    (path,) = trainer.searched.folder.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    again = make_trainer(tmp_path, stages=["searched"])
+    again.resume()
+    with pytest.raises(ValueError, match=r"0_0\.pt is damaged: delete it and go on with --resume"):
+        again.searched.draw(np.random.default_rng(0), torch.device("cpu"))
+    path.unlink()
+    again.resume()
+    assert again.searched.count == 0
+    again.step(data, 0.0)
+    assert again.searched.count == 1
 
 
 def test_processes_stopped_at_different_steps_resume_from_one_state(roots, tmp_path, monkeypatch):
@@ -473,6 +618,62 @@ def test_the_script_trains_refuses_to_overwrite_and_resumes(roots, tmp_path, cap
     (tmp_path / "r" / "state.pt").rename(tmp_path / "r" / "state_0.pt")  # a run of several processes
     assert train.main(command(roots, tmp_path, "--steps", "4")) == 1
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_options_that_the_run_takes(tmp_path):
+    """The defaults of the options are those of the settings; steps take the place of minutes."""
+    parser = train_parser()
+    settings = setup.settings_of(parser.parse_args(["--signal", "image"]))
+    assert settings == Settings(tuple(STAGES), minutes=120.0)
+    settings = setup.settings_of(parser.parse_args(["--signal", "image", "--steps", "100"]))
+    assert Schedule(settings.stages, settings.minutes, settings.steps).total_steps == 100
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--signal", "image", "--steps", "7", "--minutes", "3"])
+
+
+def test_classes_held_out_of_training(roots, tmp_path):
+    """Pictures whose name carries a class number divisible by 4 are neither read nor counted."""
+    picture = (roots["image"] / "0.png").read_bytes()
+    names = ("inet_n00000003_0.png", "inet_n00000004_0.png", "inet_n00000008_1.png", "n00000004_0.png")
+    for name in names:
+        (tmp_path / name).write_bytes(picture)
+    kind = build_kind("image")
+    listed = {split: [path.name for path in setup.list_split([tmp_path], kind, split)] for split in ("train", "val")}
+    assert listed == {"train": ["inet_n00000003_0.png", "n00000004_0.png"], "val": sorted(names)}
+
+
+def test_a_new_checkpoint_names_the_coder_that_needs_fewer_bits(roots, tmp_path):
+    trainer, data = make_trainer(tmp_path, stages=["joint"], steps=1), picture_set(roots)
+    checkpoint = load_checkpoint(trainer.run(data, None))
+    held_out = trainer.fitting_batches(data)[-1]
+    bits = dict.fromkeys(CODERS, 0.0)
+    for latent, quality in latents(trainer.networks.average, [held_out]):
+        for symbols in trainer.networks.average.codebook.quantize(latent).numpy():
+            for name in CODERS:
+                coder = CODERS[name].load(network_of(checkpoint), checkpoint.tables[name])
+                bits[name] += coder.cost_bits(symbols, (quality - 1) * QUALITY_STEPS)
+    assert checkpoint.default_coder == min(bits, key=bits.get) and len(bits) == 2
+
+
+def test_vgg16_is_used_only_when_asked_for(roots, tmp_path, monkeypatch):
+    """Nothing is downloaded unasked, and what cannot be had is said before the first step."""
+    asked, value = [], None
+
+    def perceptual(channels, device, download=False):
+        asked.append(download)
+        return value
+
+    monkeypatch.setattr("utils.training.networks.perceptual_distance", perceptual)
+    trainer = make_trainer(tmp_path, stages=["adversarial"])
+    assert trainer.description["perceptual_loss"] == "feature matching alone" and not asked
+    with pytest.raises(ValueError, match="--vgg16 is for the stage adversarial"):
+        make_trainer(tmp_path, stages=["joint"], vgg16=True)
+    with pytest.raises(ValueError, match="--vgg16: needs pictures in color"):
+        make_trainer(tmp_path, stages=["joint", "adversarial"], vgg16=True)
+    value = nn.PairwiseDistance()
+    trainer = make_trainer(tmp_path, stages=["adversarial"], vgg16=True)
+    assert trainer.description["perceptual_loss"] == "VGG16" and asked == [True, True]
+    assert trainer.step(picture_set(roots), 0.0)["perceptual"] > 0
 
 
 def untrained(path, kind="image", realistic=False) -> Path:

@@ -1,7 +1,6 @@
 """All networks of a run: the model, its moving average, and those of the adversarial stage."""
 
 import copy
-from functools import cached_property
 
 import torch
 from torch import nn
@@ -9,7 +8,7 @@ from torch import nn
 from models.bpgan import BPGAN, build_generator
 from models.config import ModelConfig
 from models.discriminator import Discriminator
-from models.perceptual import PerceptualDistance, perceptual_distance
+from models.perceptual import perceptual_distance
 from models.quality import move_qualities
 from utils.codec.checkpoint import Checkpoint, load_strictly
 from utils.codec.weights import load_weights
@@ -24,24 +23,21 @@ class Networks:
     NAMES = ("model", "average", "realistic", "realistic_average", "discriminator")
 
     def __init__(self, config: ModelConfig, device: torch.device, seed: int, vgg16: bool = False):
-        """The seed fixes the weights, the same in every process. With `vgg16` there is a `perceptual` distance."""
-        self.config, self.device, self.seed, self.vgg16 = config, device, seed, vgg16
+        """The seed fixes the weights, the same in every process.
+
+        With `vgg16` the adversarial stage compares VGG16's features, `perceptual`. Raises ValueError where
+        they cannot be had: now, not after the hours of the stages before.
+        """
+        self.config, self.device, self.seed = config, device, seed
+        self.perceptual = perceptual_distance(config.in_channels, device, download=True) if vgg16 else None
+        if vgg16 and self.perceptual is None:
+            raise ValueError("--vgg16: needs pictures in color and VGG16's weights; leave it out to train without")
         torch.manual_seed(seed)
         self.model = BPGAN(config).to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.realistic: nn.Module | None = None
         self.realistic_average: nn.Module | None = None
         self.discriminator: nn.Module | None = None
-
-    @cached_property
-    def perceptual(self) -> PerceptualDistance | None:
-        """Distance of VGG16's features. Raises ValueError where it is asked for and cannot be had."""
-        if not self.vgg16:
-            return None
-        distance = perceptual_distance(self.config.in_channels, self.device, download=True)
-        if distance is None:
-            raise ValueError("--vgg16: needs pictures in color and VGG16's weights; leave it out to train without")
-        return distance
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16)

@@ -75,6 +75,8 @@ class Trainer:
         """`description` goes into the checkpoint's `info`. Raises ValueError where VGG16 is asked for in vain."""
         self.config, self.kind, self.folder, self.settings = config, kind, Path(folder), settings
         self.device, self.description = device, dict(description)
+        if settings.vgg16 and "adversarial" not in settings.stages:
+            raise ValueError("--vgg16 is for the stage adversarial, which --stages leaves out: drop one of the two")
         self.rank, self.world_size = distributed.world()
         self.schedule = Schedule(settings.stages, settings.minutes, settings.steps)
         self.networks = Networks(config, device, settings.seed, settings.vgg16)
@@ -169,7 +171,7 @@ class Trainer:
     def _end_stage(self, data: PictureSet, validation: PictureSet | None, record: RunLog) -> Path:
         """What follows a stage's last step; -> path of the checkpoint, which any stage leaves whole."""
         started = self._tick()
-        record.announce(f"{self.state.stage_step} steps done; fitting, validating and writing the checkpoint")
+        record.announce(f"steps done: {self.state.stage_step}; now fitting, validating and writing the checkpoint")
         self.stage.finish(lambda: fitting_batches(data, self.device))
         self._validate(validation, record)
         self._tick()
