@@ -1,5 +1,6 @@
 """Compress: search the latent, code it into .bpgan files, decode these again, measure."""
 
+import dataclasses
 import sys
 
 from options.codec_options import compress_parser
@@ -9,27 +10,24 @@ def run(options) -> int:
     from utils.batch.code import code_inputs
     from utils.batch.inputs import SUFFIX
     from utils.batch.pipes import one_file, suffix_by_content
+    from utils.codec.settings import Settings
+    from utils.codec.targets import Target
 
-    settings = (options.entropy_coder, options.seed, options.objective)
-    search = (options.search, options.iterations, *settings)
+    settings = Settings.of(options.search, options.iterations, options.objective, options.entropy_coder, options.seed)
 
-    def target_of(codec):
-        """The verb that meets the target, and its arguments; None where there is none for this kind of signal."""
-        rate = getattr(options, f"target_{codec.kind.rate_unit}", None)
-        if rate is not None:
-            return codec.encode_to_rate, (rate,)
-        if options.target_psnr is not None and "psnr_db" in codec.kind.metric_names:
-            return codec.encode_to_score, ("psnr_db", options.target_psnr)
-        return None
+    def target_of(codec) -> Target | None:
+        """None where the target, if any, is not for this kind of signal."""
+        targets = {codec.kind.rate_unit: getattr(options, f"target_{codec.kind.rate_unit}", None)}
+        if "psnr_db" in codec.kind.metric_names:
+            targets["psnr_db"] = options.target_psnr
+        return next((Target(metric, value) for metric, value in targets.items() if value is not None), None)
 
     def encode(codec, signals, quality):
-        if target_of(codec) is None:
-            return codec.encode_batch(signals, quality, *search)
-        verb, target = target_of(codec)
-        return [verb(signal, *target, *search) for signal in signals]
+        return codec.encode_batch(signals, target_of(codec) or quality, settings)
 
     def warm_up(codec, signal):
-        return codec.encode(signal, options.quality, options.search, min(options.iterations, 2), *settings)
+        short = dataclasses.replace(settings.search, iterations=min(settings.search.iterations, 2))
+        return codec.encode(signal, options.quality, dataclasses.replace(settings, search=short))
 
     def work(options):
         return code_inputs(

@@ -7,9 +7,10 @@ from options.codec_options import evaluate_parser
 
 def run(options) -> int:
     from utils.batch.code import code_inputs
+    from utils.codec.settings import Settings
 
     def encode(codec, signals, quality):
-        return codec.encode_batch(signals, quality, "none", entropy_coder=options.entropy_coder)
+        return codec.encode_batch(signals, quality, Settings.of("none", entropy_coder=options.entropy_coder))
 
     def warm_up(codec, signal):
         return encode(codec, [signal], options.quality[0])[0]

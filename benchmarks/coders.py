@@ -12,6 +12,7 @@ from pathlib import Path
 
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
+from utils.codec.settings import Settings
 
 COLUMNS = ("context", "huffman", "first order", "estimate", "context ms", "huffman ms")
 
@@ -33,18 +34,18 @@ def measure(codec, signal, quality: float) -> dict[str, float]:
 
     row, symbols = {}, None
     for name, coder in codec.coders.items():
-        data = codec.compress(signal, quality, "none", entropy_coder=name)
+        data = codec.compress(signal, quality, Settings.of("none", entropy_coder=name))
         header, symbols = codec.read_symbols(data)
         payload = codec.unpack(data)[1]
         started = time.perf_counter()
-        coder.encode(symbols, header.quality)
-        coder.decode(payload, symbols.shape, header.quality, bool(header.repeats))
+        coder.encode(symbols, header.quality_step)
+        coder.decode(payload, symbols.shape, header.quality_step, bool(header.repeats))
         row[name] = len(data)
         row[f"{name} ms"] = 500 * (time.perf_counter() - started)  # mean of encode and decode
     row["first order"] = first_order_bytes(symbols)
     grid = torch.from_numpy(symbols).float()[None].to(codec.device)
     with torch.no_grad():
-        row["estimate"] = float(codec.model.rate(grid, codec.quality_tensor(header.quality))) / 8
+        row["estimate"] = float(codec.model.rate(grid, codec.quality_tensor(header.quality_step))) / 8
     return row
 
 

@@ -178,6 +178,7 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
 def own_codecs(options) -> list[Codec]:
     """This codec, a curve for each number of iterations. Raises ValueError, OSError for the checkpoint."""
     from utils.codec.codec import load_codec
+    from utils.codec.settings import Settings
 
     device = pick_device(options.device)
     codec = load_codec(options.checkpoint, device)
@@ -189,7 +190,9 @@ def own_codecs(options) -> list[Codec]:
 
     # Compilation and the device's start belong to no file.
     sample = codec.kind.read(codec.kind.samples()[0])
-    codec.decompress(codec.compress(sample, iterations=min(1, max(options.iterations)), entropy_coder=coder))
+    codec.decompress(
+        codec.compress(sample, 3, Settings.of(iterations=min(1, max(options.iterations)), entropy_coder=coder))
+    )
 
     def of(search: SearchConfig) -> Codec:
         words = [word for word, usual in ((search.method, "admm"), (search.objective, "mse")) if word != usual]
@@ -205,7 +208,9 @@ def own_codecs(options) -> list[Codec]:
             label,
             settings,
             own,
-            lambda signal, setting: Coded(codec.compress(signal, float(setting), search, None, coder, options.seed)),
+            lambda signal, setting: Coded(
+                codec.compress(signal, float(setting), Settings(search, coder, options.seed))
+            ),
             lambda data, _: codec.decompress(data),
             ours=True,
             cost=cost,

@@ -21,6 +21,7 @@ from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from utils.batch.inputs import CodecsByKind, find_inputs
 from utils.batch.page import Version, original_version, writing_page
+from utils.codec.settings import Settings
 from utils.console import fail, pick_device
 
 from . import images, speech
@@ -45,7 +46,9 @@ class Table:
         seen = set()
         for quality in sorted(set(self.options.quality)):
             method = "admm" if self.options.iterations else "none"
-            data = self.codec.compress(original, quality, method, self.options.iterations, seed=self.options.seed)
+            data = self.codec.compress(
+                original, quality, Settings.of(method, self.options.iterations, seed=self.options.seed)
+            )
             for realism, word in ((0.0, ""), (1.0, ", realistic")):
                 if realism == 0 or self.codec.has_realistic:
                     yield self._version(

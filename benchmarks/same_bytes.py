@@ -15,6 +15,7 @@ def run(options) -> int:
 
     from benchmarks import images
     from utils.codec.codec import load_codec
+    from utils.codec.settings import Settings
     from utils.console import pick_device
     from utils.files import replacing
     from utils.metrics import psnr
@@ -23,7 +24,7 @@ def run(options) -> int:
 
     codec = load_codec(options.checkpoint, pick_device(options.device))
     original = codec.kind.read(options.input)
-    data = codec.encode(original, options.quality, "admm", options.iterations).data
+    data = codec.encode(original, options.quality, Settings.of("admm", options.iterations)).data
     decoded = codec.decompress(data)
     (jpeg,) = images.jpeg(options)
     setting, coded = at_size(jpeg, original, len(data))

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from . import corpora
-
 
 @dataclass(frozen=True)
 class Preview:
@@ -42,6 +40,8 @@ class Kind(ABC):
     max_extent: float  # the largest signal that is read, encoded or decoded; instances may have another
     usual_size_b: int | None = None  # a second size that files need not spell out
     metric_names: tuple[str, ...]  # keys of `score`, in the order of the table
+    lower_is_better: tuple[str, ...] = ()  # those of them that fall as the quality rises
+    objectives: tuple[str, ...] = ("mse", "perceptual")  # what the search can minimize beside the bits
 
     @property
     @abstractmethod
@@ -127,7 +127,9 @@ class Kind(ABC):
         A kind whose corpora divide their own folder (TIMIT) overrides it; elsewhere the folder is the
         split. Raises ValueError if `root` is not a folder.
         """
-        return corpora.list_files(root, self)
+        from .corpora import list_files
+
+        return list_files(root, self)
 
     @abstractmethod
     def augment(self, crop, rng):

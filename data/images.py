@@ -69,6 +69,7 @@ class ImageKind(Kind):
     # Cameras of 100 megapixels and phones of 108 are below. Decoding takes about 50 bytes a pixel: 6 GB.
     max_extent = 128_000_000
     metric_names = ("psnr_db", "ms_ssim")
+    objectives = ("mse", "ms_ssim", "perceptual")
     network: ClassVar = dict(in_channels=3, latent_channels=128)
     folders: ClassVar = {"train": "images/train", "val": "images/val", "test": "kodak"}  # Kodak is for evaluation only
     crop_shape = (192, 192)

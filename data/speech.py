@@ -16,7 +16,6 @@ import numpy as np
 
 from utils.files import replacing
 
-from . import corpora
 from .base import Kind, Preview
 from .sound_files import read_mono
 from .stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
@@ -85,6 +84,7 @@ class SpeechKind(Kind):
     extent_unit = "seconds"
     max_extent = 4 * 3600  # lectures, meetings and films are shorter; decoding takes 0.7 GB an hour
     metric_names = ("pesq_wb", "stoi", "estoi", "log_spectral_distance")
+    lower_is_better = ("log_spectral_distance",)
 
     network: ClassVar = dict(
         in_channels=1,
@@ -284,9 +284,11 @@ class SpeechKind(Kind):
 
     def list_files(self, root: Path | str, split: str) -> list[Path]:
         """Of a TIMIT distribution the split's own files ("val" is its test set), elsewhere all of a folder."""
-        if corpora.is_timit(root):
-            return corpora.timit_files(root, "train" if split == "train" else "test")
-        return corpora.list_files(root, self)
+        from .corpora import is_timit, timit_files
+
+        if is_timit(root):
+            return timit_files(root, "train" if split == "train" else "test")
+        return super().list_files(root, split)
 
     def samples(self) -> list[Path]:
         """The synthesized sentence that the repository ships."""

@@ -33,6 +33,7 @@ from tests.conftest import tiny_codecs
 from utils.codec import bitstream
 from utils.codec.bitstream import BitstreamError, FileHeader
 from utils.codec.codec import Codec, load_codec
+from utils.codec.settings import Settings
 from utils.codec.tiling import latent_shape
 
 CHUNK = 2000  # cases a process
@@ -69,7 +70,7 @@ def honest_files(codecs: list[Codec]) -> list[bytes]:
                     original = wave.astype(np.float32)
                 for coder in codec.coders:
                     for quality in (1, 4.5, 8):
-                        files.append(codec.compress(original, quality, "none", entropy_coder=coder))
+                        files.append(codec.compress(original, quality, Settings.of("none", entropy_coder=coder)))
     return files
 
 
@@ -230,12 +231,12 @@ class Judge:
         if symbols.shape != shape or symbols.dtype != np.int16:
             raise Finding(f"symbols {symbols.dtype} {symbols.shape}, declared {shape}")
         coder = next(c for c in codec.coders.values() if c.code == header.coder)
-        again, repeats = coder.encode(symbols, header.quality)
-        if not np.array_equal(coder.decode(again, shape, header.quality, repeats), symbols):
+        again, repeats = coder.encode(symbols, header.quality_step)
+        if not np.array_equal(coder.decode(again, shape, header.quality_step, repeats), symbols):
             raise Finding("decoded symbols that the encoder cannot write")
         if rebuild and shape[1] * shape[2] <= REBUILT_POSITIONS:
             try:
-                decoded = codec.rebuild(symbols, header.quality, (header.size_a, header.size_b), header.level)
+                decoded = codec.rebuild(symbols, header.quality_step, (header.size_a, header.size_b), header.level)
             except Exception as error:
                 raise Finding(f"after decoding: {type(error).__name__}: {error}") from error
             if codec.kind.size(decoded) != (header.size_a, header.size_b) or not np.isfinite(decoded).all():

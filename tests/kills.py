@@ -86,7 +86,7 @@ class Batch:
             self.checkpoints.append(str(folder / f"{codec.kind.name}.safetensors"))
             # in this process, so that no forked one spends its time on imports and compiled functions
             original = codec.kind.read(codec.kind.samples()[0])[:4000]
-            codec.kind.score(original, codec.decompress(codec.compress(original, search="none")))
+            codec.kind.score(original, codec.decompress(codec.compress(original, 3, "none")))
         rng = np.random.default_rng(0)
         for number in range(8):
             Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(self.inputs / f"{number}.png")

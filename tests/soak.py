@@ -19,6 +19,7 @@ import torch
 
 from tests.conftest import tiny_codecs
 from utils.codec.codec import Codec, load_codec
+from utils.codec.settings import Settings
 
 ALLOWED_GROWTH = 0.02
 WARM_UP = 0.1  # of the time
@@ -46,7 +47,11 @@ def round_trip(codecs: list[Codec], number: int, folder: Path) -> None:
             n_samples = rng.integers(1, MAX_SAMPLES) if number else MAX_SAMPLES
             original = rng.uniform(-0.5, 0.5, n_samples).astype(np.float32)
         coder = list(codec.coders)[number % len(codec.coders)]
-        data = codec.compress(original, 1 + rng.integers(0, 225) / 32, rng.choice(["none", "admm"]), 3, coder)
+        data = codec.compress(
+            original,
+            1 + rng.integers(0, 225) / 32,
+            Settings.of(str(rng.choice(["none", "admm"])), 3, entropy_coder=coder),
+        )
         codec.kind.write(folder / f"decoded{codec.kind.output_suffix}", codec.decompress(data))
         if number % 5 == 0:
             try:

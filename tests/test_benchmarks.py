@@ -18,6 +18,7 @@ from benchmarks.common import Codec, Curve, Missing, Points
 from data import build_kind
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
+from utils.codec.settings import Settings
 from utils.metrics import psnr
 from utils.search.config import OBJECTIVES, preset
 
@@ -107,7 +108,7 @@ def test_images_are_measured_resumed_and_reported(
 
     row = rows["bpgan-1", "5"]
     codec = load_codec(tiny_checkpoints["image"])
-    data = codec.compress(texture_image, 5, "admm", 1)
+    data = codec.compress(texture_image, 5, Settings.of("admm", 1))
     assert int(row["bytes"]) == int(row["file_bytes"]) == len(data)
     assert float(row["bpp"]) == pytest.approx(8 * len(data) / (203 * 251), rel=1e-5)
     assert float(row["psnr_db"]) == pytest.approx(psnr(texture_image, codec.decompress(data)), rel=1e-5)
@@ -281,7 +282,7 @@ def test_the_page_has_all_at_the_same_bytes(picture, recording, texture_image, t
     (jpeg,), (webp,) = images.jpeg(None), images.webp(None)
     expected = ["original"]
     for quality in (2, 6):
-        n_bytes = len(codec.compress(texture_image, quality, "admm", 1))
+        n_bytes = len(codec.compress(texture_image, quality, Settings.of("admm", 1)))
         expected += [f"BPGAN, quality {quality}", f"BPGAN, quality {quality}, realistic"]
         for other in (jpeg, webp):
             label = f"{other.label} at {common.at_size(other, texture_image, n_bytes)[0]}"

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from utils.codec import bitstream
 from utils.codec.bitstream import BitstreamError, FileHeader, pack, unpack
 
-IMAGE = FileHeader(kind=0, coder=0, quality=4, fingerprint=b"\x01\x02\x03\x04", size_a=512, size_b=768, level=0)
+IMAGE = FileHeader(kind=0, coder=0, quality_step=4, fingerprint=b"\x01\x02\x03\x04", size_a=512, size_b=768, level=0)
 SPEECH = FileHeader(
-    kind=1, coder=1, quality=2, fingerprint=b"\xaa\xbb\xcc\xdd", size_a=48000, size_b=16000,
+    kind=1, coder=1, quality_step=2, fingerprint=b"\xaa\xbb\xcc\xdd", size_a=48000, size_b=16000,
     level=201,
 )  # fmt: skip
 DEFAULTS = {1: 16000}
@@ -40,7 +40,7 @@ def test_overhead_is_small_and_bounded():
 @given(
     st.builds(
         FileHeader,
-        kind=st.integers(0, 7), coder=st.integers(0, 4), quality=st.integers(0, 224),
+        kind=st.integers(0, 7), coder=st.integers(0, 4), quality_step=st.integers(0, 224),
         fingerprint=st.binary(min_size=4, max_size=4),
         size_a=st.integers(0, bitstream.MAX_SIZE),
         size_b=st.sampled_from([0, 15999, 16000, 16001, bitstream.MAX_SIZE])
@@ -57,7 +57,7 @@ def test_round_trip(header, payload):
 @pytest.mark.parametrize(
     "name, values",
     [
-        ("kind", range(8)), ("coder", range(5)), ("quality", (0, 1, 64, 224)), ("level", (0, 1, 255)),
+        ("kind", range(8)), ("coder", range(5)), ("quality_step", (0, 1, 64, 224)), ("level", (0, 1, 255)),
         ("size_a", (0, 1, 127, 128, 16383, 16384, 2**31 - 1)),
         ("size_b", (0, 1, 126, 127, 128, 16000, 2**31 - 1)),
         ("fingerprint", (b"\0" * 4, b"\xff" * 4)),
@@ -72,7 +72,7 @@ def test_every_field_round_trips_alone(name, values):
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("kind", 8), ("kind", -1), ("coder", 5), ("quality", -1), ("quality", 225), ("level", 256),
+        ("kind", 8), ("kind", -1), ("coder", 5), ("quality_step", -1), ("quality_step", 225), ("level", 256),
         ("size_a", -1), ("size_a", 2**31), ("size_b", 2**31), ("size_a", 1.0), ("level", True),
         ("fingerprint", b"abc"), ("fingerprint", "abcd"), ("version", 2),
     ],
@@ -128,7 +128,7 @@ def patched(offset: int, replacement: bytes, cut: int | None = None) -> bytes:
         (patched(2, b"\x18"), "kind 8.*0..7"),
         (patched(3, b"\x05"), "coder 5.*0..4"),
         (patched(3, b"\x21"), "repeats 2.*0..1"),
-        (patched(4, b"\xe1"), "quality 225.*0..224"),
+        (patched(4, b"\xe1"), "quality_step 225.*0..224"),
         (patched(10, b"\xff\xff\xff\xff\x0f", 2), "size_a 4294967295"),
         (patched(10, b"\xff\xff\xff\xff\xff\x01", 2), "size_a has more than 5 bytes"),
         (patched(10, b"\x80\x80\x00", 2), "size_a has redundant"),

@@ -1,6 +1,7 @@
 """Signal to bytes and back through tiny checkpoints: every size, every damage, tiles, targets, realism."""
 
 import contextlib
+import math
 import zlib
 from types import SimpleNamespace
 
@@ -10,10 +11,12 @@ import torch
 from torch import nn
 
 from models.perceptual import PerceptualDistance
-from utils.codec import bitstream, tiling
+from utils.codec import bitstream, targets, tiling
 from utils.codec.bitstream import BitstreamError
 from utils.codec.codec import load_codec, quality_step
 from utils.codec.decoder import load_decoder
+from utils.codec.settings import Settings
+from utils.codec.targets import Target
 from utils.search.config import METHODS
 
 SIZES = [(1, 1), (1, 17), (33, 5), (16, 16), (95, 130)]
@@ -41,19 +44,19 @@ def clip(voiced_clip, samples) -> np.ndarray:
 @pytest.mark.parametrize("coder", ["huffman", "context"])
 def test_pictures_of_any_size(codecs, size, coder):
     codec, pixels = codecs["image"], picture(*size)
-    data = codec.compress(pixels, 5, iterations=4, entropy_coder=coder)
+    data = codec.compress(pixels, 5, Settings.of(iterations=4, entropy_coder=coder))
     decoded = codec.decompress(data)
     assert decoded.shape == pixels.shape and decoded.dtype == np.uint8
     header, symbols = codec.read_symbols(data)
-    assert (header.size_a, header.size_b) == size and header.quality == quality_step(5)
+    assert (header.size_a, header.size_b) == size and header.quality_step == quality_step(5)
     assert header.coder == codec.coders[coder].code
-    assert np.array_equal(decoded, codec.rebuild(symbols, header.quality, size, header.level))
+    assert np.array_equal(decoded, codec.rebuild(symbols, header.quality_step, size, header.level))
 
 
 @pytest.mark.parametrize("samples", CLIPS.values(), ids=CLIPS)
 def test_clips_of_any_length(codecs, samples, voiced_clip):
     codec, signal = codecs["speech"], clip(voiced_clip, samples)
-    data = codec.compress(signal, 4, iterations=3)
+    data = codec.compress(signal, 4, Settings.of(iterations=3))
     decoded = codec.decompress(data)
     assert decoded.shape == signal.shape and decoded.dtype == np.float32
     assert np.array_equal(decoded * 32768, np.rint(decoded * 32768))
@@ -72,7 +75,7 @@ def test_digital_silence_stays_silent(codecs, samples):
 @pytest.mark.parametrize("search", METHODS)
 def test_the_search_s_symbols_are_those_of_the_file(codecs, search):
     codec, pixels = codecs["image"], picture(48, 40)
-    encoded = codec.encode(pixels, 6, search, iterations=10)
+    encoded = codec.encode(pixels, 6, Settings.of(search, 10))
     assert (encoded.search, encoded.iterations) == (search, 0 if search == "none" else 10)
     assert encoded.quality == 6 and encoded.coder == codec.default_coder and encoded.bits_saved >= 0
     plain = codec.encode(pixels, 6, "none")
@@ -80,7 +83,7 @@ def test_the_search_s_symbols_are_those_of_the_file(codecs, search):
     def judged(data) -> float:
         header, symbols = codec.read_symbols(data)
         picture_, _ = codec.kind.to_picture(pixels)
-        return 8 * len(data) + codec._distortion_bits(picture_, [symbols], header.quality, codec._distortions("mse"))[0]
+        return 8 * len(data) + codec._distortion_bits(picture_, [symbols], header.quality_step, "mse")[0]
 
     assert judged(encoded.data) <= judged(plain.data)
     if search in ("admm", "sga", "ste"):
@@ -101,9 +104,9 @@ def test_a_batch_is_coded_as_its_members_alone(codecs, monkeypatch):
         lambda self, pictures, *rest: searches.append(len(pictures)) or search(self, pictures, *rest),
     )
     for method in ("none", "admm"):
-        together = codec.encode_batch(signals, 6, method, iterations=10)
+        together = codec.encode_batch(signals, 6, Settings.of(method, 10))
         for signal, encoded in zip(signals, together):
-            alone = codec.encode(signal, 6, method, iterations=10)
+            alone = codec.encode(signal, 6, Settings.of(method, 10))
             assert np.array_equal(codec.decompress(encoded.data).shape, signal.shape)
             # the order of sums differs with the batch, so a place at the edge of two symbols may too
             assert len(encoded.data) == pytest.approx(len(alone.data), rel=0.02 if method == "admm" else 0, abs=0)
@@ -123,11 +126,12 @@ def test_encode_and_round_writes_the_rounded_latent(codecs):
 def test_both_coders_carry_the_same_symbols(codecs, voiced_clip):
     for codec, signal in ((codecs["image"], picture(64, 48)), (codecs["speech"], clip(voiced_clip, 9000))):
         (h1, one), (h2, two) = (
-            codec.read_symbols(codec.compress(signal, 5, "none", entropy_coder=name)) for name in ("huffman", "context")
+            codec.read_symbols(codec.compress(signal, 5, Settings.of("none", entropy_coder=name)))
+            for name in ("huffman", "context")
         )
         assert np.array_equal(one, two) and h1.coder == 0 and h2.coder == 1
         with pytest.raises(ValueError, match="'arithmetic' has no tables in this checkpoint, only"):
-            codec.compress(signal, 5, "none", entropy_coder="arithmetic")
+            codec.compress(signal, 5, Settings.of("none", entropy_coder="arithmetic"))
 
 
 def test_the_header_holds_quality_and_fingerprint(codecs):
@@ -135,7 +139,7 @@ def test_the_header_holds_quality_and_fingerprint(codecs):
     for quality in (1, 1 + 1 / 32, 4.7, 8):
         data = codec.compress(picture(20, 20), quality, "none")
         header, payload = bitstream.unpack(data)
-        assert header.quality == round((quality - 1) * 32) and header.fingerprint == codec.fingerprint
+        assert header.quality_step == round((quality - 1) * 32) and header.fingerprint == codec.fingerprint
         assert len(data) <= len(payload) + bitstream.MAX_OVERHEAD
 
 
@@ -156,7 +160,7 @@ def test_what_is_no_signal_is_refused(codecs):
         with pytest.raises(ValueError):
             codecs["image"].compress(wrong)
     with pytest.raises(ValueError, match="'adam' is not one of"):
-        codecs["image"].compress(picture(4, 4), search="adam")
+        codecs["image"].compress(picture(4, 4), 3, "adam")
 
 
 # -- the same again, elsewhere ------------------------------------------------------------------------
@@ -164,14 +168,14 @@ def test_what_is_no_signal_is_refused(codecs):
 
 def test_same_input_and_seed_same_bytes(codecs, voiced_clip):
     for codec, signal in ((codecs["image"], picture(40, 56)), (codecs["speech"], clip(voiced_clip, 8000))):
-        first = codec.compress(signal, 5, iterations=12, seed=1)
+        first = codec.compress(signal, 5, Settings.of(iterations=12, seed=1))
         torch.manual_seed(77)
-        assert codec.compress(signal, 5, iterations=12, seed=1) == first
+        assert codec.compress(signal, 5, Settings.of(iterations=12, seed=1)) == first
 
 
 def test_a_receiver_of_its_own_decodes_the_same(codecs, tiny_checkpoints, voiced_clip):
     for name, signal in (("image", picture(40, 56)), ("speech", clip(voiced_clip, 8000))):
-        data = codecs[name].compress(signal, 5, iterations=5)
+        data = codecs[name].compress(signal, 5, Settings.of(iterations=5))
         decoder = load_decoder(tiny_checkpoints[name])
         assert decoder.model.encoder is None and not hasattr(decoder, "compress")
         assert np.array_equal(decoder.decompress(data), codecs[name].decompress(data))
@@ -179,7 +183,10 @@ def test_a_receiver_of_its_own_decodes_the_same(codecs, tiny_checkpoints, voiced
 
 def test_symbols_do_not_depend_on_threads(codecs):
     codec = codecs["image"]
-    data = {coder: codec.compress(picture(95, 130), 6, "none", entropy_coder=coder) for coder in ("huffman", "context")}
+    data = {
+        coder: codec.compress(picture(95, 130), 6, Settings.of("none", entropy_coder=coder))
+        for coder in ("huffman", "context")
+    }
     before, read = torch.get_num_threads(), {}
     try:
         for threads in (1, 2):
@@ -207,7 +214,7 @@ def test_files_of_other_checkpoints_are_refused(codecs, voiced_clip):
 def test_every_flip_and_truncation_is_refused(codecs, kind, coder, voiced_clip):
     codec = codecs[kind]
     signal = picture(16, 20) if kind == "image" else clip(voiced_clip, 1000)
-    data = codec.compress(signal, 3, "none", entropy_coder=coder)
+    data = codec.compress(signal, 3, Settings.of("none", entropy_coder=coder))
     assert len(data) > 20
     for place in range(len(data)):
         damaged = bytearray(data)
@@ -224,7 +231,7 @@ def test_damage_behind_a_right_checksum_ends_in_an_error_or_a_picture(codecs):
     """Whoever fixes the checksum of a damaged file still gets no traceback and no endless work."""
     codec = codecs["image"]
     for coder in ("huffman", "context"):
-        body = codec.compress(picture(16, 20), 3, "none", entropy_coder=coder)[:-4]
+        body = codec.compress(picture(16, 20), 3, Settings.of("none", entropy_coder=coder))[:-4]
         for place in range(2, len(body)):
             damaged = bytearray(body)
             damaged[place] ^= 0x10
@@ -285,7 +292,7 @@ def test_a_tiled_search_pays_and_decodes(codecs, monkeypatch):
     codec, pixels = codecs["image"], picture(100, 210)
     monkeypatch.setattr(tiling, "CORE_POSITIONS", 16)
     monkeypatch.setattr(tiling, "CORE_SIDE", 4)
-    encoded = codec.encode(pixels, 7, iterations=10)
+    encoded = codec.encode(pixels, 7, Settings.of(iterations=10))
     assert encoded.bits_saved > 0
     assert codec.decompress(encoded.data).shape == pixels.shape
 
@@ -319,41 +326,112 @@ def test_padding_replicates_edges():
 # -- target rates -------------------------------------------------------------------------------------
 
 
-def check_target(codec, signal, target, **settings):
-    encoded = codec.encode_to_rate(signal, target, **settings)
-    size = codec.kind.size(signal)
-    rate = codec.kind.rate(len(encoded.data), size)
-    assert rate <= target
-    if rate < 0.97 * target:  # then the next of the steps must be too large
-        above = codec.encode(signal, encoded.quality + 1 / 32, **settings)
-        assert codec.kind.rate(len(above.data), size) > target
+def measured(codec, signal, metric, encoded) -> float:
+    if metric == "bytes":
+        return len(encoded.data)
+    if metric == codec.kind.rate_unit:
+        return codec.kind.rate(len(encoded.data), codec.kind.size(signal))
+    return codec.kind.score(signal, codec.decompress(encoded.data))[metric]
+
+
+def check_target(codec, signal, target, settings):
+    """What is returned is the encoding of its quality with all iterations, and the last that fits."""
+    encoded = codec.encode(signal, target, settings)
+    assert encoded.data == codec.encode(signal, encoded.quality, settings).data
+    assert (encoded.search, encoded.iterations) == (settings.search.method, settings.search.iterations)
+    value = measured(codec, signal, target.metric, encoded)
+    if target.is_rate(codec.kind):
+        assert value <= target.value
+        within, other = value >= 0.97 * target.value, encoded.quality + 1 / 32
+    else:
+        assert value >= target.value
+        within, other = encoded.quality == 1, encoded.quality - 1 / 32
+    if not within:  # then the next of the steps must be too large, or too bad
+        beyond = measured(codec, signal, target.metric, codec.encode(signal, other, settings))
+        assert beyond > target.value if target.is_rate(codec.kind) else beyond < target.value
     return encoded
 
 
-@pytest.mark.parametrize("search", ["none", "ste"])
-@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
-def test_targets_are_met_from_below(codecs, search, part):
-    codec, pixels = codecs["image"], picture(96, 112)
-    ends = [codec.kind.rate(len(codec.compress(pixels, q, "none")), (96, 112)) for q in (1, 8)]
-    target = ends[0] + part * (ends[1] - ends[0])
-    encoded = check_target(codec, pixels, target, search=search, iterations=3)
-    assert encoded.search == search and codec.decompress(encoded.data).shape == pixels.shape
+@pytest.mark.parametrize("search", ["none", "admm"])
+@pytest.mark.parametrize("metric", ["bpp", "bytes", "psnr_db", "ms_ssim"])
+@pytest.mark.parametrize("part", [0.2, 0.8])
+def test_targets_are_met(codecs, texture_image, search, metric, part):
+    codec, pixels = codecs["image"], texture_image[:176, :168]
+    ends = [measured(codec, pixels, metric, codec.encode(pixels, q, "none")) for q in (1, 8)]
+    check_target(codec, pixels, Target(metric, ends[0] + part * (ends[1] - ends[0])), Settings.of(search, 3))
 
 
-def test_speech_targets_are_met_from_below(codecs, voiced_clip):
+@pytest.mark.parametrize("metric", ["kbps", "bytes", "estoi", "log_spectral_distance"])
+def test_speech_targets_are_met(codecs, voiced_clip, metric):
     codec, signal = codecs["speech"], clip(voiced_clip, 16000)
-    ends = [codec.kind.rate(len(codec.compress(signal, q, "none")), (16000, 16000)) for q in (1, 8)]
+    low, high = (measured(codec, signal, metric, codec.encode(signal, q, "none")) for q in (2, 7))
     for coder in ("huffman", "context"):
-        encoded = check_target(codec, signal, sum(ends) / 2, search="none", entropy_coder=coder)
+        encoded = codec.encode(signal, Target(metric, (low + high) / 2), Settings.of("none", entropy_coder=coder))
+        value = measured(codec, signal, metric, encoded)
         assert encoded.coder == coder
+        assert value >= (low + high) / 2 if metric == "estoi" else value <= (low + high) / 2
+
+
+def test_a_target_takes_few_searches(codecs, texture_image, monkeypatch):
+    """The trials without search are many and cheap; the first search tells where the others belong."""
+    codec, searched = codecs["image"], []
+    encode = type(codec)._encode
+
+    def counted(self, signals, step, settings):
+        searched.append((step, settings.search.iterations))
+        return encode(self, signals, step, settings)
+
+    target = measured(codec, texture_image, "bpp", codec.encode(texture_image, 5, "none"))
+    monkeypatch.setattr(type(codec), "_encode", counted)
+    encoded = codec.encode(texture_image, Target("bpp", target), Settings.of("admm", 4))
+    assert len(searched) == len(set(searched)) and len([s for s, n in searched if n]) <= 4
+    assert {n for _, n in searched} == {0, 4} and encoded.iterations == 4
+
+
+@pytest.mark.parametrize("slope", [0.1, 0.5])
+def test_meeting_a_target_whatever_the_search_changes(slope):
+    """Rates that the search moves by another factor at each quality, against trying every step."""
+    kind = SimpleNamespace(rate_unit="bpp", metric_names=("psnr_db",), lower_is_better=())
+
+    def quick(step):
+        return math.exp(slope * step / 10)
+
+    def full(step):
+        return quick(step) * (0.7 + 0.2 * math.sin(step / 40)) + 0.1
+
+    for value in np.linspace(full(0) * 1.01, full(224), 23):
+        best = max(step for step in range(225) if full(step) <= value)
+        step = targets.meet(Target("bpp", value), kind, 224, quick, full)
+        assert step == best or value >= full(step) >= value * (1 - targets.TOLERANCE)
+        least = min(step for step in range(225) if full(step) >= value)
+        assert targets.meet(Target("psnr_db", value), kind, 224, quick, full) == least
 
 
 def test_targets_out_of_reach_name_the_nearest_rate(codecs):
     codec, pixels = codecs["image"], picture(64, 64)
-    for target, quality, word in ((1e-3, 1, "below"), (20.0, 8, "above")):
+    for value, quality, word in ((1e-3, 1, "below"), (20.0, 8, "above")):
         nearest = codec.kind.rate(len(codec.compress(pixels, quality, "none")), (64, 64))
         with pytest.raises(ValueError, match=rf"{word}.*nearest reachable rate is {nearest:.4f} bpp"):
-            codec.encode_to_rate(pixels, target, "none")
+            codec.encode(pixels, Target("bpp", value), "none")
+    with pytest.raises(ValueError, match="5 bytes is below .*nearest reachable rate is [0-9]+ bytes"):
+        codec.encode(pixels, Target("bytes", 5), "none")
+    with pytest.raises(ValueError, match="psnr_db 99 is above what the highest quality gives"):
+        codec.encode(pixels, Target("psnr_db", 99.0), "none")
+
+
+def test_targets_that_do_not_apply_are_refused(codecs, voiced_clip, monkeypatch):
+    for name, metric, known in (
+        ("image", "pesq_wb", "bytes, bpp, psnr_db, ms_ssim"),
+        ("image", "kbps", "bytes, bpp, psnr_db, ms_ssim"),
+        ("speech", "psnr_db", "bytes, kbps, pesq_wb, stoi, estoi, log_spectral_distance"),
+    ):
+        signal = picture(64, 64) if name == "image" else voiced_clip
+        with monkeypatch.context() as patch:
+            patch.setattr(type(codecs[name]), "_encode", lambda *_: pytest.fail("work for nothing"))
+            with pytest.raises(ValueError, match=f"{metric} is not a metric of {name}: a target can be {known}"):
+                codecs[name].encode(signal, Target(metric, 3.0))
+    with pytest.raises(ValueError, match="ms_ssim cannot be measured on this signal"):
+        codecs["image"].encode(picture(9, 9), Target("ms_ssim", 0.9), "none")
 
 
 @pytest.mark.parametrize("search", ["none", "ste"])
@@ -368,7 +446,7 @@ def test_the_time_of_a_target_is_that_of_all_trials(codecs, search, monkeypatch)
 
     target = codec.kind.rate(len(codec.compress(pixels, 5, "none")), (48, 64))
     monkeypatch.setattr(type(codec), "_encode", timed)
-    encoded = codec.encode_to_rate(pixels, target, search, iterations=2)
+    encoded = codec.encode(pixels, Target("bpp", target), Settings.of(search, 2))
     assert len(seconds) > 5 and encoded.seconds > sum(seconds)
 
 
@@ -379,8 +457,8 @@ def test_realism_mixes_the_two_generators(codecs):
     codec = codecs["image"]
     data = codec.compress(picture(48, 48), 5, "none")
     header, symbols = codec.read_symbols(data)
-    faithful, half, realistic = (codec.generate(symbols, header.quality, r) for r in (0.0, 0.5, 1.0))
-    assert np.array_equal(codec.generate(symbols, header.quality), faithful)
+    faithful, half, realistic = (codec.generate(symbols, header.quality_step, r) for r in (0.0, 0.5, 1.0))
+    assert np.array_equal(codec.generate(symbols, header.quality_step), faithful)
     assert np.abs(realistic - faithful).max() > 0.01
     assert np.abs(half - faithful).max() > 1e-3 and np.abs(half - realistic).max() > 1e-3
     states = [codec.generator(r).state_dict() for r in (0.0, 0.5, 1.0)]
@@ -403,34 +481,6 @@ def test_realism_needs_a_realistic_generator(codecs):
             codecs["image"].decompress(codecs["image"].compress(picture(4, 4), 3, "none"), realism)
 
 
-def test_psnr_targets_are_reached_at_the_lowest_quality(codecs):
-    codec, pixels = codecs["image"], picture(64, 80)
-    scores = [codec.kind.score(pixels, codec.decompress(codec.compress(pixels, q, "none")))["psnr_db"] for q in (2, 7)]
-    target = sum(scores) / 2
-    encoded = codec.encode_to_score(pixels, "psnr_db", target, "none")
-    assert codec.kind.score(pixels, codec.decompress(encoded.data))["psnr_db"] >= target
-    if encoded.quality > 1:
-        below = codec.encode(pixels, encoded.quality - 1 / 32, "none")
-        assert codec.kind.score(pixels, codec.decompress(below.data))["psnr_db"] < target
-    searched = codec.encode_to_score(pixels, "psnr_db", target, "admm", iterations=4)
-    assert codec.kind.score(pixels, codec.decompress(searched.data))["psnr_db"] >= target
-    with pytest.raises(ValueError, match="psnr_db 99 is above what the highest quality gives"):
-        codec.encode_to_score(pixels, "psnr_db", 99.0, "none")
-    with pytest.raises(ValueError, match="pesq is not a metric of image: these are psnr_db, ms_ssim"):
-        codec.encode_to_score(pixels, "pesq", 3.0, "none")
-
-
-def test_a_searched_encoding_gets_its_own_score(codecs, monkeypatch):
-    """Not that of the encoding without search at the same quality, which the bisection tried first."""
-    codec, pixels, decoded, tried = codecs["image"], picture(64, 80), set(), []
-    decompress, bisect = type(codec).decompress, type(codec)._bisect
-    monkeypatch.setattr(type(codec), "decompress", lambda self, data: decoded.add(data) or decompress(self, data))
-    monkeypatch.setattr(type(codec), "_bisect", lambda *arguments: tried.extend(bisect(*arguments)) or tried)
-    target = codec.kind.score(pixels, decompress(codec, codec.compress(pixels, 5, "none")))["psnr_db"]
-    encoded = codec.encode_to_score(pixels, "psnr_db", target, "admm", iterations=6)
-    assert encoded.search == "admm" and {other.data for other in tried} <= decoded
-
-
 # -- objectives ---------------------------------------------------------------------------------------
 
 
@@ -438,16 +488,12 @@ def test_a_searched_encoding_gets_its_own_score(codecs, monkeypatch):
 def test_each_objective_is_best_at_its_own_metric(codecs, texture_image, objective, metric):
     """At equal cost the search for a metric wins in it: scores plus bits at the same weight."""
     codec = codecs["image"]
-    settings = dict(quality=8, search="admm", iterations=30)
-    both = {name: codec.encode(texture_image, objective=name, **settings) for name in ("mse", "ms_ssim")}
+    both = {name: codec.encode(texture_image, 8, Settings.of("admm", 30, name)) for name in ("mse", "ms_ssim")}
 
     def cost(encoded) -> float:
         header, symbols = codec.read_symbols(encoded.data)
         picture_, _ = codec.kind.to_picture(texture_image)
-        return (
-            8 * len(encoded.data)
-            + codec._distortion_bits(picture_, [symbols], header.quality, codec._distortions(objective))[0]
-        )
+        return 8 * len(encoded.data) + codec._distortion_bits(picture_, [symbols], header.quality_step, objective)[0]
 
     other = {"mse": "ms_ssim", "ms_ssim": "mse"}[objective]
     assert cost(both[objective]) < cost(both[other])
@@ -474,8 +520,8 @@ def test_the_perceptual_objective_lowers_the_features_distance(codecs, texture_i
     x = torch.from_numpy(codec.kind.to_picture(texture_image)[0])[None]
 
     def features(objective) -> float:
-        header, symbols = codec.read_symbols(codec.compress(texture_image, 8, "admm", 30, objective=objective))
-        x_hat = torch.from_numpy(codec.generate(symbols, header.quality)[:, :203, :251]).clamp(-1, 1)[None]
+        header, symbols = codec.read_symbols(codec.compress(texture_image, 8, Settings.of("admm", 30, objective)))
+        x_hat = torch.from_numpy(codec.generate(symbols, header.quality_step)[:, :203, :251]).clamp(-1, 1)[None]
         return float(distance(x, x_hat))
 
     codec._vgg = None  # whether its weights are there or not
@@ -484,13 +530,13 @@ def test_the_perceptual_objective_lowers_the_features_distance(codecs, texture_i
 
 def test_objectives_that_do_not_fit_are_refused(codecs, voiced_clip):
     with pytest.raises(ValueError, match="'psnr' is not one of mse, ms_ssim, perceptual"):
-        codecs["image"].compress(picture(20, 20), objective="psnr")
-    with pytest.raises(ValueError, match="ms_ssim is for images, this is speech"):
-        codecs["speech"].compress(voiced_clip, objective="ms_ssim")
+        codecs["image"].compress(picture(20, 20), 3, Settings.of(objective="psnr"))
+    with pytest.raises(ValueError, match="ms_ssim is not for speech: possible are mse, perceptual"):
+        codecs["speech"].compress(voiced_clip, 3, Settings.of(objective="ms_ssim"))
     without = codecs["image_faithful"]
     without._vgg = None
     with pytest.raises(ValueError, match="needs a checkpoint with a discriminator"):
-        without.compress(picture(20, 20), objective="perceptual")
+        without.compress(picture(20, 20), 3, Settings.of(objective="perceptual"))
 
 
 def vgg_like() -> nn.Sequential:
@@ -514,4 +560,4 @@ def test_vgg_goes_to_the_codec_s_device(tiny_checkpoints, monkeypatch):
 def test_objectives_take_pictures_of_any_size(codecs, objective, vgg, size, monkeypatch):
     codec = codecs["image"]
     monkeypatch.setitem(vars(codec), "_vgg", PerceptualDistance(vgg_like()) if vgg else None)
-    assert codec.decompress(codec.compress(picture(*size), 4, "admm", 3, objective=objective)).shape == (*size, 3)
+    assert codec.decompress(codec.compress(picture(*size), 4, Settings.of("admm", 3, objective))).shape == (*size, 3)

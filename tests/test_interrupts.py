@@ -221,8 +221,8 @@ def test_an_interrupted_batch_goes_on(compress, folder, encoded, monkeypatch):
     assert [{k: v for k, v in row.items() if "seconds" not in k} for row in rows] == same
 
 
-@pytest.mark.parametrize("target, method", [("--target_bpp", "encode_to_rate"), ("--target_psnr", "encode_to_score")])
-def test_with_a_target_each_file_is_written_at_once(compress, folder, monkeypatch, target, method):
+@pytest.mark.parametrize("target", ["--target_bpp", "--target_psnr"])
+def test_with_a_target_each_file_is_written_at_once(compress, folder, monkeypatch, target):
     """Also where they are in one group: an interrupt loses one search, not those of the group."""
     calls = []
 
@@ -232,9 +232,9 @@ def test_with_a_target_each_file_is_written_at_once(compress, folder, monkeypatc
             raise KeyboardInterrupt
         if len(calls) == 2:
             raise ValueError("out of reach")
-        return self.encode(signal, search="none")
+        return self.encode(signal, 3, "none")
 
-    monkeypatch.setattr(Codec, method, stopped)
+    monkeypatch.setattr(Codec, "_encode_to", stopped)
     code, out, err = compress(target, "8", "--batch_size", "8")
     assert code == 130 and "1 of 4 files" in out and err.count("error") == 1 and "1.png: out of reach" in err
     assert calls[0] == {".lock"} and calls[1] == calls[2] == {".lock", "0.bpgan", "0.png", "rows.jsonl"}

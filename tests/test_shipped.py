@@ -11,6 +11,7 @@ from data import KINDS
 from utils.codec.checkpoint import CHECKPOINTS
 from utils.codec.codec import load_codec
 from utils.codec.decoder import load_decoder
+from utils.codec.settings import Settings
 from utils.metrics import estoi, psnr
 
 SIZE_LIMIT = 25_000_000  # bytes; what a repository can carry
@@ -52,7 +53,7 @@ def test_samples_at_rising_qualities(codec, coder):
     score = psnr if codec.kind.name == "image" else estoi
     sizes, scores = [], []
     for quality in (1, 4, 8):
-        data = codec.compress(original, quality, "none", entropy_coder=coder)
+        data = codec.compress(original, quality, Settings.of("none", entropy_coder=coder))
         decoded = receiver.decompress(data)
         sizes.append(len(data))
         scores.append(score(original, decoded))
@@ -75,9 +76,9 @@ def test_search_pays(kind, least):
     codec = load_codec(CHECKPOINTS / f"{kind}.safetensors")
     original = codec.kind.read(codec.kind.samples()[0])
     original = original[:192, :192] if kind == "image" else original[:24000]
-    saved = codec.encode(original, 3, "admm", iterations=25).bits_saved
+    saved = codec.encode(original, 3, Settings.of("admm", 25)).bits_saved
     assert saved > least
-    assert saved > codec.encode(original, 3, "sga", iterations=25).bits_saved + 0.02
+    assert saved > codec.encode(original, 3, Settings.of("sga", 25)).bits_saved + 0.02
 
 
 @pytest.mark.parametrize("quality, least", [(1, 0.04), (2, 0.06), (8, 0.2)])  # seen: 0.051, 0.085, 0.258
@@ -85,7 +86,7 @@ def test_search_pays_at_the_ends_of_the_range(quality, least):
     """On a detailed crop, where a wrong curvature leads astray: with a probe of half a step quality 1 saves 0.028."""
     codec = load_codec(CHECKPOINTS / "image.safetensors")
     original = codec.kind.read(codec.kind.samples()[0])[:256, :256]
-    assert codec.encode(original, quality, "admm", iterations=15).bits_saved > least
+    assert codec.encode(original, quality, Settings.of("admm", 15)).bits_saved > least
 
 
 @pytest.mark.parametrize("coder", ["context", "huffman"])
@@ -94,7 +95,7 @@ def test_a_blank_picture_is_tiny(coder, color):
     codec = load_codec(CHECKPOINTS / "image.safetensors")
     blank = np.zeros((512, 768, 3), np.uint8) + np.array(color, np.uint8)
     for quality in (1, 2):
-        data = codec.compress(blank, quality, "none", entropy_coder=coder)
+        data = codec.compress(blank, quality, Settings.of("none", entropy_coder=coder))
         assert len(data) < 100
         # the lowest qualities are a few gray levels off in saturated colors
         assert np.abs(codec.decompress(data).astype(int) - blank).mean() < 8
@@ -115,6 +116,7 @@ def test_huffman_is_close_to_context(codec):
     signal = codec.kind.read(codec.kind.samples()[0])
     for quality in (2, 6):
         context, huffman = (
-            len(codec.compress(signal, quality, "none", entropy_coder=name)) for name in ("context", "huffman")
+            len(codec.compress(signal, quality, Settings.of("none", entropy_coder=name)))
+            for name in ("context", "huffman")
         )
         assert context < huffman < 1.12 * context

@@ -27,10 +27,10 @@ from models.config import QUALITIES, QUALITY_STEPS
 from options.train_options import train_parser
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
+from utils.codec.settings import Settings as CodecSettings
 from utils.codec.weights import network_of
 from utils.entropy.coders import CODERS
 from utils.training import fitting, setup, stages
-from utils.training import trainer as training
 from utils.training.fitting import fit_centers, latents
 from utils.training.log import RunLog
 from utils.training.schedule import STAGES, Schedule
@@ -208,7 +208,7 @@ def test_all_stages_give_a_checkpoint_that_compresses(roots, tmp_path, kind):
     codec = load_codec(path)
     original = codec.kind.read(sorted(roots[kind].iterdir())[0])
     for coder in ("huffman", "context"):
-        encoded = codec.compress(original, 4, iterations=3, entropy_coder=coder)
+        encoded = codec.compress(original, 4, CodecSettings.of(iterations=3, entropy_coder=coder))
         for realism in (0.0, 1.0):
             decoded = codec.decompress(encoded, realism)
             assert decoded.shape == original.shape and decoded.dtype == original.dtype
@@ -426,7 +426,7 @@ def test_a_run_moves_from_device_to_device_and_back(roots, tmp_path, devices):
     assert turn >= 2
     pixels = ImageKind().read(sorted(roots["image"].iterdir())[0])
     codec = load_codec(path)
-    assert codec.decompress(codec.compress(pixels, 3, iterations=3)).shape == pixels.shape
+    assert codec.decompress(codec.compress(pixels, 3, CodecSettings.of(iterations=3))).shape == pixels.shape
 
 
 def test_resume_refuses_what_does_not_fit(roots, tmp_path):
@@ -645,7 +645,7 @@ def test_classes_held_out_of_training(roots, tmp_path):
 def test_a_new_checkpoint_names_the_coder_that_needs_fewer_bits(roots, tmp_path):
     trainer, data = make_trainer(tmp_path, stages=["joint"], steps=1), picture_set(roots)
     checkpoint = load_checkpoint(trainer.run(data, None))
-    held_out = trainer.fitting_batches(data)[-1]
+    held_out = fitting.fitting_batches(data, trainer.device)[-1]
     bits = dict.fromkeys(CODERS, 0.0)
     for latent, quality in latents(trainer.networks.average, [held_out]):
         for symbols in trainer.networks.average.codebook.quantize(latent).numpy():

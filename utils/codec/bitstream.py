@@ -6,7 +6,7 @@
     2       kind         bits 3..0  0..7          kind of signal
     3       repeats      bits 7..4  0..1          1: the payload begins with a map of repeats
     3       coder        bits 3..0  0..4          entropy coder (0 huffman, 1 context)
-    4       quality      u8         0..224        above quality 1, in steps of 1/32
+    4       quality_step u8         0..224        above quality 1, in steps of 1/32
     5       fingerprint  4 bytes    any           of the checkpoint (weights and tables)
     9       level        u8         0..255        level of the kind's own scale, such as loudness
     10      size_a       varint     0..2^31 - 1   image: height in pixels; speech: samples
@@ -67,7 +67,7 @@ FIELDS = (
     Field("kind", "low", 0, 7),
     Field("repeats", "high", 0, 1),
     Field("coder", "low", 0, 4),
-    Field("quality", "u8", 0, 224),
+    Field("quality_step", "u8", 0, 224),
     Field("fingerprint", "bytes", 4, 4),
     Field("level", "u8", 0, 255),
     Field("size_a", "varint", 0, MAX_SIZE),
@@ -81,7 +81,7 @@ class FileHeader:
 
     kind: int
     coder: int
-    quality: int
+    quality_step: int
     fingerprint: bytes
     size_a: int
     size_b: int

@@ -139,7 +139,7 @@ class Decoder:
         rows, columns = self.kind.picture_shape((header.size_a, header.size_b))
         shape = (self.config.latent_channels, *latent_shape(rows, columns))
         try:
-            return header, coder.decode(payload, shape, header.quality, bool(header.repeats))
+            return header, coder.decode(payload, shape, header.quality_step, bool(header.repeats))
         except CorruptPayload as error:
             raise bitstream.BitstreamError(f"damaged file: {error}") from None
 
@@ -150,7 +150,7 @@ class Decoder:
         checkpoint.
         """
         header, symbols = self.read_symbols(data)
-        return self.rebuild(symbols, header.quality, (header.size_a, header.size_b), header.level, realism)
+        return self.rebuild(symbols, header.quality_step, (header.size_a, header.size_b), header.level, realism)
 
     def rebuild(
         self, symbols: np.ndarray, quality_step: int, size: tuple[int, int], level: int, realism: float = 0.0
@@ -171,13 +171,11 @@ class Decoder:
         _, rows, columns = symbols.shape
         picture = np.empty((self.config.in_channels, rows * STRIDE, columns * STRIDE), np.float32)
         for window in windows(rows, columns, self.model.generator.reach):
-            part = torch.from_numpy(symbols[(slice(None), *window.outer())].astype(np.int32)).to(self.device)
+            part = torch.from_numpy(symbols[window.outer()].astype(np.int32)).to(self.device)
             y_hat = self.model.codebook.dequantize(part[None])
             z_hat = self.model.gains.unscale(y_hat, quality).contiguous(memory_format=torch.channels_last)
             out = generator(z_hat, quality)[0]
-            picture[(slice(None), *window.core(STRIDE))] = (
-                out[(slice(None), *window.core_in_outer(STRIDE))].cpu().numpy()
-            )
+            picture[window.core(STRIDE)] = out[window.core_in_outer(STRIDE)].cpu().numpy()
         return picture
 
     def quality_tensor(self, quality_step: int) -> torch.Tensor:

@@ -36,20 +36,24 @@ class Window:
     outer_left: int
     outer_right: int
 
-    def outer(self, step: int = 1) -> tuple[slice, slice]:
-        """Slices of the outer rectangle; step 16 for picture samples."""
+    # Each is an index of the last two dimensions of an array; step 16 is for picture samples.
+
+    def outer(self, step: int = 1) -> tuple:
+        """The outer rectangle in the whole grid."""
         return (
+            ...,
             slice(self.outer_top * step, self.outer_bottom * step),
             slice(self.outer_left * step, self.outer_right * step),
         )
 
-    def core(self, step: int = 1) -> tuple[slice, slice]:
-        """Slices of the core in the whole grid."""
-        return (slice(self.top * step, self.bottom * step), slice(self.left * step, self.right * step))
+    def core(self, step: int = 1) -> tuple:
+        """The core in the whole grid."""
+        return (..., slice(self.top * step, self.bottom * step), slice(self.left * step, self.right * step))
 
-    def core_in_outer(self, step: int = 1) -> tuple[slice, slice]:
-        """Slices of the core in its outer rectangle."""
+    def core_in_outer(self, step: int = 1) -> tuple:
+        """The core in its outer rectangle."""
         return (
+            ...,
             slice((self.top - self.outer_top) * step, (self.bottom - self.outer_top) * step),
             slice((self.left - self.outer_left) * step, (self.right - self.outer_left) * step),
         )

@@ -39,6 +39,11 @@ class Searchable:
         """The masked weights of the entropy model."""
         return self.model.context.kernels(self.dtype)
 
+    def decode(self, index: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+        """A latent on the symbols' axis (B, C, h, w) -> picture (B, C, 16h, 16w), not clamped; differentiable."""
+        z_hat = self.model.gains.unscale(self.model.codebook.from_index(index), quality)
+        return self.generator(z_hat.to(self.dtype, memory_format=torch.channels_last), quality)
+
     def problem(
         self,
         x: torch.Tensor,
@@ -59,9 +64,7 @@ class Searchable:
         target = x[..., :rows, :columns].contiguous(memory_format=torch.channels_last)  # as the generator's
 
         def distortion(index: torch.Tensor) -> torch.Tensor:
-            z_hat = model.gains.unscale(model.codebook.from_index(index), quality)
-            x_hat = self.generator(z_hat.to(dtype, memory_format=torch.channels_last), quality)
-            return weight * distance(target, x_hat[..., :rows, :columns])
+            return weight * distance(target, self.decode(index, quality)[..., :rows, :columns])
 
         def predict(index: torch.Tensor) -> Prediction:
             with torch.autocast(index.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):

@@ -67,24 +67,27 @@ def ms_ssim_distance(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
 class FeatureDistance:
     """Squared error and distance of features, each relative to what it is where the search starts.
 
-    `error` and `distances` are functions of x, x_hat -> (B,). The first call fixes the start, so an
-    object serves one search. Below 32 pixels the error alone.
+    `error` and `distances` are functions of x, x_hat -> (B,). `x` and `x_hat_start` (B, C, H, W) are the
+    pictures and what they are where the search starts. Below 32 pixels the error alone.
     """
 
-    def __init__(self, error: Distortion, distances: list[Distortion]):
+    @torch.no_grad()
+    def __init__(self, error: Distortion, distances: list[Distortion], x: torch.Tensor, x_hat_start: torch.Tensor):
         self.error, self.distances = error, distances
-        self._start: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.error_start = error(x, x_hat_start).clamp_min(1e-8)
+        if min(x.shape[-2:]) >= MIN_FEATURE_SIDE:
+            self.features_start = self._features(x, x_hat_start).clamp_min(1e-8)
+
+    def _features(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+        x_hat = hardtanh(x_hat.float())
+        return sum(distance(x, x_hat) for distance in self.distances)
 
     def __call__(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
         error = self.error(x, x_hat)
         if min(x.shape[-2:]) < MIN_FEATURE_SIDE:
             return error
-        x_hat = hardtanh(x_hat.float())
-        features = sum(distance(x, x_hat) for distance in self.distances)
-        if self._start is None:
-            self._start = error.detach().clamp_min(1e-8), features.detach().clamp_min(1e-8)
-        error_start, features_start = self._start
-        return (1 - FEATURE_SHARE) * error + FEATURE_SHARE * 2 * error_start * features / features_start
+        features = self._features(x, x_hat)
+        return (1 - FEATURE_SHARE) * error + FEATURE_SHARE * 2 * self.error_start * features / self.features_start
 
 
 def discriminator_distance(discriminator: Discriminator) -> Distortion:
