@@ -34,6 +34,12 @@ class FilesParser(Parser):
             metavar="FILE",
             help="trained weights, one file per kind of signal; without it, those in checkpoints/ are used",
         )
+        # Of files from strangers: a few bytes can declare any size. The defaults are the kinds' own.
+        for name, what in (
+            ("max_pixels", "larger pictures (else 128 million)"),
+            ("max_seconds", "longer sound (else 4 hours)"),
+        ):
+            add(f"--{name}", type=in_range(float, 1e-3, 1e18), default=None, help=f"refuse {what}")
         add("--quiet", action="store_true", help="print errors only")
         self.set_defaults(result_name=None)  # what the result is called where it is made in a temporary folder
 

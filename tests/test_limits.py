@@ -8,7 +8,11 @@ import pytest
 import soundfile
 from PIL import Image
 
-from data import KINDS, kind_class
+import Compression_ADMM
+import Decompression
+import test as evaluation
+from data import KINDS, build_kind, kind_class
+from tests.conftest import one_line
 from utils.codec import bitstream
 from utils.codec.bitstream import BitstreamError
 from utils.codec.codec import load_codec
@@ -98,3 +102,23 @@ def test_mistakes_are_named():
         with pytest.raises(ValueError, match="max_seconds .* is not a positive number"):
             Limits(max_seconds=value)
     assert repr(Limits(max_pixels=1e6, max_seconds=None)) == "Limits(max_pixels=1e+06)"
+
+
+@pytest.mark.parametrize("module", [Compression_ADMM, evaluation, Decompression], ids=lambda module: module.__name__)
+def test_the_scripts_have_the_options(run, codecs, tmp_path, module):
+    """One line that names the option, and no limit of one kind is another's."""
+    sources = tmp_path / "in"
+    sources.mkdir()
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(sources / "a.png")
+    soundfile.write(sources / "b.wav", np.zeros(8000), 16000)
+    if module is Decompression:
+        for path, name in ((sources / "a.png", "image"), (sources / "b.wav", "speech")):
+            path.with_suffix(".bpgan").write_bytes(codecs[name].compress(build_kind(name).read(path), 3, "none"))
+            path.unlink()
+    more = ("--search", "none") if module is Compression_ADMM else ()
+    for option, most, refused in (("--max_pixels", 1199, "a."), ("--max_seconds", 0.49, "b.")):
+        output = tmp_path / option
+        code, _, err = run(module, "--input", sources, "--output", output, option, most, *more)
+        one_line(code, err, refused, option, "too large", exit_code=1)
+        code, _, err = run(module, "--input", sources, "--output", output, option, most * 1.1, *more)
+        assert code == 0, err

@@ -15,6 +15,7 @@ from options.base_options import save_options
 from utils import distributed
 from utils.codec.bitstream import read_file
 from utils.codec.codec import Codec, Encoded, load_codec
+from utils.codec.limits import Limits
 from utils.console import fail, name_of, pick_device, printable
 from utils.files import checksum, put_in_place, temporary_beside
 
@@ -52,7 +53,8 @@ def code_inputs(
     device = distributed.start(pick_device(options.device))
     is_first = distributed.world()[0] == 0
     items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
-    codecs = CodecsByKind(options.checkpoint, lambda path: load_codec(path, device))
+    limits = Limits.of_options(options)
+    codecs = CodecsByKind(options.checkpoint, lambda path: load_codec(path, device, limits))
     folders = dict.fromkeys(qualities, options.output)
     if len(qualities) > 1:
         folders = {quality: options.output / f"quality_{quality:g}" for quality in qualities}

@@ -8,6 +8,7 @@ from pathlib import Path
 from utils import distributed
 from utils.codec.bitstream import read_file
 from utils.codec.decoder import load_decoder
+from utils.codec.limits import Limits
 from utils.console import pick_device, printable
 from utils.files import checksum, put_in_place, temporary_beside
 
@@ -27,7 +28,8 @@ def decode_inputs(options: argparse.Namespace) -> int:
     if not options.input:
         raise ValueError("--input is needed: .bpgan files, or folders of them")
     items = find_inputs(options.input, lambda path: path.suffix.lower() == SUFFIX)
-    decoders = CodecsByKind(options.checkpoint, lambda path: load_decoder(path, device))
+    limits = Limits.of_options(options)
+    decoders = CodecsByKind(options.checkpoint, lambda path: load_decoder(path, device, limits))
 
     def decode(item: Item) -> dict:
         data = read_file(item.path)

@@ -31,6 +31,8 @@ _NO_MATTER = (
     "argv",
     "batch_size",
     "result_name",
+    "max_pixels",
+    "max_seconds",
 )
 _PROGRAM = ("data", "models", "utils")
 # Results do not depend on these parts of it. Whatever is new counts until it is named here.
@@ -38,11 +40,13 @@ _NOT_PROGRAM = (
     "data/corpora.py",
     "data/dataset.py",
     "data/download.py",
+    "data/folders.py",
     "utils/batch/inputs.py",
     "utils/batch/journal.py",
     "utils/batch/page.py",
     "utils/batch/pipes.py",
     "utils/batch/run.py",
+    "utils/codec/limits.py",
     "utils/batch/tables.py",
     "utils/console.py",
     "utils/distributed.py",
