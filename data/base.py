@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .folders import list_files
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -127,9 +129,7 @@ class Kind(ABC):
         A kind whose corpora divide their own folder (TIMIT) overrides it; elsewhere the folder is the
         split. Raises ValueError if `root` is not a folder.
         """
-        from .corpora import list_files
-
-        return list_files(root, self)
+        return list_files(root, self.suffixes)
 
     @abstractmethod
     def augment(self, crop, rng):

@@ -1,108 +1,11 @@
-"""Where training and evaluation files lie: any folder, the TIMIT layout, and BPGAN_DATA.
-
-Open Images and Kodak are plain folders of pictures. TIMIT has its own tree,
-TRAIN|TEST / DR1..DR8 / speaker / sentence.WAV, in upper or lower case by distribution.
-"""
+"""Where training and evaluation files lie if no folder is given: below the folder that BPGAN_DATA names."""
 
 import os
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from utils.files import walk
-
-if TYPE_CHECKING:
-    from .base import Kind
+from data import KINDS, kind_class
 
 DATAROOT_VARIABLE = "BPGAN_DATA"
-
-TIMIT_SPLITS = ("train", "test")
-
-_CLASS_OF_PICTURE = re.compile(r"inet_n(\d{8})_")  # a name that begins with a WordNet number, the picture's class
-
-
-def list_files(root: Path | str, kind: "Kind") -> list[Path]:
-    """All files of a kind of signal under a folder, sorted by path.
-
-    Recursive; suffixes match in either letter case; hidden files and folders are skipped. Where
-    a TIMIT distribution carries a sentence twice (`SA1.WAV` and the converted `SA1.WAV.wav`),
-    the original alone is listed.
-
-    Returns paths that start with `root`. Raises ValueError if `root` is not a folder.
-    """
-    found = [path for path in walk(Path(root)) if path.suffix.lower() in kind.suffixes]
-    return sorted(_without_converted(found))
-
-
-def is_held_out(path: Path) -> bool:
-    """Whether training leaves a file out by its name.
-
-    Pictures named `inet_nNNNNNNNN_*` carry the number of their class. The classes whose number is divisible by 4
-    are a test set, so that a model is tested on classes that it has never seen.
-    """
-    match = _CLASS_OF_PICTURE.match(path.name)
-    return match is not None and int(match[1]) % 4 == 0
-
-
-def _without_converted(paths: list[Path]) -> list[Path]:
-    """Drop each `NAME.WAV.wav` beside which `NAME.WAV` is listed too."""
-    listed = set(paths)
-    return [path for path in paths if not (path.suffix.lower() == ".wav" and path.with_suffix("") in listed)]
-
-
-def _child(folder: Path, name: str) -> Path | None:
-    """The subfolder of that name in either letter case, or None."""
-    matches = sorted(entry for entry in folder.iterdir() if entry.name.lower() == name and entry.is_dir())
-    return matches[0] if matches else None
-
-
-def _find_timit(root: Path) -> Path | None:
-    """The folder that holds TRAIN and TEST: `root` itself, or one or two levels below it."""
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder")
-    for level in ([root], root.glob("*"), root.glob("*/*")):
-        for folder in sorted(path for path in level if path.is_dir()):
-            splits = [_child(folder, split) for split in TIMIT_SPLITS]
-            if all(
-                split and any(re.fullmatch(r"dr[1-8]", entry.name.lower()) for entry in split.iterdir())
-                for split in splits
-            ):
-                return folder
-    return None
-
-
-def is_timit(root: Path | str) -> bool:
-    """Whether a folder holds TIMIT: TRAIN and TEST with dialect regions DR1..DR8 in them.
-
-    The distributions nest it differently (`TIMIT/TRAIN`, `timit/timit/train`, `data/TRAIN`), so
-    up to two levels below `root` are looked at. Raises ValueError if `root` is not a folder.
-    """
-    return _find_timit(Path(root)) is not None
-
-
-def timit_files(root: Path | str, split: str) -> list[Path]:
-    """The audio files (NIST SPHERE, `.WAV`) of a TIMIT split, "train" or "test", sorted by path.
-
-    Training leaves out the SA sentences: SA1 and SA2 are two texts that every speaker reads,
-    in both splits, so a model would be tested on texts it knows. "test" is the complete test set.
-
-    Raises ValueError for another split, or if `root` does not hold the TIMIT layout.
-    """
-    if split not in TIMIT_SPLITS:
-        raise ValueError(f"TIMIT has the splits {', '.join(TIMIT_SPLITS)}, not {split!r}")
-    corpus = _find_timit(Path(root))
-    if corpus is None:
-        raise ValueError(f"{root}: not the TIMIT layout (TRAIN and TEST with DR1..DR8 in each)")
-    base = _child(corpus, split)
-    paths = []
-    for path in walk(base):
-        region = path.relative_to(base).parts[0].lower()
-        if path.suffix.lower() != ".wav" or not re.fullmatch(r"dr[1-8]", region):
-            continue
-        if split == "train" and re.match(r"sa[12]\.", path.name.lower()):
-            continue
-        paths.append(path)
-    return sorted(_without_converted(paths))
 
 
 def default_dataroot(kind_name: str, split: str) -> Path:
@@ -111,8 +14,6 @@ def default_dataroot(kind_name: str, split: str) -> Path:
     Its layout is `Kind.folders`. Raises ValueError with what to do if the kind has no such split,
     the variable is not set, or the folder does not exist.
     """
-    from . import KINDS, kind_class
-
     folders = kind_class(kind_name).folders if kind_name in KINDS else {}
     if split not in folders:
         known = ", ".join(f"{name} {split}" for name in KINDS for split in kind_class(name).folders)

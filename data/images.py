@@ -15,8 +15,8 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from utils.files import replacing
 
-from . import corpora
 from .base import Kind, Preview
+from .folders import is_held_out
 
 logger = logging.getLogger(__name__)
 
@@ -224,9 +224,8 @@ class ImageKind(Kind):
         return crop.flip(-1) if rng.uniform() < 0.5 else crop
 
     def list_files(self, root: Path | str, split: str) -> list[Path]:
-        """All of a folder; of those, training leaves out the classes that are a test set (`corpora.is_held_out`)."""
-        files = corpora.list_files(root, self)
-        return [path for path in files if split != "train" or not corpora.is_held_out(path)]
+        """All of a folder; of those, training leaves out the classes that are a test set (`data.folders.is_held_out`)."""
+        return [path for path in super().list_files(root, split) if split != "train" or not is_held_out(path)]
 
     def samples(self) -> list[Path]:
         """scikit-learn's two photographs. Raises ValueError if it is not installed."""

@@ -17,6 +17,7 @@ import numpy as np
 from utils.files import replacing
 
 from .base import Kind, Preview
+from .folders import is_timit, timit_files
 from .sound_files import read_mono
 from .stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
 
@@ -284,8 +285,6 @@ class SpeechKind(Kind):
 
     def list_files(self, root: Path | str, split: str) -> list[Path]:
         """Of a TIMIT distribution the split's own files ("val" is its test set), elsewhere all of a folder."""
-        from .corpora import is_timit, timit_files
-
         if is_timit(root):
             return timit_files(root, "train" if split == "train" else "test")
         return super().list_files(root, split)

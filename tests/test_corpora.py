@@ -4,15 +4,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from data import KINDS, build_kind, corpora
+from data import KINDS, build_kind, corpora, folders
 from data.images import ImageKind
 from models.config import STRIDE, ModelConfig
 
-
-class Audio:
-    """The one attribute of a kind of signal that listing looks at."""
-
-    suffixes = (".wav", ".flac")
+AUDIO = (".wav", ".flac")
 
 
 def touch(root, *names):
@@ -38,14 +34,14 @@ def test_list_files_is_recursive_sorted_and_skips_hidden(tmp_path):
         "a/list.csv",
         "no_suffix",
     )
-    found = corpora.list_files(tmp_path, ImageKind())
+    found = ImageKind().list_files(tmp_path, "val")
     assert listed(found, tmp_path) == ["a/y.Png", "a/z.JPG", "b.png"]
-    assert listed(corpora.list_files(str(tmp_path), Audio()), tmp_path) == []
+    assert listed(folders.list_files(str(tmp_path), AUDIO), tmp_path) == []
 
 
 def test_a_hidden_folder_above_the_root_does_not_matter(tmp_path):
     touch(tmp_path, ".data/a.png")
-    found = corpora.list_files(tmp_path / ".data", ImageKind())
+    found = folders.list_files(tmp_path / ".data", ImageKind.suffixes)
     assert listed(found, tmp_path) == [".data/a.png"]
 
 
@@ -53,7 +49,7 @@ def test_links_are_followed_once(tmp_path):
     touch(tmp_path, "elsewhere/a.png", "root/b.png")
     (tmp_path / "root" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "root")
-    found = corpora.list_files(tmp_path / "root", ImageKind())
+    found = folders.list_files(tmp_path / "root", ImageKind.suffixes)
     assert listed(found, tmp_path / "root") == ["b.png", "linked/a.png"]
 
 
@@ -61,9 +57,9 @@ def test_no_folder(tmp_path):
     touch(tmp_path, "a.png")
     for root in (tmp_path / "missing", tmp_path / "a.png"):
         with pytest.raises(ValueError, match="no such folder"):
-            corpora.list_files(root, ImageKind())
+            folders.list_files(root, ImageKind.suffixes)
         with pytest.raises(ValueError, match="no such folder"):
-            corpora.is_timit(root)
+            folders.is_timit(root)
 
 
 @pytest.fixture(params=[("", str.upper), ("timit/timit/", str.lower), ("data/", str.upper)])
@@ -86,29 +82,29 @@ def timit(request, tmp_path):
 
 
 def test_timit_train_leaves_out_sa_and_test_is_complete(timit):
-    assert corpora.is_timit(timit)
-    train, test = (corpora.timit_files(timit, split) for split in ("train", "test"))
+    assert folders.is_timit(timit)
+    train, test = (folders.timit_files(timit, split) for split in ("train", "test"))
     assert [path.name.lower() for path in train] == ["si648.wav", "sx57.wav"]
     assert [path.name.lower() for path in test] == ["sa1.wav", "sx43.wav"]
     assert all("train" in path.as_posix().lower() for path in train)
-    assert len(corpora.list_files(timit, Audio())) == 6
+    assert len(folders.list_files(timit, AUDIO)) == 6
     assert soundfile.info(train[0]).format == "NIST"
 
 
 def test_timit_with_converted_copies(timit):
-    for path in corpora.list_files(timit, Audio()):
+    for path in folders.list_files(timit, AUDIO):
         path.with_name(path.name + ".wav").touch()
-    assert len(corpora.timit_files(timit, "train")) == 2
-    assert len(corpora.list_files(timit, Audio())) == 6
+    assert len(folders.timit_files(timit, "train")) == 2
+    assert len(folders.list_files(timit, AUDIO)) == 6
 
 
 def test_not_timit(tmp_path):
     touch(tmp_path, "train/a.wav", "test/b.wav")
-    assert not corpora.is_timit(tmp_path)
+    assert not folders.is_timit(tmp_path)
     with pytest.raises(ValueError, match="TIMIT layout"):
-        corpora.timit_files(tmp_path, "train")
+        folders.timit_files(tmp_path, "train")
     with pytest.raises(ValueError, match="train, test"):
-        corpora.timit_files(tmp_path, "val")
+        folders.timit_files(tmp_path, "val")
 
 
 @pytest.mark.parametrize(
@@ -159,4 +155,4 @@ def test_a_kind_lists_the_files_of_a_split(tmp_path):
     speech = build_kind("speech")
     assert listed(speech.list_files(tmp_path / "timit", "train"), tmp_path / "timit") == ["TRAIN/DR1/MABC0/SI2.WAV"]
     for split in ("val", "test"):
-        assert speech.list_files(tmp_path / "timit", split) == corpora.timit_files(tmp_path / "timit", "test")
+        assert speech.list_files(tmp_path / "timit", split) == folders.timit_files(tmp_path / "timit", "test")

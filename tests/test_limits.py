@@ -6,13 +6,13 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
+from conftest import one_line
 from PIL import Image
 
 import Compression_ADMM
 import Decompression
-import test as evaluation
+import test as evaluate
 from data import KINDS, build_kind, kind_class
-from tests.conftest import one_line
 from utils.codec import bitstream
 from utils.codec.bitstream import BitstreamError
 from utils.codec.codec import load_codec
@@ -104,7 +104,7 @@ def test_mistakes_are_named():
     assert repr(Limits(max_pixels=1e6, max_seconds=None)) == "Limits(max_pixels=1e+06)"
 
 
-@pytest.mark.parametrize("module", [Compression_ADMM, evaluation, Decompression], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [Compression_ADMM, evaluate, Decompression], ids=lambda module: module.__name__)
 def test_the_scripts_have_the_options(run, codecs, tmp_path, module):
     """One line that names the option, and no limit of one kind is another's."""
     sources = tmp_path / "in"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import environment
 
-from tests.conftest import environment
 from utils.codec.checkpoint import CHECKPOINTS
 from utils.codec.codec import load_codec
 

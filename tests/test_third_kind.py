@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from conftest import one_line, randomize_context, table
 
 import Compression_ADMM
 import Decompression
@@ -14,7 +15,6 @@ from data.corpora import default_dataroot
 from data.dataset import PictureSet
 from models.bpgan import BPGAN
 from models.config import ModelConfig
-from tests.conftest import one_line, randomize_context, table
 from utils.codec.checkpoint import Checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.codec.limits import Limits, limit_names
