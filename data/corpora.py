@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from data import KINDS, kind_class
-
-DATAROOT_VARIABLE = "BPGAN_DATA"
+from . import KINDS, kind_class
+from .folders import DATAROOT_VARIABLE
 
 
 def default_dataroot(kind_name: str, split: str) -> Path:

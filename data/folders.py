@@ -10,6 +10,7 @@ from pathlib import Path
 
 from utils.files import walk
 
+DATAROOT_VARIABLE = "BPGAN_DATA"  # names the folder below which training and evaluation files lie
 TIMIT_SPLITS = ("train", "test")
 
 _CLASS_OF_PICTURE = re.compile(r"inet_n(\d{8})_")  # a name that begins with a WordNet number, the picture's class

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import KINDS, kind_class
-from data.corpora import DATAROOT_VARIABLE
+from data.folders import DATAROOT_VARIABLE
 from utils import distributed
 from utils.codec.bitstream import BitstreamError, kind_of_file
 from utils.codec.checkpoint import CHECKPOINTS
