@@ -108,3 +108,13 @@ def test_python_examples_run(page, ramp_image, tmp_path, monkeypatch, capsys):
     exec(compile(python_code(page), page, "exec"), names)
     assert names["decoded"].shape == small.shape
     assert "psnr_db" in capsys.readouterr().out
+
+
+def test_the_tests_that_are_named_exist():
+    """docs/robustness.md names a test in every row."""
+    page = (ROOT / "docs" / "robustness.md").read_text()
+    sources = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    functions, files = re.findall(r"`(test_\w+)`", page), re.findall(r"`(tests/\w+\.py)`", page)
+    assert len(functions) > 30 and files
+    assert not [name for name in functions if f"def {name}(" not in sources]
+    assert not [name for name in files if not (ROOT / name).is_file()]

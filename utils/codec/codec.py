@@ -128,25 +128,26 @@ class Codec(Decoder):
         started = time.perf_counter()
         target.check(self.kind)  # before any work
 
-        @functools.cache
-        def encoded(step: int, method: str) -> Encoded:
-            chosen = settings if method == settings.search.method else dataclasses.replace(settings, search=none)
-            return self._encode([signal], step, chosen)[0]
+        plain = dataclasses.replace(settings, search=preset("none", objective=settings.search.objective))
+        if not settings.search.iterations:
+            plain = settings
 
         @functools.cache
-        def measure(step: int, method: str) -> float:
-            data = encoded(step, method).data
+        def encoded(step: int, settings: Settings) -> Encoded:
+            return self._encode([signal], step, settings)[0]
+
+        @functools.cache
+        def measure(step: int, settings: Settings) -> float:
+            data = encoded(step, settings).data
             if target.metric == "bytes":
                 return len(data)
             if target.is_rate(self.kind):
                 return self.kind.rate(len(data), self.kind.size(signal))
             return self.kind.score(signal, self.decompress(data))[target.metric]
 
-        none = preset("none", objective=settings.search.objective)
-        method = settings.search.method if settings.search.iterations else "none"
         last = (QUALITIES - 1) * QUALITY_STEPS
-        step = meet(target, self.kind, last, lambda s: measure(s, "none"), lambda s: measure(s, method))
-        return dataclasses.replace(encoded(step, method), seconds=time.perf_counter() - started)
+        step = meet(target, self.kind, last, lambda s: measure(s, plain), lambda s: measure(s, settings))
+        return dataclasses.replace(encoded(step, settings), seconds=time.perf_counter() - started)
 
     def _encode(self, signals: list[np.ndarray], step: int, settings: Settings) -> list[Encoded]:
         """Encodings at a quality step of signals with pictures of one shape."""

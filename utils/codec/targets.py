@@ -97,7 +97,8 @@ def meet(
     if rate:
         return _checked_rate(target, low, high, last, full)
     if high > last:
-        raise ValueError(f"{target.metric} {target.value:g} is above what the highest quality gives, {full(last):.3f}")
+        side = "above" if sign > 0 else "below"
+        raise ValueError(f"{target.metric} {target.value:g} is {side} what the highest quality gives, {full(last):.3f}")
     return high
 
 
