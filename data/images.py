@@ -1,36 +1,27 @@
 """Photographs and other pictures: 8-bit RGB in memory, PNG on the way out.
 
 Whatever a file holds (palette, transparency, CMYK, 16 bits, a color profile, a camera's
-rotation) is brought to the 8-bit sRGB pixels that a viewer would show.
+rotation) is brought to the 8-bit sRGB pixels that a viewer would show (`data.picture_files`).
 """
 
-import logging
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from utils.files import replacing
 
 from .base import Kind, Preview
 from .folders import is_held_out
-
-logger = logging.getLogger(__name__)
+from .picture_files import read_picture
 
 # Rows and columns that a page shows. Cut, not reduced: reduced, every codec looks flawless.
 _SHOWN = 768
 
-# Pillow warns above its own limit and raises above twice that; `read` holds the limit itself.
-Image.MAX_IMAGE_PIXELS = None
-
 _STRIP = 256  # rows at once, where a picture becomes pixels
-
-# The formats that the suffixes stand for, and no others: Pillow also knows some that would start
-# an interpreter (EPS) or that only other programs can draw.
-_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "DIB", "PPM", "JPEG2000", "TGA", "QOI")
 
 
 class ImageKind(Kind):
@@ -47,6 +38,9 @@ class ImageKind(Kind):
         ".jfif",
         ".webp",
         ".avif",
+        ".heic",
+        ".heif",
+        ".hif",
         ".tif",
         ".tiff",
         ".gif",
@@ -82,49 +76,12 @@ class ImageKind(Kind):
         return {}
 
     def read(self, path: Path) -> np.ndarray:
-        """Read a picture as a viewer shows it -> uint8 (H, W, 3) RGB.
+        """Read a picture as a viewer shows it -> uint8 (H, W, 3) RGB, of at most `max_extent` pixels.
 
-        The camera's orientation and an embedded color profile are applied; transparency is
-        composited on white; 16 bits are scaled to 8; of an animation or a file of several
-        pages the first is taken, which is logged. Integers beyond 16 bits and floats outside
-        0..1 and 0..255 have no agreed range: they are stretched from minimum to maximum, which
-        is logged too.
-
-        Raises ValueError with one line for whatever is not a readable picture, and for one of
-        more than `max_extent` pixels.
+        `data.picture_files.read_picture` says what becomes of colors, transparency, pages and depth.
+        Raises ValueError with one line for whatever is not a readable picture.
         """
-        path = Path(path)
-        if path.is_dir():
-            raise ValueError(f"{path}: a folder, not an image")
-        try:
-            if path.stat().st_size == 0:
-                raise ValueError(f"{path}: an empty file, not an image")
-            image = Image.open(path, formats=_FORMATS)
-        except FileNotFoundError:
-            raise ValueError(f"{path}: no such file") from None
-        except UnidentifiedImageError:
-            raise ValueError(f"{path}: not an image in a format that can be read") from None
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except (ValueError, SyntaxError) as error:  # a format's own headers, cut or damaged
-            if str(path) in str(error):
-                raise
-            raise ValueError(f"{path}: damaged or truncated image ({error})") from error
-        with image:
-            try:
-                self.check_extent((image.height, image.width))
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
-            try:
-                if getattr(image, "is_animated", False):
-                    logger.info("%s: holds several pictures, only the first is taken", path)
-                image.load()
-                pixels = np.asarray(_to_rgb(_upright(image, path), path))
-            # Pillow's decoders answer damage with a dozen kinds of exception.
-            except Exception as error:
-                cause = str(error).partition("\n")[0] or type(error).__name__
-                raise ValueError(f"{path}: damaged or truncated image ({cause})") from error
-        return np.ascontiguousarray(pixels)
+        return read_picture(path, self.check_extent)
 
     def write(self, path: Path, signal: np.ndarray) -> None:
         """Write uint8 (H, W, 3) as PNG; the file appears under its name only when complete.
@@ -244,74 +201,3 @@ class ImageKind(Kind):
 def _check_pixels(signal: np.ndarray) -> None:
     if signal.dtype != np.uint8 or signal.ndim != 3 or signal.shape[2] != 3 or signal.size == 0:
         raise ValueError(f"an image is uint8 (H, W, 3) and not empty, found {signal.dtype} {signal.shape}")
-
-
-def _upright(image: Image.Image, path: Path) -> Image.Image:
-    """Turn the image as its EXIF orientation says; damaged EXIF data leave it as it is."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception as error:
-        logger.warning("%s: orientation ignored, EXIF data damaged (%s)", path, error)
-        return image
-
-
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """Any mode of Pillow's -> mode RGB, 8 bits, sRGB, without transparency."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey_to_rgb(image, path)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-    elif image.mode != "CMYK":  # whose profile needs the four inks
-        image = image.convert("RGB")
-    image = _to_srgb(image, path)
-    if image.mode == "RGBA":
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
-
-
-def _deep_grey_to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """Modes I;16, I and F: one channel of 16 bits, of 32-bit integers, of floats."""
-    values = np.asarray(image)
-    transparent = None
-    if isinstance(image.info.get("transparency"), int):  # PNG: one grey value is see-through
-        transparent = values == image.info["transparency"]
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
-    low, high = float(values.min()), float(values.max())
-    if values.dtype.kind == "f" and low >= 0 and high <= 1:
-        black, white = 0.0, 1.0
-    elif values.dtype.kind == "f" and low >= 0 and high <= 255:
-        black, white = 0.0, 255.0
-    elif values.dtype.kind != "f" and low >= 0 and high <= 65535:
-        black, white = 0.0, 65535.0
-    else:
-        black, white = low, max(high, low + 1)
-        logger.warning("%s: values %g to %g stretched to black and white", path, low, high)
-    grey = np.rint((values.astype(np.float64) - black) * (255 / (white - black))).astype(np.uint8)
-    if transparent is not None:
-        grey[transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
-
-
-def _to_srgb(image: Image.Image, path: Path) -> Image.Image:
-    """Apply an embedded RGB or CMYK profile other than sRGB (RGB, RGBA, CMYK -> RGB or RGBA).
-
-    Telephones write Display P3, cameras Adobe RGB: without their profile the numbers show
-    pale colors. A grey profile, or one that does not fit the pixels, is left out.
-    """
-    embedded = image.info.get("icc_profile")
-    if not embedded:
-        return image
-    try:
-        profile = ImageCms.ImageCmsProfile(BytesIO(embedded))
-        space = profile.profile.xcolor_space.strip()
-        # The many profiles of sRGB itself would only move pixels by rounding.
-        if space not in image.mode or "srgb" in ImageCms.getProfileDescription(profile).lower():
-            return image
-        return ImageCms.profileToProfile(
-            image, profile, ImageCms.createProfile("sRGB"), outputMode="RGBA" if image.mode == "RGBA" else "RGB"
-        )
-    except (ImageCms.PyCMSError, OSError) as error:
-        logger.warning("%s: color profile ignored (%s)", path, error)
-        return image
