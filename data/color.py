@@ -189,7 +189,7 @@ class Profile:
         tags = self._tags()
         try:
             if self.space == "GRAY" and b"kTRC" in tags:
-                return _unless_srgb(RGBSpace([_icc_curve(tags[b"kTRC"])] * 3, xyz_of(SRGB_PRIMARIES)))
+                return RGBSpace([_icc_curve(tags[b"kTRC"])] * 3, xyz_of(SRGB_PRIMARIES))
             if self.space != "RGB" or b"A2B0" in tags:
                 return None
             curves = [_icc_curve(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC")]

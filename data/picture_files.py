@@ -14,6 +14,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -39,6 +40,20 @@ _FULL = 65535  # white of uint16 samples
 
 # The same 16-bit samples in the other byte order; N is the machine's own.
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+
+# Layouts that Pillow's decoder can do but its table does not name, keyed as there. The bits of a 12-bit
+# sample are packed alike in both byte orders. Lent to Pillow while a header is read, not for good.
+_MORE_TIFF_LAYOUTS = {
+    **{
+        (order, photometric, (1,), 1, (12,), ()): ("I;16", "I;12")
+        for order in (TiffImagePlugin.II, TiffImagePlugin.MM)
+        for photometric in (0, 1)
+    },
+    (TiffImagePlugin.MM, 0, (1,), 1, (16,), ()): ("I;16B", "I;16B"),
+}
+
+# libtiff hands out samples in the machine's byte order, whatever the file's; for these Pillow forgets it.
+_NATIVE = {"I;16B": "I;16N", "I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 
 _ORIENTATION = 0x0112  # of EXIF and TIFF
 _TURNED = {  # orientation -> what makes the stored rows upright (TIFF 6.0, Orientation)
@@ -489,9 +504,9 @@ def _full_range(samples: Image.Image | np.ndarray) -> np.ndarray:
 
 
 def _tiff(file: BinaryIO, max_pixels: int) -> _Picture:
-    file.seek(0)
     try:
-        image = _opened(file)
+        with _more_tiff_layouts():
+            image = _opened(file)
         tags = image.tag_v2
     except SyntaxError:  # a layout for which Pillow has no mode
         return _rare_tiff(file, max_pixels)
@@ -505,6 +520,12 @@ def _tiff(file: BinaryIO, max_pixels: int) -> _Picture:
     inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
     integers = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
     deep = _deep_color(file, image, _opened)
+    image.tile = [
+        tile._replace(args=_replaced(tile.args, _NATIVE.get(tile.args[0], tile.args[0])))
+        if tile.codec_name == "libtiff"
+        else tile
+        for tile in image.tile
+    ]
     image.load()
     picture.orientation = _orientation(image, picture.notes)
     picture.color = _profile(image.info.get("icc_profile"), picture.notes)
@@ -519,6 +540,19 @@ def _tiff(file: BinaryIO, max_pixels: int) -> _Picture:
     else:
         _split(picture)
     return picture
+
+
+@contextmanager
+def _more_tiff_layouts():
+    """Adds `_MORE_TIFF_LAYOUTS` to Pillow's table, and takes out again what was not there before."""
+    table = TiffImagePlugin.OPEN_INFO
+    added = {key: modes for key, modes in _MORE_TIFF_LAYOUTS.items() if key not in table}
+    table.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            table.pop(key, None)
 
 
 def _white(bits: int, sample_format: int) -> int | None:
@@ -545,7 +579,12 @@ def _rare_tiff(file: BinaryIO, max_pixels: int) -> _Picture:
         layout = f"photometric {photometric}, {page.bitspersample} bits, {page.samplesperpixel} samples per pixel"
         if colors is None or page.samplesperpixel < colors or page.imagedepth > 1:
             raise PictureError(f"a TIFF layout that is not read ({layout}); save it as 8 or 16-bit RGB")
-        values = page.asarray()
+        try:
+            values = page.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            raise PictureError(f"a TIFF compression that is not read here ({layout}); save it uncompressed") from None
         values = values.reshape(page.imagelength, page.imagewidth, -1) if page.planarconfig != 2 else values
         if values.ndim == 3 and page.planarconfig == 2 and page.samplesperpixel > 1:
             values = np.moveaxis(values, 0, -1)
@@ -625,21 +664,29 @@ def _to_srgb(picture: _Picture) -> np.ndarray:
 
 def _converted(picture: _Picture) -> np.ndarray:
     samples, space = picture.samples, picture.color
-    if isinstance(space, Profile) and isinstance(samples, np.ndarray):
-        curves = space.curves_and_matrix()
-        if curves is None:
-            samples = Image.fromarray(_eight_bits(samples))
-        else:
-            space = curves
     if isinstance(space, Profile):
         try:
-            return np.asarray(space.to_srgb(_fitting(samples, space)))
+            return _through_profile(samples, space)
         except ColorError as error:
             picture.notes.append(f"color profile ignored ({error})")
-            space = None
+    rgb = samples if isinstance(samples, np.ndarray) else np.asarray(samples.convert("RGB"))
     if isinstance(space, RGBSpace):
-        return space.to_srgb(samples if isinstance(samples, np.ndarray) else np.asarray(samples.convert("RGB")))
-    return _eight_bits(samples) if isinstance(samples, np.ndarray) else np.asarray(samples.convert("RGB"))
+        return space.to_srgb(rgb)
+    return _eight_bits(rgb) if rgb.dtype == np.uint16 else rgb
+
+
+def _through_profile(samples: Image.Image | np.ndarray, profile: Profile) -> np.ndarray:
+    """LittleCMS takes 8 bits, and gray by a coarse table: more bits and gray go by the profile's curves.
+
+    Raises ColorError if the profile does not fit the picture.
+    """
+    image = None if isinstance(samples, np.ndarray) else _fitting(samples, profile)
+    curves = profile.curves_and_matrix() if image is None or profile.space == "GRAY" else None
+    if curves is not None:
+        return curves.to_srgb(samples if image is None else np.asarray(image.convert("RGB")))
+    if image is None:
+        image = _fitting(Image.fromarray(_eight_bits(samples)), profile)
+    return np.asarray(profile.to_srgb(image))
 
 
 def _fitting(image: Image.Image, profile: Profile) -> Image.Image:
