@@ -13,10 +13,9 @@ import logging
 import struct
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +34,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "DIB", "PPM", "
 # Brands of the container that AVIF and HEIC share (ISO/IEC 23008-12, annex B).
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+
+SizeCheck = Callable[[tuple[int, int]], None]
 
 _FULL = 65535  # white of uint16 samples
 
@@ -82,7 +83,7 @@ class _Picture:
     notes: list[str] = field(default_factory=list)  # what is left out or changed
 
 
-def read_picture(path: Path, max_pixels: int) -> np.ndarray:
+def read_picture(path: Path, check_size: SizeCheck) -> np.ndarray:
     """Read a picture as a viewer shows it -> uint8 (H, W, 3) RGB, contiguous.
 
     The declared colors are converted to sRGB, transparency is laid on white, the camera's orientation is
@@ -91,8 +92,8 @@ def read_picture(path: Path, max_pixels: int) -> np.ndarray:
     minimum to maximum. What is left out or changed by this is told in one warning per file.
 
     Raises ValueError with one line for whatever is not a readable picture, whichever exception its
-    decoder raised, for high dynamic range (PQ, HLG), and for more than `max_pixels` pixels, before
-    memory is taken for them.
+    decoder raised, and for high dynamic range (PQ, HLG). `check_size` gets (height, width) before memory
+    is taken for the pixels, and refuses a size by a ValueError whose message becomes that of the file.
     """
     path = Path(path)
     try:
@@ -100,7 +101,7 @@ def read_picture(path: Path, max_pixels: int) -> np.ndarray:
             raise PictureError("a folder, not an image")
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on damaged metadata, one per tag
-            picture = _decoded(file, max_pixels)
+            picture = _decoded(file, check_size)
             pixels = _to_srgb(picture)
     except (PictureError, ColorError) as error:
         raise ValueError(f"{path}: {error}") from None
@@ -126,24 +127,26 @@ def _damaged(path: Path, error: Exception) -> str:
     return f"{path}: damaged or truncated image ({cause})"
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise PictureError(f"{width}x{height} pixels; images of up to {max_pixels / 10**6:g} megapixels are read")
+def _checked(check_size: SizeCheck, width: int, height: int) -> None:
+    try:
+        check_size((height, width))
+    except ValueError as error:
+        raise PictureError(str(error)) from None
 
 
 # Opening
 
 
-def _decoded(file: BinaryIO, max_pixels: int) -> _Picture:
+def _decoded(file: BinaryIO, check_size: SizeCheck) -> _Picture:
     head = file.read(16)
     if not head:
         raise PictureError("an empty file, not an image")
     if head.startswith(b"PF") and head[2:3].isspace():
-        return _color_pfm(file, max_pixels)
+        return _color_pfm(file, check_size)
     if head.startswith(tuple(TiffImagePlugin.PREFIXES)):
-        return _tiff(file, max_pixels)
+        return _tiff(file, check_size)
     image = _opened(file)
-    _check_size(*image.size, max_pixels)
+    _checked(check_size, *image.size)
     if image.format == "PNG":
         return _png(file, image)
     picture = _Picture(image, notes=_frames(image))
@@ -503,17 +506,17 @@ def _full_range(samples: Image.Image | np.ndarray) -> np.ndarray:
 # TIFF
 
 
-def _tiff(file: BinaryIO, max_pixels: int) -> _Picture:
+def _tiff(file: BinaryIO, check_size: SizeCheck) -> _Picture:
     try:
         with _more_tiff_layouts():
             image = _opened(file)
         tags = image.tag_v2
     except SyntaxError:  # a layout for which Pillow has no mode
-        return _rare_tiff(file, max_pixels)
-    _check_size(*image.size, max_pixels)
+        return _rare_tiff(file, check_size)
+    _checked(check_size, *image.size)
     bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
     if bits > 8 and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2:
-        return _rare_tiff(file, max_pixels)  # whose planes Pillow takes for 8 bits
+        return _rare_tiff(file, check_size)  # whose planes Pillow takes for 8 bits
     picture = _Picture(image, notes=_frames(image))
     extra = tags.get(TiffImagePlugin.EXTRASAMPLES, ())
     _note_extra(sum(1 for kind in extra if kind not in (1, 2, 999)), picture.notes)
@@ -567,14 +570,14 @@ def _note_extra(count: int, notes: list[str]) -> None:
         notes.append(f"{count} extra channel{'s' if count > 1 else ''} left out")
 
 
-def _rare_tiff(file: BinaryIO, max_pixels: int) -> _Picture:
+def _rare_tiff(file: BinaryIO, check_size: SizeCheck) -> _Picture:
     """Gray and RGB of any number of bits, with or without alpha, that Pillow cannot read."""
     import tifffile  # here, because few files need it
 
     file.seek(0)
-    with tifffile.TiffFile(BytesIO(file.read())) as document:
+    with tifffile.TiffFile(file) as document:
         page = document.pages[0]
-        _check_size(page.imagewidth, page.imagelength, max_pixels)
+        _checked(check_size, page.imagewidth, page.imagelength)
         photometric, colors = int(page.photometric), {0: 1, 1: 1, 2: 3}.get(int(page.photometric))
         layout = f"photometric {photometric}, {page.bitspersample} bits, {page.samplesperpixel} samples per pixel"
         if colors is None or page.samplesperpixel < colors or page.imagedepth > 1:
@@ -619,7 +622,7 @@ def _rare_tiff(file: BinaryIO, max_pixels: int) -> _Picture:
 # Portable float map
 
 
-def _color_pfm(file: BinaryIO, max_pixels: int) -> _Picture:
+def _color_pfm(file: BinaryIO, check_size: SizeCheck) -> _Picture:
     """`PF`: three floats per pixel, the bottom row first. Pillow reads the gray `Pf` alone."""
     file.seek(0)
     header = file.read(64)  # three lines; comments are not part of the format
@@ -629,7 +632,7 @@ def _color_pfm(file: BinaryIO, max_pixels: int) -> _Picture:
     width, height, scale = int(fields[1]), int(fields[2]), float(fields[3])
     if width <= 0 or height <= 0 or not np.isfinite(scale) or scale == 0:
         raise PictureError(f"damaged or truncated image (a PFM of {width}x{height}, scale {scale:g})")
-    _check_size(width, height, max_pixels)
+    _checked(check_size, width, height)
     start = 0
     for word in fields[:4]:
         start = header.index(word, start) + len(word)

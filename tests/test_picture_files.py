@@ -16,14 +16,19 @@ from data.images import ImageKind
 from data.picture_files import read_picture
 from tests.test_color import DISPLAY_P3_TO_SRGB, LINEAR, expected, icc
 
-LIMIT = 10**6
+
+def small(size):
+    if size[0] * size[1] > 10**6:
+        raise ValueError("too large")
+
+
 ROWS = np.arange(48, dtype=np.uint8).reshape(4, 12) * 5
 
 
 def read(tmp_path, content: bytes, name: str = "a.png") -> np.ndarray:
     path = tmp_path / name
     path.write_bytes(content)
-    return read_picture(path, LIMIT)
+    return read_picture(path, small)
 
 
 def saved(image: Image.Image, **options) -> bytes:
@@ -370,8 +375,9 @@ def test_tiff_of_a_layout_that_is_not_read_says_so(tmp_path):
 def test_tiff_size_is_checked_by_every_reader(tmp_path):
     for samples in (np.zeros((1, 8, 3), np.uint8), np.zeros((1, 8, 3), np.float32)):
         (tmp_path / "a.tif").write_bytes(tiff(samples))
-        with pytest.raises(ValueError, match="megapixels"):
-            read_picture(tmp_path / "a.tif", 7)
+        asked = []
+        read_picture(tmp_path / "a.tif", asked.append)
+        assert asked == [(1, 8)]
 
 
 # JPEG 2000, AVIF, HEIC
@@ -449,7 +455,7 @@ def test_damage_that_decoders_answer_with_other_exceptions(tmp_path, format, nam
         for damaged in (content[:i] + bytes([content[i] ^ 0xFF]) + content[i + 1 :], content[: i + 1]):
             (tmp_path / name).write_bytes(damaged)
             try:
-                outcomes.add(read_picture(tmp_path / name, LIMIT).dtype == np.uint8)
+                outcomes.add(read_picture(tmp_path / name, small).dtype == np.uint8)
             except ValueError as error:
                 assert name in str(error) and "\n" not in str(error)
                 outcomes.add("refused")
@@ -467,7 +473,7 @@ def test_color_pfm(tmp_path, colors, order, scale):
     assert "truncated" in refused(tmp_path, content[:-1], "a.pfm")
     assert "truncated" in refused(tmp_path, content[:6], "a.pfm")
     assert "PFM" in refused(tmp_path, content.replace(scale, b"nan"), "a.pfm")
-    assert "megapixels" in refused(tmp_path, content.replace(b"20 16", b"20000 16000"), "a.pfm")
+    assert "too large" in refused(tmp_path, content.replace(b"20 16", b"20000 16000"), "a.pfm")
 
 
 def test_gray_pfm(tmp_path):
@@ -528,5 +534,5 @@ def test_pillows_own_state_is_left_alone(tmp_path, colors):
 @pytest.mark.parametrize("suffix", sorted({".jpeg", ".webp", ".gif", ".bmp", ".tga", ".qoi", ".ppm", ".dib", ".jfif"}))
 def test_other_formats_by_content(tmp_path, colors, suffix):
     Image.fromarray(colors).save(tmp_path / f"a{suffix}")
-    shown = read_picture(tmp_path / f"a{suffix}", LIMIT)
+    shown = read_picture(tmp_path / f"a{suffix}", small)
     assert shown.shape == colors.shape and shown.flags.c_contiguous
