@@ -35,6 +35,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "DIB", "PPM", "
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
+_SEVERAL = "holds several pictures, only the first is taken"
+
 SizeCheck = Callable[[tuple[int, int]], None]
 
 _FULL = 65535  # white of uint16 samples
@@ -206,7 +208,7 @@ def _frames(image: ImageFile.ImageFile) -> list[str]:
         several = getattr(image, "is_animated", False)
     except Exception:  # a damaged second frame: the first is what counts
         several = False
-    return ["holds several pictures, only the first is taken"] if several else []
+    return [_SEVERAL] if several else []
 
 
 def _orientation(image: Image.Image, notes: list[str]) -> int:
@@ -592,9 +594,7 @@ def _rare_tiff(file: BinaryIO, check_size: SizeCheck) -> _Picture:
         if values.ndim == 3 and page.planarconfig == 2 and page.samplesperpixel > 1:
             values = np.moveaxis(values, 0, -1)
         values = values.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)
-        picture = _Picture(
-            values, notes=["holds several pictures, only the first is taken"] * (len(document.pages) > 1)
-        )
+        picture = _Picture(values, notes=[_SEVERAL] * (len(document.pages) > 1))
         tags = {code: page.tags[code].value for code in (34675, _ORIENTATION) if code in page.tags}
         kinds = [int(kind) for kind in page.extrasamples]
         bits, sample_format = int(page.bitspersample), int(page.sampleformat)

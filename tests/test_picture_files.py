@@ -536,3 +536,31 @@ def test_other_formats_by_content(tmp_path, colors, suffix):
     Image.fromarray(colors).save(tmp_path / f"a{suffix}")
     shown = read_picture(tmp_path / f"a{suffix}", small)
     assert shown.shape == colors.shape and shown.flags.c_contiguous
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "RGB", "L"])
+def test_jpeg_inside_tiff(tmp_path, colors, mode):
+    smooth = np.kron(colors[:2, :2], np.ones((16, 16, 1), np.uint8))
+    content = saved(Image.fromarray(smooth).convert(mode), format="TIFF", compression="jpeg", quality=100)
+    right = np.asarray(Image.fromarray(smooth).convert(mode).convert("RGB"))
+    assert np.abs(read(tmp_path, content, "a.tif").astype(int) - right)[4:12, 4:12].max() <= 6
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "group4"])
+def test_tiff_of_one_bit(tmp_path, compression):
+    bits = np.random.default_rng(0).integers(0, 2, (16, 24)).astype(bool)
+    content = saved(Image.fromarray(bits), format="TIFF", compression=compression)
+    np.testing.assert_array_equal(read(tmp_path, content, "a.tif")[..., 0], bits * 255)
+
+
+def test_several_pictures_in_a_jpeg(tmp_path, caplog):
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+    content = saved(frames[0], format="MPO", save_all=True, append_images=frames[1:])
+    assert read(tmp_path, content, "a.jpg")[8, 8, 0] > 240
+    assert "only the first is taken" in warning(caplog)
+
+
+def test_every_palette_entry_has_its_alpha(tmp_path):
+    palette, alpha = bytes([0, 0, 0] * 4), bytes([0, 51, 255])
+    shown = read(tmp_path, png(np.array([[0, 1, 2, 3]]), 2, 3, PLTE=palette, tRNS=alpha))
+    assert shown[0, :, 0].tolist() == [255, 204, 0, 0]
