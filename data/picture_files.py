@@ -101,8 +101,7 @@ def read_picture(path: Path, check_size: SizeCheck) -> np.ndarray:
     try:
         if path.is_dir():
             raise PictureError("a folder, not an image")
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on damaged metadata, one per tag
+        with open(path, "rb") as file, _quiet():
             picture = _decoded(file, check_size)
             pixels = _to_srgb(picture)
     except (PictureError, ColorError) as error:
@@ -122,6 +121,22 @@ def read_picture(path: Path, check_size: SizeCheck) -> np.ndarray:
         logger.warning("%s: %s", path, "; ".join(dict.fromkeys(picture.notes)))
     turned = _TURNED.get(picture.orientation)
     return np.ascontiguousarray(turned(pixels) if turned else pixels)
+
+
+@contextmanager
+def _quiet():
+    """Keeps back what Pillow and tifffile say of every damaged tag: a file gets one line, with its name."""
+    loggers = [logging.getLogger(name) for name in ("tifffile", "PIL.TiffImagePlugin")]
+    before = [each.disabled for each in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for each in loggers:
+            each.disabled = True
+        try:
+            yield
+        finally:
+            for each, disabled in zip(loggers, before):
+                each.disabled = disabled
 
 
 def _damaged(path: Path, error: Exception) -> str:

@@ -524,6 +524,13 @@ def test_no_exception_of_a_decoder_gets_out(tmp_path, colors, monkeypatch, error
     refused(tmp_path, saved(Image.fromarray(colors), format="PNG"))
 
 
+def test_a_cut_tiff_gets_one_line_and_no_library_adds_to_it(tmp_path, caplog, recwarn):
+    for samples in (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.float32)):
+        refused(tmp_path, tiff(samples)[:40], "a.tif")
+    assert not caplog.records and not recwarn.list
+    assert not logging.getLogger("tifffile").disabled
+
+
 def test_pillows_own_state_is_left_alone(tmp_path, colors):
     limit, filters = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
     read(tmp_path, saved(Image.fromarray(colors), format="PNG"))
