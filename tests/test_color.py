@@ -190,6 +190,24 @@ def test_gray_profile(colors):
     np.testing.assert_allclose(profile.curves_and_matrix().to_srgb(deep)[..., 1], right, atol=1)
 
 
+def test_inks_go_through_their_profile():
+    """A press whose black ink alone is seen: the simple formula would show black for the other three."""
+    corners = [(round(255 * (1 - k)), 128, 128) for _ in range(8) for k in (0, 1)]  # Lab of each; K runs fastest
+    ramp = bytes(range(256))
+    tables = ramp * 4 + b"".join(map(bytes, corners)) + ramp * 3
+    unit = struct.pack(">9i", *(65536 * int(i % 4 == 0) for i in range(9)))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + unit + tables
+    data = icc(LINEAR, space=b"CMYK", extra={b"A2B0": lut}.items())
+    data = data[:12] + b"prtr" + data[16:20] + b"Lab " + data[24:]
+    profile = Profile(data)
+    assert profile.space == "CMYK" and profile.curves_and_matrix() is None
+    inks = Image.fromarray(
+        np.array([[[255, 255, 255, 0], [0, 0, 0, 0], [0, 0, 0, 255], [0, 0, 0, 128]]], np.uint8), "CMYK"
+    )
+    shown = np.asarray(profile.to_srgb(inks))
+    np.testing.assert_allclose(shown[0], [[255] * 3, [255] * 3, [0] * 3, [119] * 3], atol=3)
+
+
 def test_profile_of_tables_has_no_curves():
     table = {b"A2B0": b"mft2" + bytes(60)}
     assert Profile(icc(LINEAR, extra=table.items())).curves_and_matrix() is None

@@ -130,6 +130,12 @@ def test_png_gamma_of_gray_and_palette(tmp_path, color_type):
     np.testing.assert_array_equal(shown[..., 1], expected(ROWS / 255, lambda v: v))
 
 
+def test_png_gamma_of_16_bit_gray(tmp_path):
+    samples = np.arange(0, 65536, 64).reshape(4, -1)
+    shown = read(tmp_path, png(samples, 16, 0, gAMA=gama(1)))
+    np.testing.assert_array_equal(shown[..., 0], expected(samples / 65535, lambda v: v))
+
+
 @pytest.mark.parametrize("depth", [8, 16])
 def test_png_narrow_range(tmp_path, depth):
     unit = 2 ** (depth - 8)
