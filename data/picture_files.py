@@ -400,18 +400,18 @@ def _sixteen_bits(values: np.ndarray, notes: list[str], white: int | None = None
     return samples
 
 
-def _deep_color(file: BinaryIO, image: ImageFile.ImageFile, opened) -> np.ndarray | None:
+def _deep_color(file: BinaryIO, image: ImageFile.ImageFile) -> np.ndarray | None:
     """The 16-bit samples (H, W, 3 or 4) of an image of which Pillow keeps the high byte; None if it has 8.
 
     Pillow has no mode for them. Told the other byte order, it keeps the low byte: the file is read
-    twice. `opened` opens it anew.
+    twice.
     """
     raw_mode = _raw_mode(image)
     if raw_mode[:-1] not in ("RGB;16", "RGBA;16", "RGBX;16") or raw_mode[-1] not in _SWAPPED:
         return None
     image.load()
     high = np.asarray(image)
-    again = opened(file)
+    again = _opened(file)
     again.tile = [
         tile._replace(args=_replaced(tile.args, raw_mode[:-1] + _SWAPPED[raw_mode[-1]])) for tile in again.tile
     ]
@@ -437,7 +437,7 @@ def _png(file: BinaryIO, image: ImageFile.ImageFile) -> _Picture:
     file.seek(position)
     picture = _Picture(image, notes=_frames(image))
     depth, key = chunks[b"IHDR"][8], chunks.get(b"tRNS", b"")
-    deep = _deep_color(file, image, _opened)
+    deep = _deep_color(file, image)
     image.load()
     picture.orientation = _orientation(image, picture.notes)
     picture.color, narrow = _png_color(chunks, image, picture.notes)
@@ -539,7 +539,7 @@ def _tiff(file: BinaryIO, check_size: SizeCheck) -> _Picture:
     _note_extra(sum(1 for kind in extra if kind not in (1, 2, 999)), picture.notes)
     inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
     integers = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
-    deep = _deep_color(file, image, _opened)
+    deep = _deep_color(file, image)
     image.tile = [
         tile._replace(args=_replaced(tile.args, _NATIVE.get(tile.args[0], tile.args[0])))
         if tile.codec_name == "libtiff"
