@@ -75,25 +75,33 @@ def meet(
         return value <= target.value if rate else sign * value < sign * target.value
 
     low, high = -1, last + 1  # a step that is below, and one that is not, among those encoded in full
-    step, trials = bisect(0, last, lambda s: below(quick(s))), 0
-    if not rate and below(quick(step)):
-        step = min(step + 1, last)
-    while high - low > 1 and trials < MAX_TRIALS:
-        trials += 1
-        value, plain = full(step), quick(step)
-        if below(value):
+    tried: list[int] = []
+
+    def expected(step: int) -> float:
+        """Of a full encoding: the line through what the last two trials made of those without search."""
+        if not tried:
+            return quick(step)
+        one, other = (low, high) if low >= 0 and high <= last else (tried[-1], tried[max(-2, -len(tried))])
+        rise = full(other) - full(one), quick(other) - quick(one)
+        if rise[0] * rise[1] > 0:
+            return full(one) + (quick(step) - quick(one)) * rise[0] / rise[1]
+        return quick(step) * full(one) / quick(one) if rate else quick(step) + full(one) - quick(one)
+
+    while high - low > 1 and len(tried) < MAX_TRIALS:
+        step = bisect(low, high - 1, lambda s: below(expected(s)))
+        if not rate or step == low:  # for a score the first that is not below; low itself was tried
+            step += 1
+        if len(tried) % 3 == 2 and low >= 0 and high <= last:  # whatever the line says, the gap shrinks
+            step = (low + high) // 2
+        step = min(step, high - 1)
+        value = full(step)
+        tried.append(step)
+        if not below(value):
+            high = step
+        else:
             low = step
             if rate and value >= target.value * (1 - TOLERANCE):
                 break
-        else:
-            high = step
-        if high - low == 1:
-            break
-        change = value / plain if rate else value - plain
-        step = bisect(low, high - 1, lambda s, change=change: below(quick(s) * change if rate else quick(s) + change))
-        if not rate or step == low:  # for a score the first that is not below; low itself was tried
-            step += 1
-        step = min(step, high - 1)
     if rate:
         return _checked_rate(target, low, high, last, full)
     if high > last:
