@@ -60,7 +60,7 @@ class ImageKind(Kind):
     channels = 3
     rate_unit = "bpp"
     extent_unit = "pixels"
-    # Cameras of 100 megapixels and phones of 108 are below. Decoding takes about 50 bytes a pixel: 6 GB.
+    # Cameras of 100 megapixels and phones of 108 are below (docs/robustness.md).
     max_extent = 128_000_000
     metric_names = ("psnr_db", "ms_ssim")
     objectives = ("mse", "ms_ssim", "perceptual")

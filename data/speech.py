@@ -83,7 +83,7 @@ class SpeechKind(Kind):
     rate_unit = "kbps"
     usual_size_b = 16000
     extent_unit = "seconds"
-    max_extent = 4 * 3600  # lectures, meetings and films are shorter; decoding takes 0.7 GB an hour
+    max_extent = 4 * 3600  # lectures, meetings and films are shorter (docs/robustness.md)
     metric_names = ("pesq_wb", "stoi", "estoi", "log_spectral_distance")
     lower_is_better = ("log_spectral_distance",)
 
