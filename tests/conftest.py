@@ -21,6 +21,7 @@ SLOW_FILES = {
     "test_fuzz",
     "test_interrupts",
     "test_join",
+    "test_machines",
     "test_pipes",
     "test_scripts",
     "test_shipped",
