@@ -25,9 +25,6 @@ FLOORS = (
     {"scripts", "benchmarks"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# Not yet so, each with a strict xfail: whoever mends it removes the mark.
-TRAIN = pytest.param("train", marks=pytest.mark.xfail(reason="options of training take names from where PyTorch is"))
-CORPORA = pytest.param("data.corpora", marks=pytest.mark.xfail(reason="kinds import it at module level"))
 # The receiver imports nothing of these, directly or through others.
 NOT_THE_RECEIVER_S = (
     "models.encoder",
@@ -40,7 +37,7 @@ NOT_THE_RECEIVER_S = (
     "utils.search.rivals",
     "utils.search.winograd",
     "utils.codec.codec",
-    CORPORA,
+    "data.corpora",
     "data.dataset",
     "utils.training",
 )
@@ -161,13 +158,13 @@ def test_the_receiver_needs_no_sender(name):
     assert not {module for module in reached_from("Decompression") if f"{module}.".startswith(f"{name}.")}
 
 
-@pytest.mark.parametrize("script", [TRAIN, *SCRIPTS[1:]])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_needs_no_torch(script):
     program = f"import sys; sys.modules['torch'] = None; import {script}; {script}.main(['--help'])"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True)
 
 
-@pytest.mark.parametrize("script", [TRAIN, *SCRIPTS[1:]])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_comes_at_once(script):
     """Seconds of processor time, the least of three: other processes do not count."""
     seconds = []

@@ -14,7 +14,8 @@ import data
 from data import kind_of
 from utils.codec.checkpoint import save_checkpoint
 from utils.codec.codec import Codec, load_codec
-from utils.entropy import coders
+from utils.codec.settings import Settings
+from utils import entropy
 from utils.search import config, optimize
 from utils.search.objectives import clamped_squared_error
 
@@ -24,16 +25,17 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "extending.md"
 @pytest.fixture
 def page(monkeypatch) -> dict:
     """The names that all blocks of the page define, its registrations undone afterwards."""
-    for module, name in ((coders, "CODERS"), (config, "PRESETS"), (optimize, "SOLVERS")):
+    for module, name in ((entropy, "CODERS"), (config, "PRESETS"), (optimize, "SOLVERS")):
         for entry in list(getattr(module, name)):
             monkeypatch.setitem(getattr(module, name), entry, getattr(module, name)[entry])
-    before = {id(r): set(r) for r in (coders.CODERS, config.PRESETS, optimize.SOLVERS)}
+    before = {id(r): set(r) for r in (entropy.CODERS, config.PRESETS, optimize.SOLVERS)}
     module = types.ModuleType("extending")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     exec(compile("\n".join(blocks), PAGE.name, "exec"), vars(module))
-    monkeypatch.setitem(sys.modules, "extending", module)
+    for name in ("extending", "utils.entropy.backwards"):
+        monkeypatch.setitem(sys.modules, name, module)
     yield vars(module)
-    for registry in (coders.CODERS, config.PRESETS, optimize.SOLVERS):
+    for registry in (entropy.CODERS, config.PRESETS, optimize.SOLVERS):
         for name in set(registry) - before[id(registry)]:
             del registry[name]
 
@@ -70,15 +72,15 @@ def test_the_kind(page, tmp_path, monkeypatch):
 
 def test_the_coder(page, ramp_image, tmp_path):
     codec = codec_of(tmp_path / "image.safetensors")
-    backwards = codec.compress(ramp_image, search="none", entropy_coder="backwards")
-    usual = codec.compress(ramp_image, search="none", entropy_coder="context")
+    backwards = codec.compress(ramp_image, 3, Settings.of("none", entropy_coder="backwards"))
+    usual = codec.compress(ramp_image, 3, Settings.of("none", entropy_coder="context"))
     assert backwards != usual and len(backwards) == len(usual)
     assert np.array_equal(codec.decompress(backwards), codec.decompress(usual))
 
 
 def test_the_method(page, ramp_image, codecs, monkeypatch):
     monkeypatch.setattr(config, "METHODS", tuple(config.PRESETS))
-    encoded = codecs["image"].encode(ramp_image, search="flips")
+    encoded = codecs["image"].encode(ramp_image, 3, Settings.of("flips"))
     assert encoded.search == "flips" and encoded.iterations == 20
     assert encoded.bits_saved > 0
 
