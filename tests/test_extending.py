@@ -12,10 +12,10 @@ from conftest import tiny_checkpoint
 
 import data
 from data import kind_of
+from utils import entropy
 from utils.codec.checkpoint import save_checkpoint
 from utils.codec.codec import Codec, load_codec
 from utils.codec.settings import Settings
-from utils import entropy
 from utils.search import config, optimize
 from utils.search.objectives import clamped_squared_error
 
