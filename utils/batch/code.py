@@ -50,6 +50,11 @@ def code_inputs(
     """
     if options.report and not decode:
         raise ValueError("--report shows decoded files: leave --no_decode out")
+
+    def say(line: str) -> None:
+        if line and not options.quiet:
+            print(line)
+
     device = distributed.start(pick_device(options.device))
     is_first = distributed.world()[0] == 0
     items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
@@ -58,7 +63,7 @@ def code_inputs(
     folders = dict.fromkeys(qualities, options.output)
     if len(qualities) > 1:
         folders = {quality: options.output / f"quality_{quality:g}" for quality in qualities}
-    exit_codes, runs = [], []
+    exit_codes, runs, summary = [], [], ""
     with ExitStack() as stack:
         for folder in dict.fromkeys([options.output, *folders.values()]):
             stack.enter_context(output_folder(folder, items))
@@ -74,18 +79,24 @@ def code_inputs(
             name = f"quality {quality:g}" if len(qualities) > 1 else "compressing"
             result = run_batch(items, coding, name, batch_size, options.quiet)
             exit_codes.append(result.exit_code)
-            if is_first:
-                exit_codes.append(_write_results(options, result, coding, len(items)))
             if result.rows:
                 runs.append(Run(folder, result.rows, realism))
+            if is_first:
+                say(summary)
+                code, summary = _write_results(options, result, coding, len(items))
+                exit_codes.append(code)
             if result.interrupted:
-                print("interrupted; what is listed above is whole", file=sys.stderr)
                 break
         else:
             if options.report and runs and is_first:
-                shown = write_report(options.output / REPORT_NAME, items, codecs, runs)
-                if not options.quiet:
-                    print(f"{printable(str(options.output / REPORT_NAME))}: {shown}")
+                try:
+                    shown = write_report(options.output / REPORT_NAME, items, codecs, runs)
+                    say(f"{printable(str(options.output / REPORT_NAME))}: {shown}")
+                except (ValueError, OSError) as error:
+                    exit_codes.append(fail(error))
+    say(summary)  # the very last, since it repeats which files failed
+    if 130 in exit_codes:
+        print("interrupted; what is listed above is whole", file=sys.stderr)
     return max(exit_codes)
 
 
@@ -100,8 +111,8 @@ def _check_own_files(output: Path, folders: Sequence[Path]) -> None:
                 raise ValueError(not_ours(folder / name))
 
 
-def _write_results(options: argparse.Namespace, result: BatchResult, coding: "Coding", n_items: int) -> int:
-    """The table with the means, metrics.csv, the options; -> exit code.
+def _write_results(options: argparse.Namespace, result: BatchResult, coding: "Coding", n_items: int) -> tuple[int, str]:
+    """The table with the means, metrics.csv, the options; -> exit code, and a line that sums up the batch.
 
     The table comes first: it needs no disk.
     """
@@ -119,9 +130,7 @@ def _write_results(options: argparse.Namespace, result: BatchResult, coding: "Co
                 save_options(options, options.output / OPTIONS_NAME)
         except OSError as error:
             code = fail(error)
-    if not options.quiet:
-        print(f"{printable(where)}: {tables.summary(result, n_items, reused=coding.n_reused, kept=kept)}")
-    return code
+    return code, f"{printable(where)}: {tables.summary(result, n_items, reused=coding.n_reused, kept=kept)}"
 
 
 @dataclass(frozen=True)
