@@ -10,7 +10,7 @@ def run(options) -> int:
     from utils.batch.inputs import SUFFIX, suffixes
     from utils.batch.pipes import one_file
 
-    return one_file(decode_inputs, lambda path: SUFFIX, "*.*", lambda suffix: suffix in suffixes())(options)
+    return one_file(decode_inputs, lambda path, options: SUFFIX, "*.*", lambda suffix: suffix in suffixes())(options)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Options of the scripts that read and write signals and .bpgan files."""
 
 import argparse
+import math
 from pathlib import Path
 
 from models.config import QUALITIES
@@ -34,12 +35,14 @@ class FilesParser(Parser):
             metavar="FILE",
             help="trained weights, one file per kind of signal; without it, those in checkpoints/ are used",
         )
-        # Of files from strangers: a few bytes can declare any size. The defaults are the kinds' own.
-        for name, what in (
-            ("max_pixels", "larger pictures (else 128 million)"),
-            ("max_seconds", "longer sound (else 4 hours)"),
-        ):
-            add(f"--{name}", type=in_range(float, 1e-3, 1e18), default=None, help=f"refuse {what}")
+        for name, what in (("--max_pixels", "picture, in pixels"), ("--max_seconds", "recording, in seconds")):
+            add(
+                name,
+                type=in_range(float, 1e-3, math.inf),
+                default=None,
+                help=f"the largest {what}; larger ones are refused before they are read. Without it, the "
+                "limit is the default that sender and receiver share",
+            )
         add("--quiet", action="store_true", help="print errors only")
         self.set_defaults(result_name=None)  # what the result is called where it is made in a temporary folder
 

@@ -405,6 +405,18 @@ def test_without_decoding(run, mixed, compressed, tmp_path, monkeypatch):
     one_line(code, err, "--report", "--no_decode", exit_code=1)
 
 
+def test_limits_of_sizes(run, mixed, compressed, tmp_path):
+    """The sender refuses what the receiver would, and each names the option."""
+    for module, source in ((Compression_ADMM, mixed / "a.png"), (Decompression, compressed / "a.png.bpgan")):
+        code, _, err = run(module, source, tmp_path / "o", "--max_pixels", "1999")
+        one_line(code, err, source.name, "max_pixels", exit_code=1)
+    for module, source in ((Compression_ADMM, mixed / "a.flac"), (Decompression, compressed / "a.flac.bpgan")):
+        code, _, err = run(module, source, tmp_path / "o", "--max-seconds", "0.3")
+        one_line(code, err, source.name, "max_seconds", exit_code=1)
+    code, _, err = run(Decompression, compressed, tmp_path / "p", "--max_pixels", "1e9", "--max_seconds", "inf")
+    assert code == 0, err
+
+
 # -- what is decoded replaces nothing -------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 from data import KINDS, build_kind
+from utils.codec.limits import Limits
 from utils.console import called
 from utils.files import replacing
 
@@ -18,10 +19,11 @@ from .journal import not_ours
 PIPE = Path("-")
 
 
-def suffix_by_content(path: Path) -> str:
+def suffix_by_content(path: Path, options: argparse.Namespace) -> str:
     """A suffix of the first kind of signal that can read the file. Raises ValueError where none can."""
     for name in KINDS:
         kind = build_kind(name)
+        kind.max_extent = Limits.of_options(options).of(kind)
         try:
             kind.read(path)
         except ValueError:
@@ -32,7 +34,7 @@ def suffix_by_content(path: Path) -> str:
 
 def one_file(
     work: Callable[[argparse.Namespace], int],
-    suffix_of: Callable[[Path], str],
+    suffix_of: Callable[[Path, argparse.Namespace], str],
     pattern: str,
     is_result: Callable[[str], bool],
 ) -> Callable[[argparse.Namespace], int]:
@@ -63,7 +65,7 @@ def one_file(
             if writing:
                 stack.enter_context(redirect_stdout(sys.stderr))
             if reading:
-                options.input = [_keep(sys.stdin.buffer, folder / "stdin", suffix_of)]
+                options.input = [_keep(folder / "stdin", lambda path: suffix_of(path, options))]
                 stack.enter_context(called(options.input[0], "standard input"))
             if writing or to_file:
                 options.output = folder / "results"
@@ -81,10 +83,10 @@ def one_file(
     return run
 
 
-def _keep(stream, path: Path, suffix_of: Callable[[Path], str]) -> Path:
-    """The stream's content in a file named for what it is."""
+def _keep(path: Path, suffix_of: Callable[[Path], str]) -> Path:
+    """Standard input's content in a file named for what it is."""
     with open(path, "wb") as file:
-        shutil.copyfileobj(stream, file)
+        shutil.copyfileobj(sys.stdin.buffer, file)
     with called(path, "standard input"):
         return path.rename(path.with_suffix(suffix_of(path)))
 
