@@ -32,6 +32,7 @@ from utils.search.objectives import (
 )
 from utils.search.optimize import optimize_latent
 from utils.search.problem import Problem
+from utils.search.winograd import search_dtype
 
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
@@ -224,7 +225,9 @@ class Codec(Decoder):
         return x.contiguous(memory_format=torch.channels_last)
 
     def _autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16)
+        """For the encoder: the type that the search takes on this device."""
+        dtype = search_dtype(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
     def _search(
         self, pictures: Sequence[np.ndarray], plain: torch.Tensor, step: int, settings: Settings, coder: Coder
