@@ -14,6 +14,7 @@ from PIL import Image
 
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
+from utils.codec.settings import Settings
 from utils.entropy import CODERS, coder_class
 from utils.entropy.coders import ESCAPE, MAX_RADIUS, Coder, ResidualTables
 from utils.entropy.integer_network import COMPLETE, ENDS_EARLY, LEFT_OVER, N_ROWS, reads, walk
@@ -99,11 +100,13 @@ def test_a_checkpoint_gets_the_tables_of_a_new_coder(files, capsys):
 
     codec = load_codec(files / "more.safetensors")
     picture = codec.kind.read(files / "train" / "a.png")[:70, :90]
-    data = {name: codec.compress(picture, 4, iterations=1, entropy_coder=name) for name in ("plain", "context")}
+    data = {
+        name: codec.compress(picture, 4, Settings.of(iterations=1, entropy_coder=name)) for name in ("plain", "context")
+    }
     assert len(data["plain"]) > 2 * len(data["context"])
-    plain, symbols = codec.read_symbols(codec.compress(picture, 4, "none", entropy_coder="plain"))
+    plain, symbols = codec.read_symbols(codec.compress(picture, 4, Settings.of("none", entropy_coder="plain")))
     assert plain.coder == PlainCoder.code
-    assert np.array_equal(symbols, codec.read_symbols(codec.compress(picture, 4, "none"))[1])
+    assert np.array_equal(symbols, codec.read_symbols(codec.compress(picture, 4, Settings.of("none")))[1])
     with pytest.raises(ValueError, match="ends early"):
         coder = codec.coders["plain"]
         coder.decode(coder.encode(symbols, 96)[0][:-4], symbols.shape, 96, False)

@@ -378,15 +378,14 @@ def _take_place(data, position, block):
 
 
 @njit(cache=True, nogil=True)
-def _answer(source, position, k):
+def _answer(data, position, k, block, left, ends):
     """The next answer of class k -> (1 if it is the unlikely one, position)."""
-    left, ends = source.left, source.ends
     if left[k] < 0:
-        ends[k] = _peek(source.data, position, 1) == 0
+        ends[k] = _peek(data, position, 1) == 0
         position += 1
-        left[k] = source.block[k]
+        left[k] = block[k]
         if ends[k]:
-            left[k], position = _take_place(source.data, position, source.block[k])
+            left[k], position = _take_place(data, position, block[k])
     unlikely = 1 if left[k] == 0 else 0
     left[k] -= 1
     if left[k] == 0 and not ends[k]:
@@ -417,28 +416,29 @@ def _take_excess(data, position):
 
 @reads(Source)
 def _residual(source, position, row, center):
-    run_class, likely = source.run_class[row], source.likely[row]
-    direct = run_class[0] == DIRECT
+    data, block, left, ends = source.data, source.block, source.left, source.ends
+    run_class, likely = source.run_class, source.likely
+    direct = run_class[row, 0] == DIRECT
     residual, sign, far = np.int64(0), np.int64(1), direct
     if not direct:
-        unlikely, position = _answer(source, position, run_class[0])
-        if unlikely == likely[0]:  # not zero
-            unlikely, position = _answer(source, position, run_class[1])
-            sign = 1 if unlikely != likely[1] else -1
+        unlikely, position = _answer(data, position, run_class[row, 0], block, left, ends)
+        if unlikely == likely[row, 0]:  # not zero
+            unlikely, position = _answer(data, position, run_class[row, 1], block, left, ends)
+            sign = 1 if unlikely != likely[row, 1] else -1
             decision = 2 if sign > 0 else 3
-            unlikely, position = _answer(source, position, run_class[decision])
-            far = unlikely == likely[decision]
+            unlikely, position = _answer(data, position, run_class[row, decision], block, left, ends)
+            far = unlikely == likely[row, decision]
             residual = sign
     if far:
-        index, position = _take_word(source.data, position, row, source.word_ends, source.base, source.order)
+        index, position = _take_word(data, position, row, source.word_ends, source.base, source.order)
         if index == ESCAPE:
-            excess, position = _take_excess(source.data, position)
+            excess, position = _take_excess(data, position)
             residual = excess + (source.radius[row] if excess > 0 else -source.radius[row])
             if not direct and (residual > 0) != (sign > 0):
                 position = np.int64(-DAMAGED)
         else:
             residual = index - MAX_RADIUS if direct else sign * (index + 2)
-    if position > 8 * len(source.data):
+    if position > 8 * len(data):
         position = np.int64(-ENDS_EARLY)
     return residual, position
 

@@ -344,7 +344,8 @@ def reads(kind: type) -> Callable[[Callable], Callable]:
     def register(reader: Callable) -> Callable:
         READERS[kind] = reader
 
-        @overload(next_residual)
+        # A call for each residual would count references to every array of the source.
+        @overload(next_residual, jit_options={"forceinline": True})
         def choose(source, position, row, center):
             if isinstance(source, types.NamedTuple) and source.instance_class is kind:
                 return reader
