@@ -28,8 +28,7 @@ from options.train_options import train_parser
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.codec.settings import Settings as CodecSettings
-from utils.codec.weights import network_of
-from utils.entropy.coders import CODERS
+from utils.codec.weights import load_coders
 from utils.training import fitting, setup, stages
 from utils.training.fitting import fit_centers, latents
 from utils.training.log import RunLog
@@ -646,11 +645,11 @@ def test_a_new_checkpoint_names_the_coder_that_needs_fewer_bits(roots, tmp_path)
     trainer, data = make_trainer(tmp_path, stages=["joint"], steps=1), picture_set(roots)
     checkpoint = load_checkpoint(trainer.run(data, None))
     held_out = fitting.fitting_batches(data, trainer.device)[-1]
-    bits = dict.fromkeys(CODERS, 0.0)
+    coders = load_coders(checkpoint)
+    bits = dict.fromkeys(coders, 0.0)
     for latent, quality in latents(trainer.networks.average, [held_out]):
         for symbols in trainer.networks.average.codebook.quantize(latent).numpy():
-            for name in CODERS:
-                coder = CODERS[name].load(network_of(checkpoint), checkpoint.tables[name])
+            for name, coder in coders.items():
                 bits[name] += coder.cost_bits(symbols, (quality - 1) * QUALITY_STEPS)
     assert checkpoint.default_coder == min(bits, key=bits.get) and len(bits) == 2
 
