@@ -164,13 +164,18 @@ def test_help_needs_no_torch(script):
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_comes_at_once(script):
-    """Seconds of processor time, the least of three: other processes do not count."""
+def processor_seconds(*arguments: str) -> float:
+    """Of `python ARGUMENTS`, the least of three: what other processes do hardly counts."""
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, f"{script}.py", "--help"], cwd=ROOT, capture_output=True, check=True)
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.3, seconds
+    return min(seconds)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_comes_at_once(script):
+    """Within 0.3 s; on a machine that needs long for NumPy alone, within twice that."""
+    assert processor_seconds(f"{script}.py", "--help") < max(0.3, 2 * processor_seconds("-c", "import numpy"))
