@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUND = {"utils.files", "utils.metrics", "utils.distributed", "utils.memory", "utils.console"}
+GROUND = {"utils.files", "utils.metrics", "utils.distributed", "utils.memory", "utils.precision", "utils.console"}
 SCRIPTS = ("train", "test", "Compression_ADMM", "Decompression")
 # A room may import the rooms below it, and itself. What every command line shares is below them, as some modules of
 # training are commands too.

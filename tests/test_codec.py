@@ -280,7 +280,7 @@ def test_tiles_give_the_picture_of_one_pass(codecs, size, monkeypatch):
 
 def test_tiles_give_the_latent_of_one_pass(codecs, monkeypatch):
     codec = codecs["image"]
-    monkeypatch.setattr(codec, "_autocast", contextlib.nullcontext)  # bfloat16 rounds by shape
+    monkeypatch.setattr("utils.codec.codec.autocast", contextlib.nullcontext)  # bfloat16 rounds by shape
     x, _ = codec.kind.to_picture(picture(310, 333))
     whole = codec._analyze(x, 200)
     monkeypatch.setattr(tiling, "CORE_POSITIONS", 16)

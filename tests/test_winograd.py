@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from models.blocks import ResidualBlock, stack
 from models.bpgan import build_generator
 from models.config import ModelConfig
+from utils import precision
 from utils.codec.checkpoint import CHECKPOINTS
 from utils.codec.decoder import load_decoder
 from utils.search import winograd
@@ -105,7 +106,7 @@ def test_generator_for_search_is_the_generator(monkeypatch):
     errors = {}
     for pays in (True, False):
         monkeypatch.setattr(winograd, "pays_here", lambda: pays)
-        monkeypatch.setattr(winograd, "search_dtype", lambda device: torch.bfloat16)
+        monkeypatch.setattr(winograd, "fast_dtype", lambda device: torch.bfloat16)
         fast = generator_for_search(generator)
         assert isinstance(fast.body8, FrozenStack) == pays
         found = both_ways(lambda z: fast(z.bfloat16(), quality), z, gradient)
@@ -197,8 +198,8 @@ def test_shipped_generators_are_reproduced(kind):
 )
 def test_the_type_is_one_in_which_the_cpu_multiplies(told, dtype, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
-    assert winograd.search_dtype(torch.device("cpu")) == dtype
-    assert winograd.search_dtype(torch.device("cuda")) == torch.bfloat16
+    assert precision.fast_dtype(torch.device("cpu")) == dtype
+    assert precision.fast_dtype(torch.device("cuda")) == torch.bfloat16
     expected = bool(told.get("avx512_bf16")) and winograd.kernels.available()
     assert winograd.pays_here() == expected
 
@@ -207,7 +208,7 @@ def test_a_pytorch_that_tells_nothing_of_the_cpu_is_served(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     for name in ("avx512_bf16", "amx_tile"):
         monkeypatch.delattr(torch.cpu, f"_is_{name}_supported", raising=False)
-    assert winograd.search_dtype(torch.device("cpu")) == torch.bfloat16 and not winograd.pays_here()
+    assert precision.fast_dtype(torch.device("cpu")) == torch.bfloat16 and not winograd.pays_here()
 
 
 @needs_kernels

@@ -21,6 +21,7 @@ from models.config import QUALITIES, QUALITY_STEPS, STRIDE
 from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance, perceptual_distance
 from utils.entropy.coders import Coder
+from utils.precision import autocast
 from utils.search.config import preset
 from utils.search.model_problem import Searchable
 from utils.search.objectives import (
@@ -32,7 +33,6 @@ from utils.search.objectives import (
 )
 from utils.search.optimize import optimize_latent
 from utils.search.problem import Problem
-from utils.search.winograd import search_dtype
 
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
@@ -212,7 +212,7 @@ class Codec(Decoder):
         index = torch.empty(self.config.latent_channels, rows, columns)
         for window in windows(rows, columns, self.model.encoder.reach):
             x = self._window(picture, window)
-            with self._autocast():
+            with autocast(self.device):
                 y = self.model.analyze(x, quality)
             part = self.model.codebook.to_index(y)[0].clamp(-32767, 32767)
             index[window.core()] = part[window.core_in_outer()].cpu()
@@ -223,11 +223,6 @@ class Codec(Decoder):
         part = torch.from_numpy(np.ascontiguousarray(picture[window.outer(STRIDE)]))
         x = pad_to_stride(part[None]).to(self.device)
         return x.contiguous(memory_format=torch.channels_last)
-
-    def _autocast(self):
-        """For the encoder: the type that the search takes on this device."""
-        dtype = search_dtype(self.device)
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
     def _search(
         self, pictures: Sequence[np.ndarray], plain: torch.Tensor, step: int, settings: Settings, coder: Coder

@@ -8,10 +8,11 @@ import torch
 from models.bpgan import BPGAN
 from models.entropy_model import Kernels, logistic_bits
 from models.generator import Generator
+from utils.precision import autocast, fast_dtype
 
 from .objectives import Distortion
 from .problem import Prediction, Problem
-from .winograd import generator_for_search, search_dtype
+from .winograd import generator_for_search
 
 
 class Searchable:
@@ -27,7 +28,7 @@ class Searchable:
     @cached_property
     def dtype(self) -> torch.dtype:
         """bfloat16, or float32 on a CPU that would have to emulate it."""
-        return search_dtype(next(self.model.parameters()).device)
+        return fast_dtype(next(self.model.parameters()).device)
 
     @cached_property
     def generator(self) -> Generator:
@@ -60,14 +61,14 @@ class Searchable:
 
         F is `weight`, (B,) or for all, times the `distance`; bits, start, fallback, movable as in `Problem`.
         """
-        model, dtype, (rows, columns) = self.model, self.dtype, valid
+        model, (rows, columns) = self.model, valid
         target = x[..., :rows, :columns].contiguous(memory_format=torch.channels_last)  # as the generator's
 
         def distortion(index: torch.Tensor) -> torch.Tensor:
             return weight * distance(target, self.decode(index, quality)[..., :rows, :columns])
 
         def predict(index: torch.Tensor) -> Prediction:
-            with torch.autocast(index.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with autocast(index.device):
                 return model.context(index, quality, self.kernels)
 
         def estimate(prediction: Prediction, index: torch.Tensor) -> torch.Tensor:

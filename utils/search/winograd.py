@@ -1,4 +1,4 @@
-"""How the search runs the generator on this machine: its type, and Winograd convolutions where they are faster.
+"""How the search runs the generator on this machine: Winograd convolutions where they are faster.
 
 The search takes a picture through the generator and back a hundred times, and nearly all of that is 3x3
 convolutions, which run at the cores' peak already. F(4x4, 3x3) (Lavin and Gray 2016, "Fast Algorithms for
@@ -14,12 +14,12 @@ picture is about as near to float32's as with direct convolutions in bfloat16 (d
 
 import copy
 import logging
-from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from models.generator import Generator
+from utils.precision import capabilities, fast_dtype
 
 from . import winograd_kernels as kernels
 
@@ -30,18 +30,16 @@ STACKS = ("body16", "body8", "body4")  # of residual blocks in a generator
 # slope is the looser one: where a value is next to 0, bfloat16 may see it on the other side of the activation.
 MAX_ERRORS = (0.05, 0.35)  # seen: 0.02 to 0.03, 0.05 to 0.17
 MIN_CHANGE = 0.1  # of the input; a stack that adds less is measured against this, as bfloat16 rounds the sum
-# Instructions by which a CPU multiplies in bfloat16, by PyTorch's names: x86, then ARM.
-BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "avx_ne_convert", "bf16", "sve_bf16")
 CHUNK = 49152  # tiles times channels that go through together: 3.5 MB transformed, and as much of products
 
 
 def generator_for_search(generator: Generator) -> Generator:
-    """A copy of the `search_dtype` with fixed weights, its residual blocks as `FrozenStack` where that is faster.
+    """A copy of the `fast_dtype` with fixed weights, its residual blocks as `FrozenStack` where that is faster.
 
     A generator with other blocks than those that FrozenStack was written for is left as it is.
     """
     device = next(generator.parameters()).device
-    result = copy.deepcopy(generator).to(search_dtype(device)).requires_grad_(False)
+    result = copy.deepcopy(generator).to(fast_dtype(device)).requires_grad_(False)
     if device.type == "cpu" and pays_here():
         try:
             stacks = {name: _verified(getattr(generator, name), name) for name in STACKS}
@@ -53,34 +51,13 @@ def generator_for_search(generator: Generator) -> Generator:
     return result
 
 
-def search_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16, in which a search takes half the time or less; float32 on a CPU that has to emulate it.
-
-    Without bfloat16 instructions (AVX2 only) a pass through the image generator and back takes 8.9 s in bfloat16 and
-    1.3 s in float32 (512x384 pixels, two busy cores). A PyTorch that does not tell what the CPU has gets bfloat16.
-    """
-    told = _capabilities()
-    known = device.type == "cpu" and "architecture" in told  # then all the others are named too
-    emulated = known and not any(told.get(name) for name in BFLOAT16_INSTRUCTIONS)
-    return torch.float32 if emulated else torch.bfloat16
-
-
 def pays_here() -> bool:
     """Whether Winograd is faster on this CPU: AVX-512 has bfloat16, but there is no AMX.
 
     With matrix instructions direct convolutions are as fast, and without bfloat16 the search is in float32.
     """
-    told = _capabilities()
+    told = capabilities()
     return bool(told.get("avx512_bf16") and not told.get("amx_tile")) and kernels.available()
-
-
-def _capabilities() -> Mapping[str, bool | int | str]:
-    """The CPU's instructions by PyTorch's names, as far as this version tells them."""
-    tell = getattr(torch.cpu, "get_capabilities", None)
-    if tell is not None:
-        return tell()
-    private = {name: getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")}
-    return {name: function() for name, function in private.items() if function is not None}
 
 
 class NotReproduced(ValueError):

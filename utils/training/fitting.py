@@ -24,6 +24,7 @@ from utils.codec.weights import NETWORK, load_weights, network_of, network_table
 from utils.console import pick_device
 from utils.entropy import CODERS, coder_class
 from utils.entropy.integer_network import ContextTables, contexts
+from utils.precision import autocast
 
 FITTING_BATCHES, FITTING_CROPS = 12, 8
 # High-rate theory: at the optimum a unit of squared error, in quantization steps, is worth 6/ln 2 bits.
@@ -39,7 +40,7 @@ def latents(model: BPGAN, batches: list[torch.Tensor]) -> list[tuple[torch.Tenso
     for x in batches:
         for q in range(QUALITIES):
             quality = torch.full((len(x),), q, device=x.device)
-            with torch.autocast(x.device.type, torch.bfloat16):
+            with autocast(x.device):
                 result.append((model.analyze(x, quality), q + 1))
     return result
 

@@ -12,6 +12,7 @@ from models.perceptual import perceptual_distance
 from models.quality import move_qualities
 from utils.codec.checkpoint import Checkpoint, load_strictly
 from utils.codec.weights import load_weights
+from utils.precision import autocast
 
 
 class Networks:
@@ -40,7 +41,7 @@ class Networks:
         self.discriminator: nn.Module | None = None
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return autocast(self.device)
 
     def build_realistic(self) -> None:
         """A second generator, equal to the first one, and discriminators."""
