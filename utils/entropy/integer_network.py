@@ -347,7 +347,7 @@ def reads(kind: type) -> Callable[[Callable], Callable]:
         # A call for each residual would count references to every array of the source.
         @overload(next_residual, jit_options={"forceinline": True})
         def choose(source, position, row, center):
-            if isinstance(source, types.NamedTuple) and source.instance_class is kind:
+            if isinstance(source, types.BaseNamedTuple) and source.instance_class is kind:
                 return reader
 
         return reader
