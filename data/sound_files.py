@@ -233,7 +233,10 @@ class _Decoded:
             declared = _mp3_frames(_after_id3(self._file))
             is_short = n_packets < declared - 1 or len(last) < _mp3_frame_bytes(last)
         elif name in ("flac", "nistsphere") and stream.duration:
-            is_short = n_samples < stream.duration * stream.time_base * stream.rate
+            # What is missing inside has been counted as damage.
+            is_short = n_failed > 0 or (
+                not self._n_broken and n_samples < stream.duration * stream.time_base * stream.rate
+            )
         else:
             is_short = n_failed > 0 and name in ("flac", "aac", "loas", "amr")
         self._ends_early |= is_short
@@ -357,8 +360,8 @@ class _Mix:
         return self._mixed < CANCELLATION * self._unrelated
 
     def loudest(self) -> tuple[int, int]:
-        """-> (number of channels, index of the one with the most energy)."""
-        return len(self._energies), int(np.argmax(self._energies))
+        """-> (number of channels, index of the first with about the most energy)."""
+        return len(self._energies), int(np.argmax(self._energies >= 0.99 * self._energies.max()))
 
     def signal(self) -> np.ndarray:
         """-> float32 (n,), n >= 1."""
