@@ -226,7 +226,7 @@ class _Decoded:
             for frame in frames:
                 n_samples += frame.samples
                 self.mix.add(_samples(frame), frame.sample_rate)
-            if frames:
+            if frames and packet.size:  # what a decoder still held comes with an empty packet
                 self._n_broken += n_failed
                 n_failed = 0
         if name == "mp3":

@@ -29,10 +29,10 @@ def encode(path, samples, codec, rate=RATE, container=None, muxer=None, bit_rate
     """Write float32 (n,) by FFmpeg: the samples at 16 kHz, in as many streams as there are copies."""
     with av.open(str(path), "w", format=container, options=muxer or {}) as file:
         streams = [file.add_stream(codec, rate=rate, layout="mono", options=options) for _ in range(copies)]
+        for stream in streams if bit_rate else []:
+            stream.bit_rate = bit_rate
+        file.start_encoding()
         for stream in streams:
-            if bit_rate:
-                stream.bit_rate = bit_rate
-            stream.codec_context.open()
             frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
             frame.sample_rate, frame.pts = RATE, 0
             resampler = av.AudioResampler(
@@ -131,7 +131,13 @@ def warnings(caplog) -> list[str]:
 def decoded_seconds(path) -> float:
     """What FFmpeg itself makes of the first sound stream."""
     with av.open(str(path)) as file:
-        return sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
+        seconds = 0.0
+        for packet in file.demux(audio=0):
+            try:
+                seconds += sum(frame.samples / frame.sample_rate for frame in packet.decode())
+            except av.InvalidDataError:  # the padding of a chunk
+                continue
+        return seconds
 
 
 def closeness(a, b) -> float:
@@ -154,7 +160,7 @@ def test_whole_files_are_read_whole_and_in_silence(made, voice, name, caplog):
         np.testing.assert_allclose(signal, voice, atol=1.01 / 32768)
     else:
         assert abs(len(signal) / RATE - decoded_seconds(path)) <= 0.03
-        assert -0.001 < len(signal) / RATE - 2.5 < 0.12  # delay and padding of the codec
+        assert -0.05 < len(signal) / RATE - 2.5 < 0.12  # delay and padding of the codec
         delay = 0 if abs(len(signal) - len(voice)) < 200 else None
         assert delay is None or closeness(signal, voice) > 0.7
 
