@@ -1,4 +1,4 @@
-"""One crop side by side: original, this codec, faithful and realistic, JPEG at the same bytes or a little more.
+"""One crop side by side: original, this codec, faithful and realistic; JPEG, WebP and AVIF at as many bytes or a few more.
 
 python -m benchmarks.same_bytes --input kodim15.png --crop 150 60 320 320 --quality 1 --output docs/same_bytes.png
 """
@@ -26,10 +26,6 @@ def run(options) -> int:
     original = codec.kind.read(options.input)
     data = codec.encode(original, options.quality, Settings.of("admm", options.iterations)).data
     decoded = codec.decompress(data)
-    (jpeg,) = images.jpeg(options)
-    setting, coded = at_size(jpeg, original, len(data))
-    rival = jpeg.decode(coded.data, setting)
-
     left, top, width, height = options.crop
     if left + width > original.shape[1] or top + height > original.shape[0]:
         raise ValueError(f"--crop {options.crop} leaves the picture of {original.shape[1]}x{original.shape[0]}")
@@ -37,14 +33,19 @@ def run(options) -> int:
     if codec.has_realistic:
         realistic = codec.decompress(data, 1.0)
         panels.append((f"same file, realism 1: {psnr(original, realistic):.1f} dB", realistic))
-    panels.append((f"JPEG: {len(coded.data)} bytes, {psnr(original, rival):.1f} dB", rival))
-    gap, caption = 8, 24
-    sheet = Image.new("RGB", (len(panels) * (width + gap) - gap, height + caption), "white")
+    for find in (images.jpeg, images.webp, images.avif):
+        (rival,) = find(options)
+        setting, coded = at_size(rival, original, len(data))
+        pixels = rival.decode(coded.data, setting)
+        panels.append((f"{rival.label}: {len(coded.data)} bytes, {psnr(original, pixels):.1f} dB", pixels))
+    gap, caption, columns = 8, 24, 3
+    rows = -(-len(panels) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + caption + gap) - gap), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for i, (label, pixels) in enumerate(panels):
-        x = i * (width + gap)
-        sheet.paste(Image.fromarray(pixels[top : top + height, left : left + width]), (x, caption))
-        draw.text((x + 2, 3), label, fill="black", font=font)
+        x, y = i % columns * (width + gap), i // columns * (height + caption + gap)
+        sheet.paste(Image.fromarray(pixels[top : top + height, left : left + width]), (x, y + caption))
+        draw.text((x + 2, y + 3), label, fill="black", font=font)
     with replacing(options.output) as temporary:
         sheet.save(temporary)
     print(f"{options.output}: {', '.join(label for label, _ in panels[1:])} (whole picture)")
@@ -52,7 +53,7 @@ def run(options) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser("Original, this codec and JPEG at the same bytes, side by side.")
+    parser = Parser("Original, this codec, JPEG, WebP and AVIF at the same bytes, side by side.")
     add = parser.add_argument
     add("--input", type=Path, required=True, help="a picture")
     add("--output", type=Path, default=Path("results/same_bytes.png"), help="the PNG to write")

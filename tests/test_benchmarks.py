@@ -243,9 +243,10 @@ def test_same_bytes_figure(picture, tiny_checkpoints, tmp_path, capsys):
     ]
     assert same_bytes.main([*arguments, "--crop", "10", "20", "100", "90"]) == 0
     with Image.open(tmp_path / "figure.png") as figure:
-        assert figure.size == (4 * 100 + 3 * 8, 90 + 24)  # the tiny checkpoint has a realistic generator
-        assert np.array_equal(np.asarray(figure)[24:, :100], np.asarray(Image.open(picture))[20:110, 10:110])
-    assert "JPEG: " in capsys.readouterr().out
+        assert figure.size == (3 * 100 + 2 * 8, 2 * (90 + 24) + 8)  # the tiny checkpoint has a realistic generator
+        assert np.array_equal(np.asarray(figure)[24:114, :100], np.asarray(Image.open(picture))[20:110, 10:110])
+    said = capsys.readouterr().out
+    assert all(f"{name} (4:" in said for name in ("JPEG", "WebP", "AVIF"))
     assert same_bytes.main([*arguments, "--crop", "200", "20", "100", "90"]) == 1
 
 
