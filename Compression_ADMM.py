@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 
-from options.codec_options import compress_parser
+from options.codec_options import compress_parser, target_for, targets_of
 
 
 def run(options) -> int:
@@ -11,19 +11,11 @@ def run(options) -> int:
     from utils.batch.inputs import SUFFIX
     from utils.batch.pipes import one_file, suffix_by_content
     from utils.codec.settings import Settings
-    from utils.codec.targets import Target
 
     settings = Settings.of(options.search, options.iterations, options.objective, options.entropy_coder, options.seed)
 
-    def target_of(codec) -> Target | None:
-        """None where the target, if any, is not for this kind of signal."""
-        targets = {codec.kind.rate_unit: getattr(options, f"target_{codec.kind.rate_unit}", None)}
-        if "psnr_db" in codec.kind.metric_names:
-            targets["psnr_db"] = options.target_psnr
-        return next((Target(metric, value) for metric, value in targets.items() if value is not None), None)
-
     def encode(codec, signals, quality):
-        return codec.encode_batch(signals, target_of(codec) or quality, settings)
+        return codec.encode_batch(signals, target_for(options, codec.kind) or quality, settings)
 
     def warm_up(codec, signal):
         short = dataclasses.replace(settings.search, iterations=min(settings.search.iterations, 2))
@@ -35,7 +27,7 @@ def run(options) -> int:
             [options.quality],
             encode,
             warm_up,
-            alone=lambda codec: target_of(codec) is not None,  # each takes a search of its own
+            to_target=bool(targets_of(options)),
             batch_size=options.batch_size,
             decode=not options.no_decode,
         )

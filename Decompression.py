@@ -1,4 +1,4 @@
-"""Decode .bpgan files to PNG and WAV, with the checkpoint and nothing else."""
+"""Decode .bpgan files to PNG and WAV, with the checkpoint and nothing else; or tell what they hold."""
 
 import sys
 
@@ -7,10 +7,12 @@ from options.codec_options import decompress_parser
 
 def run(options) -> int:
     from utils.batch.decode import decode_inputs
+    from utils.batch.info import show_info
     from utils.batch.inputs import SUFFIX, suffixes
     from utils.batch.pipes import one_file
 
-    return one_file(decode_inputs, lambda path, options: SUFFIX, "*.*", lambda suffix: suffix in suffixes())(options)
+    work = show_info if options.info else decode_inputs
+    return one_file(work, lambda path, options: SUFFIX, "*.*", lambda suffix: suffix in suffixes())(options)
 
 
 def main(argv: list[str] | None = None) -> int:

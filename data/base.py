@@ -78,6 +78,14 @@ class Kind(ABC):
     def extent(self, size: tuple[int, int]) -> float:
         """How large a signal of that size is, in `extent_unit`."""
 
+    def dimensions(self, size: tuple[int, int]) -> dict[str, float]:
+        """What a user knows the size of a signal by: here, and for images, height and width in pixels."""
+        return {"height": size[0], "width": size[1]}
+
+    def size_text(self, size: tuple[int, int]) -> str:
+        """The same in one line with its units, for tables."""
+        return f"{size[0]}x{size[1]}"
+
     def check_extent(self, size: tuple[int, int], padding: float = 1.0) -> None:
         """Raise ValueError with what to do for a signal that is larger than `max_extent`.
 

@@ -243,6 +243,13 @@ class SpeechKind(Kind):
         samples, rate = size
         return samples / rate
 
+    def dimensions(self, size: tuple[int, int]) -> dict[str, float]:
+        """Seconds, and the sample rate in Hz."""
+        return {"seconds": self.extent(size), "sample_rate": size[1]}
+
+    def size_text(self, size: tuple[int, int]) -> str:
+        return f"{self.extent(size):.2f} s, {size[1]} Hz"
+
     def rate(self, n_bytes: int, size: tuple[int, int]) -> float:
         """Kilobits per second of the whole file."""
         samples, rate = size

@@ -2,9 +2,12 @@
 
 import argparse
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
+from data import KINDS, Kind, kind_class
 from models.config import QUALITIES
+from utils.codec.targets import Target, metrics_of
 from utils.entropy import CODERS
 from utils.search.config import METHODS, OBJECTIVES
 
@@ -50,11 +53,15 @@ class FilesParser(Parser):
         options = super().parse(argv)
         files = options.files
         del options.files
+        self.take_files(files, options)
+        return options
+
+    def take_files(self, files: list[Path], options: argparse.Namespace) -> None:
+        """Read the words that belong to no option."""
         if files:
             if len(files) != 2 or options.input is not None or options.output != self.get_default("output"):
                 self.error("give one IN and one OUT, or --input and --output for any number of files")
             options.input, options.output = files[:1], files[1]
-        return options
 
 
 def _add_overwrite(parser: Parser, what: str) -> None:
@@ -81,37 +88,78 @@ def _add_coder(parser: Parser) -> None:
     )
 
 
+# What a target can be of, as `utils.codec.targets.Target` names it: the option's name, the type of its value, and
+# what it asks for. To which kinds of signal it belongs is theirs to say.
+_TARGETS = {
+    "bytes": ("--target_bytes", in_range(int, 1, 2**31), "bytes that no file exceeds"),
+    "bpp": ("--target_bpp", in_range(float, 1e-4, 24.0), "bits per pixel that no image's file exceeds"),
+    "kbps": ("--target_kbps", in_range(float, 1e-3, 256.0), "kilobits per second that no recording's file exceeds"),
+    "psnr_db": ("--target_psnr", in_range(float, 1.0, 100.0), "dB that every decoded image reaches"),
+    "ms_ssim": ("--target_ms_ssim", in_range(float, 0.0, 1.0), "MS-SSIM that every decoded image reaches"),
+    "pesq_wb": ("--target_pesq", in_range(float, 1.0, 4.64), "wideband PESQ that every decoded recording reaches"),
+}
+
+
+def targets_of(options: argparse.Namespace) -> dict[str, float]:
+    """The targets that were given, by what they are of."""
+    values = {metric: getattr(options, name.removeprefix("--")) for metric, (name, _, _) in _TARGETS.items()}
+    return {metric: value for metric, value in values.items() if value is not None}
+
+
+def target_for(options: argparse.Namespace, kind: Kind) -> Target | None:
+    """The target for a kind of signal; None where no target was given.
+
+    Raises ValueError where there are targets, but none for this kind.
+    """
+    given = targets_of(options)
+    if not given:
+        return None
+    for metric in _of_kind(given, kind):
+        return Target(metric, given[metric])
+    raise ValueError(
+        f"{_options_of(given)} does not apply to {kind.name}: a target for {kind.name} is one of "
+        f"{_options_of(_of_kind(_TARGETS, kind), ', ')}"
+    )
+
+
+def _of_kind(metrics: Iterable[str], kind: Kind | type[Kind]) -> list[str]:
+    return [metric for metric in metrics if metric in metrics_of(kind)]
+
+
+def _options_of(metrics: Iterable[str], separator: str = " and ") -> str:
+    return separator.join(_TARGETS[metric][0] for metric in metrics)
+
+
+class CompressParser(FilesParser):
+    """Of one kind of signal there is one target, and none beside --quality."""
+
+    def parse(self, argv: list[str] | None) -> argparse.Namespace:
+        options = super().parse(argv)
+        given = targets_of(options)
+        # As argparse tells for exclusive options: what was parsed is another object than the default.
+        if given and options.quality is not self.get_default("quality"):
+            self.error(f"--quality is not allowed with {_options_of(given)}")
+        for name in KINDS if len(given) > 1 else ():
+            same = _of_kind(given, kind_class(name))
+            if len(same) > 1:
+                self.error(f"{_options_of(same)} are both for {name}: give one target for each kind of signal")
+        return options
+
+
 def compress_parser() -> Parser:
-    parser = FilesParser(
+    parser = CompressParser(
         "Compress images and speech: search, code, write .bpgan files, decode them again, measure.",
         "results/compressed",
         "files or folders; without it, the built-in samples are used",
     )
-    rate = parser.add_mutually_exclusive_group()
-    rate.add_argument(
+    parser.add_argument(
         "--quality",
         type=in_range(float, 1, QUALITIES),
         default=3.0,
         help=f"1 (smallest files) to {QUALITIES}, fractions too",
     )
-    rate.add_argument(
-        "--target_bpp",
-        type=in_range(float, 1e-4, 24.0),
-        default=None,
-        help="bits per pixel that no image's file exceeds",
-    )
-    rate.add_argument(
-        "--target_kbps",
-        type=in_range(float, 1e-3, 256.0),
-        default=None,
-        help="kilobits per second that no recording's file exceeds",
-    )
-    rate.add_argument(
-        "--target_psnr",
-        type=in_range(float, 1.0, 100.0),
-        default=None,
-        help="dB that every decoded image reaches, at the lowest quality that does",
-    )
+    for name, kind, what in _TARGETS.values():
+        parser.add_argument(name, type=kind, default=None, metavar="N", help=f"in place of --quality: {what}")
     parser.add_argument(
         "--objective",
         choices=OBJECTIVES,
@@ -158,8 +206,35 @@ def evaluate_parser() -> Parser:
     return parser
 
 
+class DecompressParser(FilesParser):
+    """With --info all words are inputs, and what is about decoding has no meaning."""
+
+    def parse(self, argv: list[str] | None) -> argparse.Namespace:
+        options = super().parse(argv)
+        if options.json and not options.info:
+            self.error("--json goes with --info")
+        for name in ("output", "max_pixels", "max_seconds", "realism", "overwrite") if options.info else ():
+            if getattr(options, name) != self.get_default(name):
+                self.error(f"--{name} is not allowed with --info, which decodes and writes nothing")
+        return options
+
+    def take_files(self, files: list[Path], options: argparse.Namespace) -> None:
+        if not options.info:
+            super().take_files(files, options)
+        elif files:
+            options.input = [*(options.input or []), *files]
+
+
 def decompress_parser() -> Parser:
-    parser = FilesParser("Decode .bpgan files to PNG and WAV.", "results/decoded", ".bpgan files or folders of them")
+    parser = DecompressParser(
+        "Decode .bpgan files to PNG and WAV.", "results/decoded", ".bpgan files or folders of them"
+    )
+    parser.add_argument(
+        "--info",
+        action="store_true",
+        help="tell what each file holds and which checkpoint it needs, and decode nothing; all words are inputs",
+    )
+    parser.add_argument("--json", action="store_true", help="with --info: one JSON object per line and file")
     _add_realism(parser)
     _add_overwrite(parser, "replace files in --output that differ from the decoded ones")
     return parser

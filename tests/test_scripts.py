@@ -19,7 +19,11 @@ import Decompression
 import test as evaluate
 import train
 from utils import __version__
+from utils.codec.bitstream import FileHeader, pack
 from utils.codec.codec import Codec
+from utils.codec.decoder import Decoder
+from utils.codec.settings import Settings
+from utils.codec.targets import Target
 
 COMMON = ["file", "signal", "bytes"]
 SETTINGS = ["encode_seconds", "decode_seconds", "search", "iterations", "entropy_coder", "quality"]
@@ -146,7 +150,7 @@ def test_options_are_kept_with_the_results(compressed):
 
 @pytest.mark.parametrize("coder", ["huffman", "context"])
 def test_targets_and_coders_from_the_command_line(run, mixed, tmp_path, coder):
-    code, _, err = run(
+    code, out, err = run(
         Compression_ADMM,
         "--input",
         mixed / "deep",
@@ -154,6 +158,8 @@ def test_targets_and_coders_from_the_command_line(run, mixed, tmp_path, coder):
         tmp_path,
         "--target_bpp",
         "0.2",
+        "--target_kbps",
+        "12",
         "--search",
         "none",
         "--entropy_coder",
@@ -162,9 +168,59 @@ def test_targets_and_coders_from_the_command_line(run, mixed, tmp_path, coder):
     assert code == 0, err
     _, rows = table(tmp_path / "metrics.csv")
     picture = next(row for row in rows if row["signal"] == "image")
+    speech = next(row for row in rows if row["signal"] == "speech")
     assert 0.15 < float(picture["bpp"]) <= 0.2 and float(picture["quality"]) > 1
+    assert 0 < float(speech["kbps"]) <= 12 and float(speech["quality"]) != 3
     assert {row["entropy_coder"] for row in rows} == {coder}
-    assert next(row for row in rows if row["signal"] == "speech")["quality"] == "3"
+    for row in rows:  # the printed table shows what was chosen
+        heading = next(line.split() for line in out.splitlines() if line.startswith(row["signal"]))
+        line = next(line.split() for line in out.splitlines() if line.startswith(Path(row["file"]).name))
+        assert float(line[heading.index("quality")]) == pytest.approx(float(row["quality"]), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "option, value, metric", [("bytes", 150, "bytes"), ("ms_ssim", 0.5, "ms_ssim"), ("pesq", 1.5, "pesq_wb")]
+)
+def test_targets_of_sizes_and_scores(run, mixed, tmp_path, monkeypatch, option, value, metric):
+    """What the user asks for reaches the encoder under the name of the metric."""
+    asked = []
+
+    def encode_to(self, signal, target, *rest):
+        asked.append((self.kind.name, target))
+        return self.encode(signal, 3, Settings.of("none"))
+
+    monkeypatch.setattr(Codec, "_encode_to", encode_to)
+    source = mixed / ("a.flac" if option == "pesq" else "a.png")
+    code, out, err = run(Compression_ADMM, "--input", source, "--output", tmp_path, f"--target_{option}", value)
+    assert code == 0, err
+    assert asked == [("speech" if option == "pesq" else "image", Target(metric, value))] and "quality" in out
+
+
+def test_a_target_of_another_kind_is_an_error_of_that_file(run, mixed, tmp_path):
+    """Never ignored: the files to which it applies go on."""
+    code, out, err = run(
+        Compression_ADMM, "--input", mixed / "deep", "--output", tmp_path, "--target_psnr", "1", "--search", "none"
+    )
+    one_line(code, err, "clip.wav", "--target_psnr", "speech", "--target_kbps", "--target_pesq", exit_code=1)
+    assert "1 of 2 files" in out and listing(tmp_path) >= {"er/b.bpgan"} and not list(tmp_path.rglob("clip*"))
+    code, _, err = run(
+        Compression_ADMM, mixed / "a.png", tmp_path / "o.bpgan", "--target_kbps", "2", "--search", "none"
+    )
+    one_line(code, err, "a.png", "--target_kbps", "image", "--target_bpp", "--target_ms_ssim", exit_code=1)
+
+
+def test_one_target_for_each_kind(run):
+    for given, word in (
+        (["--target_bpp", "1", "--target_psnr", "30"], "for image"),
+        (["--target_kbps", "1", "--target_pesq", "2"], "for speech"),
+        (["--target_bytes", "900", "--target_kbps", "1"], "for speech"),
+        (["--target_bpp", "1", "--target_kbps", "1", "--target_ms_ssim", "0.9"], "for image"),
+    ):
+        code, _, err = run(Compression_ADMM, *given, checkpoint=False)
+        one_line(code, err, *given[:: 2 if len(given) == 4 else 4], word, exit_code=2)
+    for given in (["--target_bpp", "1", "--target_kbps", "1"], ["--target_psnr", "30", "--target_pesq", "2"]):
+        code, _, err = run(Compression_ADMM, *given, "--dry-run", checkpoint=False)
+        assert code == 0, err
 
 
 def test_a_target_out_of_reach_names_the_file_and_the_nearest(run, mixed, tmp_path):
@@ -325,6 +381,95 @@ def test_realism_from_the_command_line(run, compressed, tiny_checkpoints, tmp_pa
         checkpoint=False,
     )
     one_line(code, err, "b.bpgan", "no realistic generator", exit_code=1)
+
+
+# -- what files hold -----------------------------------------------------------------------------------
+
+
+def test_info(run, compressed, codecs, tmp_path, monkeypatch):
+    """As a table and as JSON; nothing is decoded or written, and no network is built."""
+
+    def never(*_, **__):
+        raise AssertionError("a network was built")
+
+    monkeypatch.setattr(Decoder, "__init__", never)
+    monkeypatch.chdir(tmp_path)
+    picture, clip = compressed / "a.png.bpgan", compressed / "deep" / "clip.bpgan"
+    code, out, err = run(Decompression, "--info", picture, clip)
+    assert code == 0 and not err and not listing(tmp_path)
+    heading, *lines = out.splitlines()
+    assert heading.split()[:4] == ["file", "signal", "size", "bytes"] and len(lines) == 2
+    for line, path, name, size, unit in zip(
+        lines, (picture, clip), ("image", "speech"), ("40x50", "0.38 s, 16000 Hz"), ("bpp", "kbps")
+    ):
+        for word in (str(path), name, size, unit, str(path.stat().st_size), "4.5", "context"):
+            assert f" {word} " in f" {line} ", word
+        assert f"{codecs[name].fingerprint.hex()}  " in line and f"{name}.safetensors" in line
+    code, out, err = run(Decompression, "--info", "--json", "--input", compressed / "deep" / "clip.bpgan", picture)
+    speech, image = map(json.loads, out.splitlines())
+    assert code == 0 and not err
+    assert (speech["seconds"], speech["sample_rate"], speech["rate_unit"]) == (6000 / 16000, 16000, "kbps")
+    assert (image["height"], image["width"], image["quality"], image["entropy_coder"]) == (40, 50, 4.5, "context")
+    assert image["rate"] == pytest.approx(8 * picture.stat().st_size / 2000) and image["flags"] == []
+    assert image["fingerprint"] == codecs["image"].fingerprint.hex() and image["file"] == picture.as_posix()
+    assert [Path(name).name for name in image["checkpoints"]] == ["image.safetensors"]
+
+
+def test_info_without_the_checkpoint(run, compressed, tiny_checkpoints, monkeypatch, tmp_path, caplog):
+    """Those in checkpoints/ are looked into where none are given; a damaged one there costs a warning alone."""
+    monkeypatch.setattr("utils.batch.info.CHECKPOINTS", tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").mkdir()
+    packed = compressed / "a.png.bpgan"
+    code, out, _ = run(Decompression, "--info", packed, checkpoint=False)
+    assert code == 0 and "none here" in out
+    shutil.copy(tiny_checkpoints["image"], tmp_path / "checkpoints" / "mine.safetensors")
+    (tmp_path / "checkpoints" / "bad.safetensors").write_text("no weights")
+    code, out, _ = run(Decompression, "--info", packed, checkpoint=False)
+    assert code == 0 and "checkpoints/mine.safetensors" in out and "bad.safetensors" in caplog.text
+    code, out, err = run(
+        Decompression, "--info", packed, "--checkpoint", tmp_path / "checkpoints" / "bad.safetensors", checkpoint=False
+    )
+    one_line(code, err, "bad.safetensors", exit_code=1)
+
+
+def test_info_of_damaged_files(run, compressed, tmp_path):
+    """Each is one line, and the others go on."""
+    good = bytearray((compressed / "a.png.bpgan").read_bytes())
+    (tmp_path / "good.bpgan").write_bytes(good)
+    good[-6] ^= 1
+    (tmp_path / "changed.bpgan").write_bytes(good)
+    (tmp_path / "empty.bpgan").write_bytes(b"")
+    header = dict(quality_step=0, fingerprint=bytes(4), size_a=100, size_b=100)
+    for name, changes in (
+        ("kind", dict(kind=7, coder=0)),
+        ("coder", dict(kind=0, coder=4)),
+        ("no_pixels", dict(kind=0, coder=0, size_a=0)),
+        ("no_rate", dict(kind=1, coder=0, size_b=0)),
+        ("repeats", dict(kind=0, coder=0, repeats=1)),
+    ):
+        (tmp_path / f"{name}.bpgan").write_bytes(pack(FileHeader(**{**header, **changes}), b"x"))
+    code, out, err = run(Decompression, "--info", tmp_path, "--json")
+    rows = {Path(row["file"]).stem: row for row in map(json.loads, out.splitlines())}
+    assert code == 1 and set(rows) == {"good", "repeats"} and "Traceback" not in err
+    assert rows["repeats"]["flags"] == ["repeats"] and rows["repeats"]["checkpoints"] == []
+    lines = err.splitlines()
+    for name in ("changed", "empty", "kind", "coder", "no_pixels", "no_rate"):
+        assert sum(f"{name}.bpgan" in line and line.startswith("error: ") for line in lines) == 1, name
+    assert len(lines) == 6
+
+
+def test_info_decodes_nothing_so_that_options_of_decoding_are_mistakes(run, compressed, tmp_path):
+    packed = compressed / "a.png.bpgan"
+    for arguments, word in (
+        (["--info", packed, "--output", tmp_path / "o"], "--output"),
+        (["--info", packed, "--realism", "1"], "--realism"),
+        (["--info", packed, "--overwrite"], "--overwrite"),
+        (["--input", packed, "--json"], "--info"),
+    ):
+        code, _, err = run(Decompression, *arguments)
+        one_line(code, err, word, exit_code=2)
+    code, _, err = run(Decompression, "--info")
+    one_line(code, err, "--input", exit_code=1)
 
 
 # -- one file to one file -------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def code_inputs(
     qualities: Sequence[float],
     encode: Encode,
     warm_up: Callable[[Codec, np.ndarray], Encoded],
-    alone: Callable[[Codec], bool] = lambda codec: False,
+    to_target: bool = False,
     batch_size: int = 1,
     realism: float = 0.0,
     decode: bool = True,
@@ -46,7 +46,8 @@ def code_inputs(
     """A script's whole work: every input at every quality, tables, report; -> exit code.
 
     Several qualities get a folder each. `warm_up` codes one small signal as `encode` would, in few
-    iterations. `alone` tells for which codecs `encode` is given one signal at a time.
+    iterations. `to_target`: `encode` looks for a quality of each signal's own, so it is given one at a
+    time, and the printed table shows the quality.
     """
     if options.report and not decode:
         raise ValueError("--report shows decoded files: leave --no_decode out")
@@ -74,7 +75,7 @@ def code_inputs(
                 folder, settings_of(options, device=device.type, quality=quality), overwrite=options.overwrite
             )
             coding = Coding(
-                folder, codecs, journal, lambda *some, q=quality: encode(*some, q), warm_up, alone, realism, decode
+                folder, codecs, journal, lambda *some, q=quality: encode(*some, q), warm_up, to_target, realism, decode
             )
             name = f"quality {quality:g}" if len(qualities) > 1 else "compressing"
             result = run_batch(items, coding, name, batch_size, options.quiet)
@@ -117,7 +118,7 @@ def _write_results(options: argparse.Namespace, result: BatchResult, coding: "Co
     The table comes first: it needs no disk.
     """
     if result.rows and not options.quiet:
-        print(tables.means_table(result.rows), end="")
+        print(tables.means_table(result.rows, with_quality=coding.to_target), end="")
     code, kept, where = 0, 0, options.result_name
     if where is None:
         where = str(coding.output / tables.NAME)
@@ -156,7 +157,7 @@ class Coding:
     journal: Journal
     encode: Callable[[Codec, list[np.ndarray]], list[Encoded]]
     warm_up: Callable[[Codec, np.ndarray], Encoded]
-    alone: Callable[[Codec], bool]
+    to_target: bool
     realism: float
     decode: bool
     n_reused: int = 0  # rows of this process that an earlier run had finished
@@ -200,7 +201,7 @@ class Coding:
         """Signals that go together; each file is written as soon as it is coded."""
         codec, signals = group[0].codec, [job.original for job in group]
         encoded = None
-        if len(group) > 1 and not self.alone(codec):
+        if len(group) > 1 and not self.to_target:
             encoded = attempt_together(lambda: self.encode(codec, signals))
         for place, job in enumerate(group):
             with guard(job.item):

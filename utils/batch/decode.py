@@ -13,7 +13,7 @@ from utils.console import pick_device, printable
 from utils.files import checksum, put_in_place, temporary_beside
 
 from . import tables
-from .inputs import SUFFIX, CodecsByKind, Item, find_inputs, output_folder
+from .inputs import CodecsByKind, Item, find_packed, output_folder
 from .journal import not_ours
 from .run import one_by_one, run_batch
 
@@ -25,9 +25,7 @@ def decode_inputs(options: argparse.Namespace) -> int:
     it is named as a failure, unless --overwrite is given.
     """
     device = distributed.start(pick_device(options.device))
-    if not options.input:
-        raise ValueError("--input is needed: .bpgan files, or folders of them")
-    items = find_inputs(options.input, lambda path: path.suffix.lower() == SUFFIX)
+    items = find_packed(options.input)
     limits = Limits.of_options(options)
     decoders = CodecsByKind(options.checkpoint, lambda path: load_decoder(path, device, limits))
 

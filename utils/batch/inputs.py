@@ -65,6 +65,13 @@ def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool], results: Pa
     return _with_stems(found)
 
 
+def find_packed(inputs: list[Path] | None) -> list[Item]:
+    """The .bpgan files among the inputs, as `find_inputs` has them. Raises ValueError where there are none."""
+    if not inputs:
+        raise ValueError("--input is needed: .bpgan files, or folders of them")
+    return find_inputs(inputs, lambda path: path.suffix.lower() == SUFFIX)
+
+
 def _located(source: Path) -> Path:
     """The input itself, or the one of this name in the folder of BPGAN_DATA."""
     base = os.environ.get(DATAROOT_VARIABLE)
@@ -142,8 +149,13 @@ class CodecsByKind:
 
     def of_file(self, data: bytes):
         """The codec for a .bpgan file, by the kind in its header. Raises BitstreamError."""
-        code = kind_of_file(data)
-        for name in KINDS:
-            if kind_class(name).code == code:
-                return self.of(name)
-        raise BitstreamError(f"kind of signal {code} is unknown to this version")
+        return self.of(kind_of_packed(data))
+
+
+def kind_of_packed(data: bytes) -> str:
+    """Name of the kind of signal that a .bpgan file holds, by its header. Raises BitstreamError."""
+    code = kind_of_file(data)
+    for name in KINDS:
+        if kind_class(name).code == code:
+            return name
+    raise BitstreamError(f"kind of signal {code} is unknown to this version")

@@ -41,6 +41,7 @@ _NOT_PROGRAM = (
     "data/dataset.py",
     "data/download.py",
     "data/folders.py",
+    "utils/batch/info.py",
     "utils/batch/inputs.py",
     "utils/batch/journal.py",
     "utils/batch/page.py",

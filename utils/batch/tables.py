@@ -63,8 +63,11 @@ def summary(result: BatchResult, n_items: int, done: str = "", reused: int = 0, 
     return ", ".join(parts)
 
 
-def means_table(rows: list[dict]) -> str:
-    """A line a file, and one with the means, for each kind of signal."""
+def means_table(rows: list[dict], with_quality: bool = False) -> str:
+    """One line per file, and one with the means, for each kind of signal.
+
+    `with_quality` adds the quality, which is worth a column where it differs between files.
+    """
     lines = []
     for name in KINDS:
         members = [row for row in rows if row["signal"] == name]
@@ -72,6 +75,8 @@ def means_table(rows: list[dict]) -> str:
             continue
         kind = kind_class(name)
         columns = ["bytes", kind.rate_unit, *kind.metric_names, "encode_seconds", "decode_seconds"]
+        if with_quality:
+            columns.insert(0, "quality")
         columns = [column for column in columns if any(column in row for row in members)]
         labels = [printable(Path(row["file"]).name) for row in members]
         width = max(24, *map(len, labels))

@@ -110,12 +110,7 @@ class Decoder:
                 f"file of kind {header.kind}, this checkpoint is for {self.kind.name} ({self.kind.code})"
             )
         bitstream.check_fingerprint(header, self.fingerprint)
-        try:
-            rows, columns = self.kind.picture_shape((header.size_a, header.size_b))
-        except ValueError as error:
-            raise bitstream.BitstreamError(f"damaged header: {error}") from None
-        if rows < 1 or columns < 1:
-            raise bitstream.BitstreamError(f"damaged header: a picture of {rows}x{columns}")
+        check_picture(header, self.kind)
         try:
             self.check_size((header.size_a, header.size_b))
         except ValueError as error:
@@ -180,6 +175,16 @@ class Decoder:
 
     def quality_tensor(self, quality_step: int) -> torch.Tensor:
         return torch.tensor([quality_step / QUALITY_STEPS], dtype=torch.float32, device=self.device)
+
+
+def check_picture(header: bitstream.FileHeader, kind: Kind) -> None:
+    """Raise BitstreamError for a size that no signal of the kind has."""
+    try:
+        rows, columns = kind.picture_shape((header.size_a, header.size_b))
+    except ValueError as error:
+        raise bitstream.BitstreamError(f"damaged header: {error}") from None
+    if rows < 1 or columns < 1:
+        raise bitstream.BitstreamError(f"damaged header: a picture of {rows}x{columns}")
 
 
 def load_decoder(path: Path | str, device: torch.device | str = "cpu", limits: Limits | None = None) -> Decoder:

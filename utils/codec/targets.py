@@ -16,6 +16,11 @@ TOLERANCE = 0.03  # a target rate is met from below within this fraction, or by 
 MAX_TRIALS = 12  # encodings with search
 
 
+def metrics_of(kind: Kind | type[Kind]) -> tuple[str, ...]:
+    """What a target of this kind of signal can be of, as `Target.metric` names it."""
+    return "bytes", kind.rate_unit, *kind.metric_names
+
+
 @dataclass(frozen=True)
 class Target:
     """What a file has to meet, in place of a quality.
@@ -35,7 +40,7 @@ class Target:
 
     def check(self, kind: Kind) -> None:
         """Raise ValueError where the metric is not of this kind."""
-        names = ("bytes", kind.rate_unit, *kind.metric_names)
+        names = metrics_of(kind)
         if self.metric not in names:
             raise ValueError(f"{self.metric} is not a metric of {kind.name}: a target can be {', '.join(names)}")
 
