@@ -159,7 +159,7 @@ def test_targets_and_coders_from_the_command_line(run, mixed, tmp_path, coder):
         "--target_bpp",
         "0.2",
         "--target_kbps",
-        "12",
+        "8",
         "--search",
         "none",
         "--entropy_coder",
@@ -170,7 +170,7 @@ def test_targets_and_coders_from_the_command_line(run, mixed, tmp_path, coder):
     picture = next(row for row in rows if row["signal"] == "image")
     speech = next(row for row in rows if row["signal"] == "speech")
     assert 0.15 < float(picture["bpp"]) <= 0.2 and float(picture["quality"]) > 1
-    assert 0 < float(speech["kbps"]) <= 12 and float(speech["quality"]) != 3
+    assert 7.5 < float(speech["kbps"]) <= 8 and float(speech["quality"]) > 1
     assert {row["entropy_coder"] for row in rows} == {coder}
     for row in rows:  # the printed table shows what was chosen
         heading = next(line.split() for line in out.splitlines() if line.startswith(row["signal"]))
@@ -198,11 +198,10 @@ def test_targets_of_sizes_and_scores(run, mixed, tmp_path, monkeypatch, option, 
 
 def test_a_target_of_another_kind_is_an_error_of_that_file(run, mixed, tmp_path):
     """Never ignored: the files to which it applies go on."""
-    code, out, err = run(
-        Compression_ADMM, "--input", mixed / "deep", "--output", tmp_path, "--target_psnr", "1", "--search", "none"
-    )
+    given = ("--target_psnr", "1", "--search", "none", "--quiet")
+    code, _, err = run(Compression_ADMM, "--input", mixed / "deep", "--output", tmp_path, *given)
     one_line(code, err, "clip.wav", "--target_psnr", "speech", "--target_kbps", "--target_pesq", exit_code=1)
-    assert "1 of 2 files" in out and listing(tmp_path) >= {"er/b.bpgan"} and not list(tmp_path.rglob("clip*"))
+    assert "er/b.bpgan" in listing(tmp_path) and not list(tmp_path.rglob("clip*"))
     code, _, err = run(
         Compression_ADMM, mixed / "a.png", tmp_path / "o.bpgan", "--target_kbps", "2", "--search", "none"
     )
