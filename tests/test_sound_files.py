@@ -1,5 +1,6 @@
 """Every kind of sound file: all of it is read, and what ends early, is damaged or makes no sense is said."""
 
+import argparse
 import logging
 
 import av
@@ -12,6 +13,7 @@ import Compression_ADMM
 import data.sound_files
 from data.sound_files import read_mono
 from data.speech import SpeechKind
+from utils.batch.pipes import suffix_by_content
 
 RATE = 16000
 
@@ -471,3 +473,14 @@ def test_the_check_of_the_length_ends_the_reading(made):
     with pytest.raises(ValueError, match=r"a\.flac: too large"):
         read_mono(made("a.flac"), RATE, check)
     assert seen == [(40000, 40000)]
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_every_kind_is_known_by_its_content(made, name, tmp_path, caplog):
+    """As it comes through a pipe: without a name, whole or cut; what is wrong with it is said by whoever reads it next."""
+    content = made(name).read_bytes()
+    path = tmp_path / "stdin"
+    for part in (content, content[: len(content) * 3 // 5]):
+        path.write_bytes(part)
+        assert suffix_by_content(path, argparse.Namespace(max_pixels=None, max_seconds=None)) in SpeechKind.suffixes
+    assert not warnings(caplog)

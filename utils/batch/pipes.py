@@ -1,12 +1,13 @@
 """One file to one file: `IN OUT.bpgan`, `IN.bpgan OUT.png`, and `-` for standard input and output."""
 
 import argparse
+import logging
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
 from data import KINDS, build_kind
@@ -25,11 +26,22 @@ def suffix_by_content(path: Path, options: argparse.Namespace) -> str:
         kind = build_kind(name)
         kind.max_extent = Limits.of_options(options).of(kind)
         try:
-            kind.read(path)
+            with _without_warnings():  # the work reads the file again, and they are for its user once
+                kind.read(path)
         except ValueError:
             continue
         return kind.suffixes[0]
     raise ValueError(f"standard input: nothing that can be read as {' or '.join(KINDS)}")
+
+
+@contextmanager
+def _without_warnings():
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def one_file(
