@@ -33,10 +33,13 @@ from tests.conftest import tiny_codecs
 from utils.codec import bitstream
 from utils.codec.bitstream import BitstreamError, FileHeader
 from utils.codec.codec import Codec, load_codec
+from utils.codec.limits import Limits
 from utils.codec.settings import Settings
 from utils.codec.tiling import latent_shape
 
 CHUNK = 2000  # cases a process
+# What a service would set: hours of sound in 59 bytes are a valid file, and take as long as they are.
+LIMITS = Limits(max_pixels=4e6, max_seconds=240)
 PATIENCE = 60.0  # seconds without a finished case: a loop without end
 MEMORY_FACTOR = 1.5  # over an honest file of the same declared size
 SLACK_BYTES = 1 << 16  # what small objects take in either
@@ -361,6 +364,8 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         codecs = [load_codec(p) for p in options.checkpoint] if options.checkpoint else tiny_codecs(Path(folder))
+    for codec in codecs:
+        codec.kind.max_extent = LIMITS.of(codec.kind)
     started = time.monotonic()
     findings, counts, peak = fuzz(
         codecs, honest_files(codecs), options.files, options.seed, options.first, options.output, quiet=False
