@@ -155,7 +155,7 @@ class _Decoded:
     def decode(self, channel: int | None = None) -> None:
         """Decode all of it. Raises _Unreadable where there is not one sample."""
         self.mix = _Mix(self._rate, channel, self._check_length)
-        self._n_decoded, self._n_broken, self._ends_early = 0, 0, False
+        self._n_broken, self._ends_early = 0, False
         parts = [(0, self._size)]
         if _read_at(self._file, 0, 4) == b"OggS":
             parts, is_whole = _ogg_links(self._file, self._size)

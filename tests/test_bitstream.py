@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from utils.codec import bitstream
 from utils.codec.bitstream import BitstreamError, FileHeader, pack, unpack
+from utils.files import replacing
 
 IMAGE = FileHeader(kind=0, coder=0, quality_step=4, fingerprint=b"\x01\x02\x03\x04", size_a=512, size_b=768, level=0)
 SPEECH = FileHeader(
@@ -170,7 +171,8 @@ def test_dribbling_stream():
 
 def test_files_are_written_whole(tmp_path, monkeypatch):
     path = tmp_path / "a.bpgan"
-    bitstream.write_file(path, b"first")
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"first")
     assert bitstream.read_file(path) == b"first"
     plain = tmp_path / "plain"
     plain.write_bytes(b"")
@@ -181,7 +183,7 @@ def test_files_are_written_whole(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        bitstream.write_file(path, b"second")
+    with pytest.raises(OSError, match="disk full"), replacing(path) as temporary:
+        temporary.write_bytes(b"second")
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["a.bpgan"]

@@ -29,10 +29,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
-
-from utils.files import replacing
 
 MAGIC = b"\xb6\x47"  # the first byte is no start of any text encoding
 VERSION = 1
@@ -251,9 +248,3 @@ def read_file(path: str | os.PathLike) -> bytes:
     """All bytes of a file; OSError if it cannot be read, BitstreamError if it is too long."""
     with open(path, "rb") as stream:
         return read_stream(stream)
-
-
-def write_file(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file whole or not at all: under a temporary name in its folder, then renamed."""
-    with replacing(Path(path)) as temporary:
-        temporary.write_bytes(data)
