@@ -64,9 +64,16 @@ class ImageKind(Kind):
     max_extent = 128_000_000
     metric_names = ("psnr_db", "ms_ssim")
     objectives = ("mse", "ms_ssim", "perceptual")
-    network: ClassVar = dict(in_channels=3, latent_channels=128)
+    network: ClassVar = dict(
+        in_channels=3,
+        latent_channels=256,
+        context_groups=(4, 4, 8, 16, 32, 48, 64, 80),
+        lmbda_high=0.18,
+        linear_path=True,
+        quality_scales=True,
+    )
     folders: ClassVar = {"train": "images/train", "val": "images/val", "test": "kodak"}  # Kodak is for evaluation only
-    crop_shape = (192, 192)
+    crop_shape = (256, 256)
     storage = "uint8"
     stretch = (2.0, 2.0)
 

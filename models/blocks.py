@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 NEGATIVE_SLOPE = 0.1
+SMALL_START = 0.1  # of a last convolution's weights, where the network corrects what a linear path gives already
 
 
 class ResidualBlock(nn.Module):

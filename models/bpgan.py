@@ -27,17 +27,21 @@ class BPGAN(nn.Module):
         self.config = config
         self.encoder = build_encoder(c) if with_encoder else None
         self.generator = build_generator(c)
-        self.gains = Gains(c.latent_channels, 1.0, (c.lmbda_high / c.lmbda_low) ** 0.5)
+        self.gains = Gains(c.latent_channels, 1.0, (c.lmbda_high / c.lmbda_low) ** 0.5, c.linear_path)
         self.codebook = Codebook(c.latent_channels, c.max_symbol)
-        self.context = ContextModel(c.context_groups, c.context_hidden, c.latent_rows)
+        self.context = ContextModel(
+            c.context_groups, c.context_hidden, c.latent_rows, leading=c.linear_path, scales=c.quality_scales
+        )
 
     def analyze(self, x: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """x (B, C, H, W) in [-1, 1] -> y (B, latent_channels, H/16, W/16), float32, in steps."""
-        return self.gains.scale(self.encoder(x).float(), quality)
+        return self.gains.scale(self.encoder(x, quality).float(), quality)
 
-    def generate(self, y_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
-        """y_hat in steps -> x_hat (B, C, H, W), not clamped."""
-        return self.generator(self.gains.unscale(y_hat, quality), quality).float()
+    def generate(self, y_hat: torch.Tensor, quality: torch.Tensor, generator: Generator | None = None) -> torch.Tensor:
+        """y_hat in steps -> x_hat (B, C, H, W) float32, not clamped; by another generator of the same sizes if given."""
+        y_hat = y_hat.contiguous(memory_format=torch.channels_last)
+        z_hat, features = self.gains.unscale(y_hat, quality), self.gains.features(y_hat, quality)
+        return (generator or self.generator)(z_hat, quality, features).float()
 
     def rate(self, symbols: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """Estimated bits (B,) of symbols (B, latent_channels, h, w), float, in the context of themselves."""
@@ -66,12 +70,24 @@ def build_encoder(config: ModelConfig) -> nn.Module:
     from .encoder import Encoder  # a receiver has no use for it and does not load it
 
     return Encoder(
-        config.in_channels, config.latent_channels, config.encoder_widths, config.encoder_depths, config.latent_rows
+        config.in_channels,
+        config.latent_channels,
+        config.encoder_widths,
+        config.encoder_depths,
+        config.latent_rows,
+        linear=config.linear_path,
+        scales=config.quality_scales,
     )
 
 
 def build_generator(config: ModelConfig) -> Generator:
     """A generator of the config's sizes: the faithful one, or the realistic one beside it."""
     return Generator(
-        config.in_channels, config.latent_channels, config.generator_widths, config.generator_depths, config.latent_rows
+        config.in_channels,
+        config.latent_channels,
+        config.generator_widths,
+        config.generator_depths,
+        config.latent_rows,
+        linear=config.linear_path,
+        scales=config.quality_scales,
     )

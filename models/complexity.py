@@ -26,7 +26,7 @@ def multiply_adds(config: ModelConfig) -> dict[str, float]:
     x = torch.zeros(1, config.in_channels, rows * STRIDE, SIDE * STRIDE)
     costs, context = {}, model.context
     for name, network, inputs in (
-        ("encoder", model.encoder, (x,)),
+        ("encoder", model.encoder, (x, torch.zeros(1))),
         ("generator", model.generator, (z_hat, torch.zeros(1))),
     ):
         count = 0
@@ -41,7 +41,9 @@ def multiply_adds(config: ModelConfig) -> dict[str, float]:
             (context.first, context.first_mask),
             (context.second, context.second_mask),
             (context.last, context.last_mask),
+            (context.leading, context.causal),
         )
+        if conv is not None
     )
     costs["entropy model"] = kept / STRIDE**2
     return costs

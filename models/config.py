@@ -35,6 +35,9 @@ class ModelConfig:
     max_symbol: int = 31  # codebook: 2 * max_symbol + 1 centers, larger symbols escape
     lmbda_low: float = 0.0004
     lmbda_high: float = 0.09
+    # The ones below came later: where they are off, checkpoints do not name them.
+    linear_path: bool = False  # principal components of 16x16 blocks beside encoder and generator
+    quality_scales: bool = False  # the quality also scales features, not only adds to them
 
     def __post_init__(self):
         for field in dataclasses.fields(self):  # JSON brings lists where we want tuples
@@ -46,6 +49,8 @@ class ModelConfig:
                 f"context_groups add up to {sum(self.context_groups)} channels, "
                 f"latent_channels is {self.latent_channels}: they must agree"
             )
+        if self.linear_path and self.latent_rows:
+            raise ValueError("linear_path has one basis for all latent rows, latent_rows asks for one each")
 
     def lmbda(self, quality: float) -> float:
         """Rate weight of `quality`, 1..8, fractions too."""
@@ -53,4 +58,16 @@ class ModelConfig:
         return self.lmbda_low * ratio ** ((quality - 1) / (QUALITIES - 1))
 
     def to_dict(self) -> dict:
-        return dataclasses.asdict(self)
+        """As checkpoints store it: without what came later and is off, so that earlier ones keep their fingerprint."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value or name not in ADDED}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "ModelConfig":
+        """What `to_dict` gave. Raises ValueError where a name is missing or unknown."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if set(values) | ADDED != known:
+            raise ValueError(f"{sorted((set(values) | ADDED) ^ known)} differ")
+        return cls(**values)
+
+
+ADDED = {"linear_path", "quality_scales"}

@@ -25,12 +25,20 @@ class Kernels(NamedTuple):
     first: list[torch.Tensor]  # for each group (hidden, 2 * channels seen, 5, 5)
     second: torch.Tensor
     last: torch.Tensor
+    leading: torch.Tensor | None  # (channels of the first group, the same, 5, 5), float32
 
 
 class ContextModel(nn.Module):
-    """symbols (B, C, h, w) -> mean and log scale of a logistic distribution for each of them."""
+    """symbols (B, C, h, w) -> mean and log scale of a logistic distribution for each of them.
 
-    def __init__(self, groups: tuple[int, ...], hidden: int, rows: int = 0):
+    With `leading` the first group's means also get a linear prediction from its own symbols at the causal
+    half of the window, which are not clamped: beside a linear path these are the means and slopes of blocks,
+    hundreds of steps large. With `scales` the quality scales the units of both layers.
+    """
+
+    def __init__(
+        self, groups: tuple[int, ...], hidden: int, rows: int = 0, *, leading: bool = False, scales: bool = False
+    ):
         super().__init__()
         channels, units = sum(groups), hidden * len(groups)
         channel_group = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups))
@@ -41,6 +49,10 @@ class ContextModel(nn.Module):
         self.quality_bias = nn.Parameter(torch.zeros(QUALITIES, units))
         self.row_bias = nn.Parameter(torch.zeros(1, units, rows, 1)) if rows else None
         self.prior = nn.Parameter(torch.zeros(QUALITIES, 2 * channels))
+        self.leading = nn.Conv2d(groups[0], groups[0], KERNEL, padding=KERNEL // 2, bias=False) if leading else None
+        self.first_scale = nn.Parameter(torch.ones(QUALITIES, units)) if scales else None
+        self.second_scale = nn.Parameter(torch.ones(QUALITIES, units)) if scales else None
+        self.second_quality_bias = nn.Parameter(torch.zeros(QUALITIES, units)) if scales else None
 
         place = torch.arange(KERNEL * KERNEL).view(KERNEL, KERNEL)
         causal = place < KERNEL * KERNEL // 2
@@ -48,6 +60,7 @@ class ContextModel(nn.Module):
         earlier = (source[None] < target[:, None])[:, :, None, None]
         same = (source[None] == target[:, None])[:, :, None, None]
         self.groups = tuple(groups)
+        self.register_buffer("causal", causal.float(), persistent=False)
         self.register_buffer("first_mask", (earlier | (same & causal)).float(), persistent=False)
         below = unit_group[None] <= unit_group[:, None]
         self.register_buffer("second_mask", below.float()[:, :, None, None], persistent=False)
@@ -61,6 +74,8 @@ class ContextModel(nn.Module):
             nn.init.zeros_(conv.bias)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
+        if leading:
+            nn.init.zeros_(self.leading.weight)
 
     def kernels(self, dtype: torch.dtype | None = None) -> Kernels:
         """The masked weights, in another type if named: who passes them to `forward` again and again saves the masking.
@@ -77,7 +92,11 @@ class ContextModel(nn.Module):
             parts.append(torch.cat([own[:, :seen], own[:, channels : channels + seen]], dim=1))
         kernels = [*parts, self.second.weight * self.second_mask, self.last.weight * self.last_mask]
         *parts, second, last = [kernel.to(dtype or kernel.dtype) for kernel in kernels]
-        return Kernels(parts, second, last)
+        return Kernels(parts, second, last, self.leading_kernel())
+
+    def leading_kernel(self) -> torch.Tensor | None:
+        """The masked weights of the first group's linear prediction."""
+        return None if self.leading is None else self.leading.weight * self.causal
 
     def _first_layer(self, symbols: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Tensor:
         """Signed values and magnitudes through the masked 5x5 convolution: signs predict means,
@@ -96,15 +115,24 @@ class ContextModel(nn.Module):
         `kernels`: this model's own, where they are at hand.
         """
         kernels = kernels or self.kernels()
-        h = self._first_layer(symbols, kernels.first)
-        h = h + at_quality(self.quality_bias, quality)[:, :, None, None]
+
+        def at(table: torch.Tensor) -> torch.Tensor:
+            return at_quality(table, quality)[:, :, None, None]
+
+        h = self._first_layer(symbols, kernels.first) + at(self.quality_bias)
         if self.row_bias is not None:
             h = h + self.row_bias
-        h = F.relu(h)
-        h = F.relu(F.conv2d(h, kernels.second, self.second.bias))
-        out = F.conv2d(h, kernels.last, self.last.bias).float()
-        out = out + at_quality(self.prior, quality)[:, :, None, None]
+        h = F.relu(h if self.first_scale is None else h * at(self.first_scale))
+        h = F.conv2d(h, kernels.second, self.second.bias)
+        if self.second_scale is not None:
+            h = (h + at(self.second_quality_bias)) * at(self.second_scale)
+        out = F.conv2d(F.relu(h), kernels.last, self.last.bias).float() + at(self.prior)
         mean, log_scale = out.chunk(2, dim=1)
+        if kernels.leading is not None:
+            with torch.autocast(symbols.device.type, enabled=False):  # large numbers, of which every step counts
+                own = symbols[:, : self.groups[0]].float()
+                led = F.conv2d(own, kernels.leading, padding=KERNEL // 2)
+            mean = torch.cat([mean[:, : self.groups[0]] + led, mean[:, self.groups[0] :]], dim=1)
         return mean, log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
 
 

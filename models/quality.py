@@ -15,6 +15,13 @@ def at_quality(table: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     return low_row + (quality - low)[:, None] * (high_row - low_row)
 
 
+def affine(h: torch.Tensor, bias: torch.Tensor, scale: torch.Tensor | None, quality: torch.Tensor) -> torch.Tensor:
+    """Features h (B, N, H, W) scaled and shifted channel by channel, as tables (8, N) say; without a scale, shifted."""
+    if scale is not None:
+        h = h * at_quality(scale, quality)[:, :, None, None]
+    return h + at_quality(bias, quality)[:, :, None, None]
+
+
 def resample(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Rows of a table (8, N) at `places` (8,) on the quality axis 0..7; beyond its ends it goes on straight."""
     low = places.floor().clamp(0, QUALITIES - 2)

@@ -63,9 +63,12 @@ class Codebook(nn.Module):
 
 
 class Gains(nn.Module):
-    """Per quality and channel: z -> y = z * gain (in steps), y_hat -> z_hat = y_hat * inverse."""
+    """Per quality and channel: z -> y = z * gain (in steps), y_hat -> z_hat = y_hat * inverse.
 
-    def __init__(self, channels: int, low: float, high: float):
+    Beside a linear path, the generator's network sees y_hat * feature: channels of about unit deviation.
+    """
+
+    def __init__(self, channels: int, low: float, high: float, features: bool = False):
         super().__init__()
         # Step sizes fall with the square root of lmbda (high-rate theory); channels start in
         # falling order of energy, so that the early groups of the context carry what matters.
@@ -74,6 +77,7 @@ class Gains(nn.Module):
         start = torch.log(torch.tensor(low)) + quality * torch.log(torch.tensor(high / low)) + slope
         self.log_gain = nn.Parameter(start.clone())
         self.log_inverse = nn.Parameter(-start)
+        self.log_feature = nn.Parameter(torch.zeros_like(start)) if features else None
 
     def scale(self, z: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """z (B, C, h, w), quality (B,) in 0..7 -> y, the latent in quantization steps."""
@@ -81,6 +85,12 @@ class Gains(nn.Module):
 
     def unscale(self, y_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         return y_hat * at_quality(self.log_inverse, quality).exp()[:, :, None, None]
+
+    def features(self, y_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor | None:
+        """None where the generator sees z_hat."""
+        if self.log_feature is None:
+            return None
+        return y_hat * at_quality(self.log_feature, quality).exp()[:, :, None, None]
 
 
 def straight_through_round(y: torch.Tensor) -> torch.Tensor:

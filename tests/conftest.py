@@ -100,6 +100,8 @@ def tiny_config(signal: str, **changes):
         encoder_depths=(1, 1, 1),
         generator_widths=(16, 16, 16),
         generator_depths=(1, 1, 1),
+        linear_path=signal == "image",  # as in what ships; speech has neither
+        quality_scales=signal == "image",
     )
     return ModelConfig(signal=signal, **{**values, **changes})
 
@@ -115,6 +117,12 @@ def randomize_context(context) -> None:
             parameter.normal_(std=0.1)
         if context.row_bias is not None:
             context.row_bias.normal_(std=0.1)
+        if context.leading is not None:
+            context.leading.weight.normal_(std=0.1)
+        if context.first_scale is not None:
+            for scale in (context.first_scale, context.second_scale):
+                scale.uniform_(0.7, 1.4)
+            context.second_quality_bias.normal_(std=0.1)
         channels = sum(context.groups)
         context.prior[:, channels:] = torch.linspace(-1.0, 1.0, len(context.prior))[:, None]
 

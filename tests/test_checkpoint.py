@@ -255,11 +255,14 @@ def test_wrong_types_shapes_and_numbers_in_any_tensor(rewrite, tiny_checkpoints,
 def test_a_config_of_absurd_numbers(rewrite, tiny_checkpoints, field):
     """Refused before anything of that size is built."""
     config = json.loads(parts(tiny_checkpoints["image"])[1]["config"])
+    config = {"linear_path": False, "quality_scales": False, **config}
     for value in (10**9, -1, 0, 1.5, float("nan"), float("inf"), None, "8", True, [], [10**9] * 3, ["a"], {}, [[1]]):
         listed = isinstance(config[field], list)
         if (field == "latent_rows" and value == 0 and value is not False) or (
             field.startswith("lmbda") and value == 1.5
         ):
+            continue
+        if value is config[field] or (value is True and isinstance(config[field], bool)):
             continue
         for changed in (value, [value, *config[field][1:]]) if listed else (value,):
             if field.endswith("depths") and changed == [0, *config[field][1:]]:

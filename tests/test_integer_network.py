@@ -14,10 +14,12 @@ from utils.entropy import integer_network
 from utils.entropy.integer_network import ACTIVATION_MAX, ContextTables, contexts, freeze, start_network, thaw
 
 
-def make_network(groups=(4, 4, 8), hidden=8, rows=0, seed=0, usual=None) -> ContextTables:
-    """Tables of a seeded random network; its usual symbols are random too, which must not matter."""
+def make_network(groups=(4, 4, 8), hidden=8, rows=0, seed=0, usual=None, **parts) -> ContextTables:
+    """Tables of a seeded random network; its usual symbols are random too, which must not matter.
+
+    `parts`: whether it has `scales` by quality and a `leading` linear prediction."""
     torch.manual_seed(seed)
-    model = ContextModel(groups, hidden, rows)
+    model = ContextModel(groups, hidden, rows, **parts)
     randomize_context(model)
     if usual is None:
         usual = np.random.default_rng(seed).integers(-3, 4, (8, sum(groups))).astype(np.int16)
@@ -35,7 +37,7 @@ def nothing_repeats(symbols):
 
 @pytest.fixture(scope="module")
 def network():
-    return make_network()
+    return make_network(scales=True, leading=True)
 
 
 def plain_contexts(symbols, step, t: ContextTables):
@@ -48,6 +50,12 @@ def plain_contexts(symbols, step, t: ContextTables):
     features = np.pad(np.concatenate([limited, abs(limited)]), ((0, 0), (2, 2), (2, 2)))
     last_bias = integer_network._between(t.last_bias, step).astype(np.int64)
     residuals, rows = [], []
+    wide = np.pad(symbols.astype(np.int64), ((0, 0), (2, 2), (2, 2)))
+
+    def at(table, otherwise):
+        return otherwise if table is None else integer_network._between(table, step).astype(np.int64)
+
+    scale1, scale2 = at(t.first_scale, 4096), at(t.second_scale, 4096)
 
     def shift(values, bits):
         return np.clip((values + ((1 << bits) >> 1)) >> bits, 0, ACTIVATION_MAX)
@@ -62,10 +70,16 @@ def plain_contexts(symbols, step, t: ContextTables):
                 )
                 if len(t.row_bias):
                     sums = sums + t.row_bias[i]
-                h1 = shift(sums, t.shifts[0] - 8) * visible
-                h2 = shift(t.second.astype(np.int64) @ h1 + t.second_bias, t.shifts[1]) * visible
+                h1 = shift(sums * scale1, t.shifts[0] - 8 + 12) * visible
+                sums = t.second.astype(np.int64) @ h1 + t.second_bias + at(t.second_quality_bias, 0)
+                h2 = shift(sums * scale2, t.shifts[1] + 12) * visible
                 out = t.last.astype(np.int64) @ h2 + last_bias
                 out = (out + ((1 << t.shifts[2]) >> 1)) >> t.shifts[2]
+                if t.leading is not None and group == 0:
+                    seen = wide[: t.groups[0], i : i + 5, j : j + 5].reshape(t.groups[0], 25)[:, :12]
+                    led = np.einsum("fki,ik->f", t.leading.astype(np.int64), seen)
+                    out[: t.groups[0]] += (led + 16) >> 5
+                    out[:channels] = np.clip(out[:channels], -32767 * 256, 32767 * 256)
                 for c in np.flatnonzero(group_of == group):
                     sixteenths = (out[c] + 8) >> 4
                     center = (sixteenths + 8) >> 4
@@ -75,11 +89,17 @@ def plain_contexts(symbols, step, t: ContextTables):
     return np.array(residuals), np.array(rows)
 
 
-@pytest.mark.parametrize("rows, step", [(0, 0), (0, 117), (8, 224)])
-def test_contexts_are_what_the_definition_says(rows, step):
-    network = make_network(rows=rows, seed=rows)
+PARTS = {"scales": True, "leading": True}
+
+
+@pytest.mark.parametrize(
+    "rows, step, parts",
+    [(0, 0, {}), (0, 117, {}), (8, 224, {}), (0, 117, PARTS), (8, 224, PARTS), (0, 9, {"leading": True})],
+)
+def test_contexts_are_what_the_definition_says(rows, step, parts):
+    network = make_network(rows=rows, seed=rows, **parts)
     symbols = grid((16, 6, 7), seed=step, spread=3)
-    symbols[3, 2, 2], symbols[9, 4, 1] = 32767, -32768
+    symbols[3, 2, 2], symbols[9, 4, 1], symbols[2, 3, 3] = 32767, -32768, 32767
     residuals, found = contexts(symbols, nothing_repeats(symbols), step, network)
     expected, expected_rows = plain_contexts(symbols, step, network)
     assert np.array_equal(residuals, expected) and np.array_equal(found, expected_rows)
@@ -137,14 +157,20 @@ def test_interpolated_qualities_lie_between(network):
 
 
 def test_freeze_of_thaw_changes_nothing():
-    for network in (make_network(), make_network(rows=8, seed=1), make_network((1, 2), 3, seed=2)):
+    for network in (
+        make_network(),
+        make_network(rows=8, seed=1),
+        make_network((1, 2), 3, seed=2),
+        make_network(seed=3, **PARTS),
+    ):
         again = freeze(tuple(network.groups), **thaw(network))
         for name, array in network.to_arrays().items():
             assert np.array_equal(array, again.to_arrays()[name]), name
 
 
-def test_a_model_loaded_from_tables_gives_the_same_tables_and_outputs():
-    model, other = tiny_model("speech"), tiny_model("speech", seed=9)
+@pytest.mark.parametrize("signal", ["image", "speech"])
+def test_a_model_loaded_from_tables_gives_the_same_tables_and_outputs(signal):
+    model, other = tiny_model(signal), tiny_model(signal, seed=9)
     network = network_tables(model.context, np.zeros((8, 16), np.int16))
     load_weights(other, Checkpoint(model.config, {}, model.state_dict(), None, None, {"network": network.to_arrays()}))
     for name, array in network_tables(other.context, np.zeros((8, 16), np.int16)).to_arrays().items():
@@ -170,6 +196,7 @@ def test_large_weights_take_fewer_fraction_bits_or_are_refused(network):
         ("second", lambda a: a.fill(32767), "overflow"),
         ("first_bias", lambda a: a.fill(2**31 - 1), "overflow"),
         ("groups", lambda a: a.__setitem__(0, 0), "groups"),
+        ("second_quality_bias", lambda a: a.fill(2**31 - 1), "overflow"),
     ],
 )
 def test_tables_are_checked(network, name, change, message):

@@ -1,6 +1,7 @@
 """Networks, codebook, context model, losses: values and what may depend on what."""
 
 import dataclasses
+import json
 from urllib.error import URLError
 
 import numpy as np
@@ -32,9 +33,12 @@ def test_config_refuses_groups_that_do_not_add_up():
 
 
 def test_config_survives_json():
-    config = tiny_config("speech")
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}
-    assert ModelConfig(**plain) == config
+    for config in (tiny_config("speech"), tiny_config("image")):
+        assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    for wrong in ({"surplus": 1}, {"signal": None}):
+        values = {k: v for k, v in {**config.to_dict(), **wrong}.items() if v is not None}
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}.*differ"):
+            ModelConfig.from_dict(values)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.signal = "image"
 
@@ -63,7 +67,7 @@ def test_shapes_through_the_model(signal, size):
 
 def test_encoder_refuses_what_is_not_padded():
     with pytest.raises(ValueError, match="17x32.*multiples of 16"):
-        tiny_model("image").encoder(torch.zeros(1, 3, 17, 32))
+        tiny_model("image").encoder(torch.zeros(1, 3, 17, 32), quality(3))
 
 
 def test_signals_survive_a_fresh_network():
@@ -72,9 +76,17 @@ def test_signals_survive_a_fresh_network():
     config = ModelConfig(signal="image", in_channels=3)
     model = BPGAN(config).requires_grad_(False)
     x = (0.6 * torch.randn(1, 3, 64, 64)).clamp(-1, 1)
-    z = model.encoder(x)
+    z = model.encoder(x, quality(3))
     assert 0.1 < z.std() < 3
     assert 0.05 < model.generator(z, quality(3)).std() < 2
+
+
+def test_what_came_later_is_not_named_where_it_is_off():
+    """Earlier checkpoints keep their fingerprint, which covers the config's names."""
+    assert not {"linear_path", "quality_scales"} & set(tiny_config("speech").to_dict())
+    assert {"linear_path", "quality_scales"} <= set(tiny_config("image").to_dict())
+    with pytest.raises(ValueError, match="linear_path.*latent_rows"):
+        tiny_config("speech", linear_path=True)
 
 
 def test_pictures_of_a_batch_do_not_mix():
@@ -88,6 +100,57 @@ def test_pictures_of_a_batch_do_not_mix():
 def test_a_receiver_has_no_encoder():
     model = BPGAN(tiny_config("image"), with_encoder=False)
     assert model.encoder is None and not any(n.startswith("encoder.") for n in model.state_dict())
+
+
+def test_the_networks_correct_the_linear_path():
+    """Encoder and generator are linear transforms of blocks once the last layers of their networks are zero."""
+    model = tiny_model("image")
+    for conv in (model.encoder.out, model.generator.out4):
+        conv.weight.zero_(), conv.bias.zero_()
+    x = torch.rand(1, 3, 32, 48) * 2 - 1
+    z = model.encoder(x, quality(3))
+    blocks = F.pixel_unshuffle(x, 16)
+    torch.testing.assert_close(z, F.conv2d(blocks, model.encoder.linear.weight, model.encoder.linear.bias))
+    y_hat = torch.randn(1, 16, 2, 3)
+    z_hat = model.gains.unscale(y_hat, quality(3))
+    expected = F.pixel_shuffle(F.conv2d(z_hat, model.generator.linear.weight, model.generator.linear.bias), 16)
+    torch.testing.assert_close(model.generate(y_hat, quality(3)), expected)
+
+
+@pytest.mark.parametrize("name", ["encoder.scale8", "encoder.quality16", "generator.scale16", "context.first_scale"])
+def test_a_quality_has_its_own_scales(name):
+    """A row of a table matters at its quality and halfway to the next, and nowhere else."""
+    model = tiny_model("image")
+    x, symbols = torch.rand(1, 3, 32, 32) * 2 - 1, torch.randn(1, 16, 2, 2).round()
+
+    def outputs(q):
+        mean, _ = model.context(symbols, quality(q))
+        return torch.cat(
+            [t.flatten() for t in (model.analyze(x, quality(q)), model.generate(symbols, quality(q)), mean)]
+        )
+
+    before = {q: outputs(q) for q in (2, 4, 5, 5.5, 6)}
+    model.get_parameter(name)[5] += 0.5
+    changed = {q: float((outputs(q) - before[q]).abs().max()) for q in before}
+    assert changed[5] > 1e-3 and changed[5.5] > 1e-3 and changed[2] == changed[4] == changed[6] == 0
+
+
+def test_the_first_group_is_predicted_from_large_symbols():
+    """Linearly and without a limit: from the causal half of its own window, for its means alone."""
+    model = tiny_model("image")
+    symbols = torch.zeros(1, 16, 5, 5)
+    symbols[0, 1, 2, 2] = 100.0
+    means = []
+    for value in (100.0, 300.0):
+        symbols[0, 1, 2, 2] = value
+        means.append(model.context(symbols, quality(7))[0])
+    difference = (means[1] - means[0])[0]  # all else is clamped to 63 in both
+    assert (difference.flatten(1).abs().amax(1) > 0).tolist() == [True] * 4 + [False] * 12
+    rows, columns = difference.abs().amax(0).nonzero(as_tuple=True)
+    later = (rows > 2) | ((rows == 2) & (columns > 2))
+    assert len(rows) == 12 and later.all()
+    weight = model.context.leading.weight[:, 1, 1, 2]  # the symbol right above
+    torch.testing.assert_close(difference[:4, 3, 2], 200 * weight)
 
 
 def test_generator_knows_quality_and_rows():
@@ -124,7 +187,7 @@ def test_reach_bounds_what_an_output_depends_on(depths):
     model = tiny_model("image", generator_depths=depths, encoder_depths=depths)
     for reach, shape, network in (
         (model.generator.reach, (1, 16, 1, 33), lambda t: model.generator(t, quality(3))),
-        (model.encoder.reach, (1, 3, 16, 33 * 16), model.encoder),
+        (model.encoder.reach, (1, 3, 16, 33 * 16), lambda t: model.encoder(t, quality(3))),
     ):
         t = torch.randn(shape)
         other, scale = t.clone(), shape[-1] // 33

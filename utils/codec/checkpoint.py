@@ -94,12 +94,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         metadata = {name: json.loads(value) for name, value in raw.items()}
         if metadata["format"] != FORMAT:
             raise ValueError(f"checkpoint {path} has format {metadata['format']}, this version reads {FORMAT}")
-        known = {f.name for f in dataclasses.fields(ModelConfig)}
-        if set(metadata["config"]) != known:
-            raise ValueError(
-                f"checkpoint {path} has another model's settings: {sorted(set(metadata['config']) ^ known)} differ"
-            )
-        config = ModelConfig(**metadata["config"])
+        if not isinstance(metadata["config"], dict):
+            raise TypeError(f"config {metadata['config']!r:.40}")
+        try:
+            config = ModelConfig.from_dict(metadata["config"])
+        except ValueError as error:
+            raise ValueError(f"checkpoint {path} has another model's settings: {error}") from None
         settings, default_coder, info = metadata["signal"], str(metadata["default_coder"]), metadata["info"]
         for name in ("signal", "info"):
             if not isinstance(metadata[name], dict):
@@ -142,6 +142,10 @@ def _check_config(config: ModelConfig, path: Path) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name == "signal":
+            continue
+        if field.type is bool:
+            if type(value) is not bool:
+                raise ValueError(f"checkpoint {path}: {field.name} {value} in its config is neither true nor false")
             continue
         listed = field.type not in (int, float)
         numbers = value if isinstance(value, tuple) and listed else (value,)

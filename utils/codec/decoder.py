@@ -167,9 +167,7 @@ class Decoder:
         picture = np.empty((self.config.in_channels, rows * STRIDE, columns * STRIDE), np.float32)
         for window in windows(rows, columns, self.model.generator.reach):
             part = torch.from_numpy(symbols[window.outer()].astype(np.int32)).to(self.device)
-            y_hat = self.model.codebook.dequantize(part[None])
-            z_hat = self.model.gains.unscale(y_hat, quality).contiguous(memory_format=torch.channels_last)
-            out = generator(z_hat, quality)[0]
+            out = self.model.generate(self.model.codebook.dequantize(part[None]), quality, generator)[0]
             picture[window.core(STRIDE)] = out[window.core_in_outer(STRIDE)].cpu().numpy()
         return picture
 

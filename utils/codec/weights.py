@@ -12,7 +12,7 @@ from models.config import KERNEL
 from models.entropy_model import ContextModel
 from utils.entropy import CODERS, coder_class
 from utils.entropy.coders import Coder
-from utils.entropy.integer_network import ContextTables, freeze, thaw
+from utils.entropy.integer_network import CAUSAL, ContextTables, freeze, thaw
 
 from .checkpoint import Checkpoint, load_strictly
 
@@ -47,8 +47,14 @@ def network_tables(model: ContextModel, usual: np.ndarray) -> ContextTables:
             row_bias=row_bias,
             second_bias=model.second.bias,
             last_bias=model.prior + model.last.bias,
+            first_scale=model.first_scale,
+            second_scale=model.second_scale,
+            second_quality_bias=model.second_quality_bias,
         )
-    return freeze(model.groups, **{name: value.detach().cpu().numpy() for name, value in arrays.items()}, usual=usual)
+        if model.leading is not None:
+            arrays["leading"] = model.leading_kernel().flatten(2)[:, :, :CAUSAL].transpose(1, 2)
+    given = {name: value.detach().cpu().numpy() for name, value in arrays.items() if value is not None}
+    return freeze(model.groups, **given, usual=usual)
 
 
 def usual_symbols(grids: list[tuple[np.ndarray, int]], channels: int, qualities: int) -> np.ndarray:
@@ -72,8 +78,10 @@ def load_weights(model: BPGAN, checkpoint: Checkpoint) -> None:
         if model.encoder is not None or not name.startswith("encoder.")
     }
     real = thaw(network_of(checkpoint))
-    real = {name: torch.from_numpy(value) for name, value in real.items()}
+    real = {name: torch.from_numpy(value) for name, value in real.items() if value is not None}
     context = model.context
+    if (context.leading is None, context.first_scale is None) != ("leading" not in real, "first_scale" not in real):
+        raise ValueError("the checkpoint's integer network has other parts than its config claims")
     state.update(
         {
             "context.first.weight": real["first"].permute(2, 0, 1).unflatten(2, (KERNEL, KERNEL)),
@@ -88,4 +96,11 @@ def load_weights(model: BPGAN, checkpoint: Checkpoint) -> None:
     )
     if context.row_bias is not None:
         state["context.row_bias"] = real["row_bias"].T[None, :, :, None]
+    if context.first_scale is not None:
+        for name in ("first_scale", "second_scale", "second_quality_bias"):
+            state[f"context.{name}"] = real[name]
+    if context.leading is not None:
+        kernel = torch.zeros_like(context.leading.weight).flatten(2)
+        kernel[:, :, :CAUSAL] = real["leading"].transpose(1, 2)
+        state["context.leading.weight"] = kernel.unflatten(2, (KERNEL, KERNEL))
     load_strictly(model, state, "the checkpoint's model")

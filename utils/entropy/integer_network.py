@@ -34,14 +34,22 @@ from .tables import Tables
 ACTIVATION_BITS = 8  # fraction bits of activations and of the outputs
 ACTIVATION_MAX = 32767
 MAX_WEIGHT_BITS = 12  # fraction bits of weights, fewer where a sum could overflow
+SCALE_BITS = 12  # fraction bits of what a quality multiplies a unit's sum with
+LEADING_BITS = 13  # fraction bits of the first group's linear prediction
+LARGEST = 32767 << ACTIVATION_BITS  # mean: no symbol is larger
 MEAN_STEPS = 16  # means are looked up in sixteenths of a step,
 SCALE_STEPS = 8  # log scales in eighths
 N_SCALES = (MAX_LOG_SCALE - MIN_LOG_SCALE) * SCALE_STEPS + 1
 N_ROWS = N_SCALES * MEAN_STEPS
 
 
+CAUSAL = KERNEL * KERNEL // 2  # places of the window before its middle
+
 # How reading a payload ends. A position below zero is one of these, negated: the reader cannot go on.
 COMPLETE, ENDS_EARLY, DAMAGED, LEFT_OVER = range(4)
+
+
+NARROW = ("first", "second", "last", "usual", "first_scale", "second_scale", "leading")  # tables of int16
 
 
 @dataclass(eq=False)
@@ -58,6 +66,12 @@ class ContextTables(Tables):
     second_bias: np.ndarray  # int32 (U,)
     last_bias: np.ndarray  # int32 (Q, 2C)
     usual: np.ndarray  # int16 (Q, C), the usual symbol of each channel
+    # Of networks whose units a quality scales, else None; SCALE_BITS fraction bits.
+    first_scale: np.ndarray | None = None  # int16 (Q, U)
+    second_scale: np.ndarray | None = None  # int16 (Q, U)
+    second_quality_bias: np.ndarray | None = None  # int32 (Q, U), before the scale
+    # Of networks that predict the first group's F channels from themselves; LEADING_BITS fraction bits.
+    leading: np.ndarray | None = None  # int16 (F, CAUSAL, F): output, place, input
 
     @cached_property
     def scatter(self) -> np.ndarray:
@@ -72,7 +86,7 @@ class ContextTables(Tables):
     def check(self) -> None:
         """Raises ValueError where types or shapes disagree or a sum could overflow."""
         for name, array in self.to_arrays().items():
-            if array.dtype != (np.int16 if name in ("first", "second", "last", "usual") else np.int32):
+            if array.dtype != (np.int16 if name in NARROW else np.int32):
                 raise ValueError(f"context tables: {name} is {array.dtype}")
         if self.groups.ndim != 1 or len(self.groups) == 0 or (self.groups < 1).any() or self.second.ndim != 2:
             raise ValueError("context tables: impossible groups or layers")
@@ -97,6 +111,14 @@ class ContextTables(Tables):
             or (self.usual.shape != (qualities, channels))
         ):
             raise ValueError("context tables: biases do not fit the layers")
+        by_quality = (self.first_scale, self.second_scale, self.second_quality_bias)
+        if not (
+            all(table is None for table in by_quality)
+            or all(table is not None and table.shape == (qualities, units) for table in by_quality)
+        ):
+            raise ValueError("context tables: scales do not fit the layers")
+        if self.leading is not None and self.leading.shape != (self.groups[0], CAUSAL, self.groups[0]):
+            raise ValueError("context tables: the linear prediction does not fit the first group")
         if (self.shifts < 0).any() or (self.shifts > 30).any() or self.shifts[0] < ACTIVATION_BITS:
             raise ValueError("context tables: impossible shifts")
         rows = np.abs(self.row_bias.astype(np.int64)).max(initial=0)
@@ -105,7 +127,8 @@ class ContextTables(Tables):
             + np.abs(self.first_bias.astype(np.int64)).max()
             + rows,
             np.abs(self.second.astype(np.int64)).sum(1).max() * ACTIVATION_MAX
-            + np.abs(self.second_bias.astype(np.int64)).max(),
+            + np.abs(self.second_bias.astype(np.int64)).max()
+            + (0 if self.second_quality_bias is None else np.abs(self.second_quality_bias.astype(np.int64)).max()),
             np.abs(self.last.astype(np.int64)).sum(1).max() * ACTIVATION_MAX
             + np.abs(self.last_bias.astype(np.int64)).max(),
         ]
@@ -123,6 +146,10 @@ def freeze(
     second_bias: np.ndarray,
     last_bias: np.ndarray,
     usual: np.ndarray,
+    first_scale: np.ndarray | None = None,
+    second_scale: np.ndarray | None = None,
+    second_quality_bias: np.ndarray | None = None,
+    leading: np.ndarray | None = None,
 ) -> ContextTables:
     """Float (masked) weights -> tables; layouts as in `ContextTables`, all but `usual` float.
 
@@ -142,6 +169,11 @@ def freeze(
     def fixed(values, bits):
         return np.clip(np.rint(values.astype(np.float64) * 2.0**bits), -(2**29), 2**29).astype(np.int32)
 
+    def narrow(values, bits):
+        if values is None:
+            return None
+        return np.clip(np.rint(values.astype(np.float64) * 2.0**bits), -32767, 32767).astype(np.int16)
+
     return ContextTables(
         np.array(groups, np.int32),
         np.array(shifts, np.int32),
@@ -151,15 +183,19 @@ def freeze(
         fixed(second_bias, shifts[1] + ACTIVATION_BITS),
         fixed(last_bias, shifts[2] + ACTIVATION_BITS),
         usual.astype(np.int16),
+        narrow(first_scale, SCALE_BITS),
+        narrow(second_scale, SCALE_BITS),
+        None if second_quality_bias is None else fixed(second_quality_bias, shifts[1] + ACTIVATION_BITS),
+        narrow(leading, LEADING_BITS),
     )
 
 
 def thaw(tables: ContextTables) -> dict[str, np.ndarray]:
-    """The float weights that the integers stand for, by `freeze`'s parameter names."""
+    """The float weights that the integers stand for, by `freeze`'s parameter names; None for what the tables lack."""
     t, shifts = tables, tables.shifts
 
     def real(values, bits):
-        return (values / 2.0**bits).astype(np.float32)
+        return None if values is None else (values / 2.0**bits).astype(np.float32)
 
     return {
         "first": real(t.first, shifts[0]),
@@ -170,6 +206,10 @@ def thaw(tables: ContextTables) -> dict[str, np.ndarray]:
         "second_bias": real(t.second_bias, shifts[1] + ACTIVATION_BITS),
         "last_bias": real(t.last_bias, shifts[2] + ACTIVATION_BITS),
         "usual": t.usual,
+        "first_scale": real(t.first_scale, SCALE_BITS),
+        "second_scale": real(t.second_scale, SCALE_BITS),
+        "second_quality_bias": real(t.second_quality_bias, shifts[1] + ACTIVATION_BITS),
+        "leading": real(t.leading, LEADING_BITS),
     }
 
 
@@ -184,8 +224,11 @@ class Network(NamedTuple):
     scatter: np.ndarray
     second_weights: np.ndarray
     last_weights: np.ndarray
-    second_bias: np.ndarray
+    first_scale: np.ndarray  # int32 (U,), of this quality
+    second_scale: np.ndarray  # int32 (U,), of this quality
+    second_bias: np.ndarray  # int32 (U,), of this quality
     last_bias: np.ndarray  # int32 (2C,), of this quality
+    leading: np.ndarray  # (0, CAUSAL, 0) where there is no linear prediction
     usual: np.ndarray  # int64 (C,), of the nearest trained quality
 
 
@@ -211,8 +254,24 @@ def start_network(shape: tuple[int, int, int], quality_step: int, tables: Contex
         sums += np.repeat(t.row_bias[:height], width, axis=0)
     _add_usual(sums, t.scatter, usual, height, width)
     layers = np.zeros((2, height * width, units), np.int16)
-    last_bias = _between(t.last_bias, quality_step)
-    return Network(t.groups, sums, *layers, t.shifts, t.scatter, t.second, t.last, t.second_bias, last_bias, usual)
+    one = np.full(units, 1 << SCALE_BITS, np.int32)
+    return Network(
+        groups=t.groups,
+        sums=sums,
+        first_layer=layers[0],
+        second_layer=layers[1],
+        shifts=t.shifts,
+        scatter=t.scatter,
+        second_weights=t.second,
+        last_weights=t.last,
+        first_scale=one if t.first_scale is None else _between(t.first_scale, quality_step),
+        second_scale=one if t.second_scale is None else _between(t.second_scale, quality_step),
+        second_bias=t.second_bias
+        + (0 if t.second_quality_bias is None else _between(t.second_quality_bias, quality_step)),
+        last_bias=_between(t.last_bias, quality_step),
+        leading=np.zeros((0, CAUSAL, 0), np.int16) if t.leading is None else t.leading,
+        usual=usual,
+    )
 
 
 def _between(table: np.ndarray, quality_step: int) -> np.ndarray:
@@ -248,29 +307,52 @@ def _dot(weights, values, start):
 
 
 @njit(cache=True, nogil=True)
-def predict(network, p, low_unit, hidden, low_channel, n_channels, centers, rows):
-    """Center and row of each of a group's symbols at position p, into the first places of both arrays."""
+def lead(network, symbols, i, j, led):
+    """The linear prediction of the first group's symbols at (i, j), with the fraction bits of activations."""
+    height, width = symbols.shape[1], symbols.shape[2]
+    leading = network.leading
+    shift = LEADING_BITS - ACTIVATION_BITS
+    for c in range(len(leading)):
+        total = np.int64(1 << shift) >> 1
+        for k in range(CAUSAL):
+            y, x = i + k // KERNEL - KERNEL // 2, j + k % KERNEL - KERNEL // 2
+            if 0 <= y < height and 0 <= x < width:
+                for other in range(len(leading)):
+                    total += np.int64(leading[c, k, other]) * np.int64(symbols[other, y, x])
+        led[c] = total >> shift
+
+
+@njit(cache=True, nogil=True)
+def predict(network, p, low_unit, hidden, low_channel, n_channels, led, centers, rows):
+    """Center and row of each of a group's symbols at position p, into the first places of both arrays.
+
+    `led`, like these, is added to the means.
+    """
     n_units = low_unit + hidden  # those of this group and of the ones before
     channels = network.last_weights.shape[0] // 2
-    s1, s2, s3 = network.shifts[0] - ACTIVATION_BITS, network.shifts[1], network.shifts[2]
-    r1, r2, r3 = (1 << s1) >> 1, (1 << s2) >> 1, (1 << s3) >> 1
+    s1, s2 = network.shifts[0] - ACTIVATION_BITS + SCALE_BITS, network.shifts[1] + SCALE_BITS
+    s3 = network.shifts[2]
+    r1, r2, r3 = (np.int64(1) << s1) >> 1, (np.int64(1) << s2) >> 1, (1 << s3) >> 1
+    first_scale, second_scale = network.first_scale, network.second_scale
     scale_shift = ACTIVATION_BITS - 3  # SCALE_STEPS = 2^3
     mean_shift = ACTIVATION_BITS - 4  # MEAN_STEPS = 2^4
     sums, first_layer, second_layer = network.sums, network.first_layer, network.second_layer
     second_weights, second_bias = network.second_weights, network.second_bias
     last_weights, last_bias = network.last_weights, network.last_bias
     for u in range(low_unit, n_units):
-        first_layer[p, u] = min(max((sums[p, u] + r1) >> s1, 0), ACTIVATION_MAX)
+        scaled = np.int64(sums[p, u]) * first_scale[u]
+        first_layer[p, u] = min(max((scaled + r1) >> s1, 0), ACTIVATION_MAX)
     below = first_layer[p, :n_units]
     for u in range(low_unit, n_units):
-        total = _dot(second_weights[u, :n_units], below, second_bias[u])
-        second_layer[p, u] = min(max((total + r2) >> s2, 0), ACTIVATION_MAX)
+        scaled = np.int64(_dot(second_weights[u, :n_units], below, second_bias[u])) * second_scale[u]
+        second_layer[p, u] = min(max((scaled + r2) >> s2, 0), ACTIVATION_MAX)
     below = second_layer[p, :n_units]
     for i in range(n_channels):
         c = low_channel + i
         mean = _dot(last_weights[c, :n_units], below, last_bias[c])
         log_scale = _dot(last_weights[channels + c, :n_units], below, last_bias[channels + c])
-        sixteenths = (((mean + r3) >> s3) + (1 << (mean_shift - 1))) >> mean_shift
+        mean = min(max(((mean + r3) >> s3) + led[i], -LARGEST), LARGEST)
+        sixteenths = (mean + (1 << (mean_shift - 1))) >> mean_shift
         center = (sixteenths + MEAN_STEPS // 2) >> 4
         eighths = (
             ((log_scale + r3) >> s3) - MIN_LOG_SCALE * (1 << ACTIVATION_BITS) + (1 << (scale_shift - 1))
@@ -366,6 +448,7 @@ def walk(symbols, modes, network, source, position):
     groups = network.groups
     hidden = network.second_layer.shape[1] // len(groups)
     centers, rows = np.empty(groups.max(), np.int64), np.empty(groups.max(), np.int64)
+    led = np.zeros(groups.max(), np.int64)
     low_channel = 0
     for group in range(len(groups)):
         low_unit, n_channels = group * hidden, groups[group]
@@ -374,7 +457,9 @@ def walk(symbols, modes, network, source, position):
                 if modes[i, j]:
                     copy_neighbor(symbols, i, j, modes[i, j], low_channel, n_channels)
                 else:
-                    predict(network, i * width + j, low_unit, hidden, low_channel, n_channels, centers, rows)
+                    if group == 0:
+                        lead(network, symbols, i, j, led)
+                    predict(network, i * width + j, low_unit, hidden, low_channel, n_channels, led, centers, rows)
                     for k in range(n_channels):
                         residual, position = next_residual(source, position, rows[k], centers[k])
                         if position < 0:
@@ -385,6 +470,7 @@ def walk(symbols, modes, network, source, position):
                         symbols[low_channel + k, i, j] = symbol
                 spread(network, symbols, i, j, low_unit, hidden, low_channel, n_channels)
         low_channel += n_channels
+        led[:] = 0
     return position
 
 

@@ -42,8 +42,7 @@ class Searchable:
 
     def decode(self, index: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """A latent on the symbols' axis (B, C, h, w) -> picture (B, C, 16h, 16w), not clamped; differentiable."""
-        z_hat = self.model.gains.unscale(self.model.codebook.from_index(index), quality)
-        return self.generator(z_hat.to(self.dtype, memory_format=torch.channels_last), quality)
+        return self.model.generate(self.model.codebook.from_index(index), quality, self.generator)
 
     def problem(
         self,

@@ -40,6 +40,8 @@ def generator_for_search(generator: Generator) -> Generator:
     """
     device = next(generator.parameters()).device
     result = copy.deepcopy(generator).to(fast_dtype(device)).requires_grad_(False)
+    if result.linear is not None:  # of a generator only this is exact enough in float32 alone
+        result.linear = copy.deepcopy(generator.linear).requires_grad_(False)
     if device.type == "cpu" and pays_here():
         try:
             stacks = {name: _verified(getattr(generator, name), name) for name in STACKS}

@@ -2,9 +2,11 @@
 
 import copy
 
+import numpy as np
 import torch
 from torch import nn
 
+from data.dataset import PictureSet
 from models.bpgan import BPGAN, build_generator
 from models.config import ModelConfig
 from models.discriminator import Discriminator
@@ -13,6 +15,10 @@ from models.quality import move_qualities
 from utils.codec.checkpoint import Checkpoint, load_strictly
 from utils.codec.weights import load_weights
 from utils.precision import autocast
+
+from .linear_path import start_linear_path
+
+LINEAR_PATH_CROPS = 640  # that a linear path starts from
 
 
 class Networks:
@@ -51,6 +57,13 @@ class Networks:
         with torch.random.fork_rng(devices=[]):  # the same weights in every process
             torch.default_generator.manual_seed(self.seed)
             self.discriminator = Discriminator(self.config.in_channels).to(self.device)
+
+    def start_linear_path(self, data: PictureSet) -> None:
+        """The model's linear path and what goes with it, from crops that are the same in every process."""
+        rng = np.random.default_rng(0)
+        pictures = torch.cat([data.batch(LINEAR_PATH_CROPS // 8, rng) for _ in range(8)]).to(self.device)
+        start_linear_path(self.model, pictures)
+        self.average.load_state_dict(self.model.state_dict())
 
     def adopt_model(self, checkpoint: Checkpoint) -> None:
         """Weights of a checkpoint of the same sizes; its qualities may span other rates."""

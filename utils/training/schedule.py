@@ -25,17 +25,20 @@ class StageSchedule:
     share: float  # of the run's length, before normalizing over the chosen stages
     learning_rate: float  # peak, as a fraction of --learning_rate
     final_rate: float  # the cosine ends at this fraction of the peak
+    constant: float = 0.0  # progress up to which the rate stays at its peak
 
     def rate(self, progress: float, stage_step: int) -> float:
-        """Learning rate as a fraction of --learning_rate: a linear warm-up, then a cosine over progress 0..1."""
-        cosine = self.final_rate + (1 - self.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+        """Learning rate as a fraction of --learning_rate: a linear warm-up, the peak, then a cosine to progress 1."""
+        falling = min(1.0, max(0.0, progress - self.constant) / (1 - self.constant))
+        cosine = self.final_rate + (1 - self.final_rate) * (1 + math.cos(math.pi * falling)) / 2
         return self.learning_rate * cosine * min(1.0, (stage_step + 1) / WARMUP_STEPS)
 
 
 STAGES = {
     stage.name: stage
     for stage in (
-        StageSchedule("joint", share=0.58, learning_rate=1.0, final_rate=0.02),
+        # A long run may so be prolonged until its last fifth begins: the moving average shows where it stands.
+        StageSchedule("joint", share=0.58, learning_rate=1.0, final_rate=0.02, constant=0.8),
         StageSchedule("quantized", share=0.10, learning_rate=0.25, final_rate=0.05),
         StageSchedule("entropy", share=0.07, learning_rate=0.5, final_rate=0.02),
         StageSchedule("searched", share=0.13, learning_rate=0.25, final_rate=0.05),

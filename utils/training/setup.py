@@ -89,4 +89,6 @@ def build_trainer(options: Namespace) -> tuple[Trainer, PictureSet, PictureSet |
         trainer.resume()
     elif start:
         trainer.adopt(start)
+    else:
+        trainer.start(data)
     return trainer, data, validation

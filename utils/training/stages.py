@@ -27,6 +27,7 @@ from utils.search.objectives import clamped_squared_error
 from utils.search.optimize import optimize_latent
 
 from .fitting import fit_centers
+from .linear_path import is_linear
 from .networks import Networks
 from .schedule import STAGES
 from .searched import SearchedBatches
@@ -35,6 +36,7 @@ from .state import RunState
 
 EMA_DECAY = 0.999
 GRADIENT_LIMIT = 1.0
+LINEAR_RATE = 0.02  # learning rate of a linear path, which starts near its end, as a fraction of the others'
 # Qualities differ fifty-fold in rate; with plain sums the best one alone would steer the network,
 # with relative weights the gradient of the worst one is mostly noise. This exponent lies between.
 QUALITY_BALANCE = 0.4
@@ -114,14 +116,16 @@ class Stage:
     # -- what all of them do ----------------------------------------------------------------------
 
     def _optimizer(self, name: str) -> torch.optim.Optimizer:
-        if name == "adamw" or not self.rotates:
-            return torch.optim.AdamW(self.parameters, lr=self.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        slow = {id(p) for name, p in self.networks.model.named_parameters() if is_linear(name)}
         # A rotation would mix the groups of channels that the entropy model's masks keep apart.
-        masked = {id(p) for p in self.networks.model.context.parameters()}
-        groups = [
-            {"params": [p for p in self.parameters if (id(p) in masked) == inside], "rotate": not inside}
-            for inside in (False, True)
-        ]
+        unrotated = slow | {id(p) for p in self.networks.model.context.parameters()}
+        groups = []
+        for factor, rotate in ((1.0, True), (1.0, False), (LINEAR_RATE, False)):
+            own = [p for p in self.parameters if (id(p) not in unrotated, id(p) in slow) == (rotate, factor != 1.0)]
+            if own:
+                groups.append({"params": own, "rotate": rotate, "factor": factor})
+        if name == "adamw" or not self.rotates:
+            return torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
         return SOAP(groups, lr=self.learning_rate)
 
     def set_rate(self, progress: float) -> None:
@@ -129,7 +133,7 @@ class Stage:
         rate = self.learning_rate * self.schedule.rate(progress, self.state.stage_step)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("factor", 1.0)
 
     @torch.no_grad()
     def update_averages(self) -> None:
@@ -221,12 +225,8 @@ class Entropy(Stage):
         self.networks.model.context.requires_grad_(True)
 
     def step(self, x, quality_row):
-        """Each crop counts at half of the qualities: one pass of the encoder serves all."""
         model = self.networks.model
-        with torch.no_grad(), self.networks.autocast():
-            z = model.encoder(x).float().repeat(QUALITIES // 2, 1, 1, 1)
-            quality_row = torch.cat([(quality_row + more) % QUALITIES for more in range(0, QUALITIES, 2)])
-            symbols = model.codebook.quantize(model.gains.scale(z, quality_row)).float()
+        symbols = self.quantized(x, quality_row).float()
         with self.networks.autocast():
             bits = model.rate(symbols, quality_row)
         bpp = bits / (x.shape[-2] * x.shape[-1])
@@ -291,8 +291,7 @@ class Adversarial(Stage):
         model = networks.model
         symbols = self.quantized(x, quality_row)
         with networks.autocast():
-            z_hat = model.gains.unscale(model.codebook.dequantize(symbols), quality_row)
-            x_hat = networks.realistic(z_hat, quality_row)
+            x_hat = model.generate(model.codebook.dequantize(symbols), quality_row, networks.realistic)
 
         # discriminator
         discriminator.requires_grad_(True)

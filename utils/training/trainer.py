@@ -98,6 +98,12 @@ class Trainer:
         )
         self.description |= self.stage.facts()
 
+    def start(self, data: PictureSet) -> None:
+        """Start from scratch: a linear path from the pictures, everything else from random weights."""
+        if self.config.linear_path:
+            self.networks.start_linear_path(data)
+            self._begin_stage()
+
     def adopt(self, checkpoint: Checkpoint) -> None:
         """Start from the weights of a checkpoint of the same sizes; its qualities may span other rates."""
         self.networks.adopt_model(checkpoint)

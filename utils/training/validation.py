@@ -7,11 +7,12 @@ import torch
 
 from data.dataset import PictureSet
 from models import losses
+from models.config import QUALITIES
 from utils.codec.tiling import pad_to_stride
 
 from .networks import Networks
 
-VALIDATED_QUALITIES = (1, 3, 5, 8)
+VALIDATED_QUALITIES = range(1, QUALITIES + 1)
 SHOWN_QUALITY = 3
 
 
@@ -19,23 +20,25 @@ SHOWN_QUALITY = 3
 def validate(
     networks: Networks, generator: torch.nn.Module, pictures: PictureSet
 ) -> tuple[dict[str, float], torch.Tensor]:
-    """-> ({"val_bpp_Q": estimated bits per picture sample, "val_psnr_Q": weighted as in training, dB}, and the last
-    picture beside what quality SHOWN_QUALITY makes of it (C, H, 2 W) in [-1, 1])."""
+    """-> ({"val_loss_Q": rate + distortion as in training, "val_bpp_Q": estimated bits per picture sample, "val_psnr_Q":
+    weighted as in training, dB}, and the last picture beside what quality SHOWN_QUALITY makes of it (C, H, 2 W) in
+    [-1, 1])."""
     model, kind, row, shown = networks.average, pictures.kind, {}, None
     for q in VALIDATED_QUALITIES:
         quality_row = torch.tensor([q - 1], device=networks.device)
-        bpp, psnr = [], []
+        loss, bpp, psnr = [], [], []
         for index in range(len(pictures)):
             picture = pictures.picture(index)[None].to(networks.device)
             with networks.autocast():
                 symbols = model.codebook.quantize(model.analyze(pad_to_stride(picture), quality_row))
                 bits = model.rate(symbols.float(), quality_row)
-                z_hat = model.gains.unscale(model.codebook.dequantize(symbols), quality_row)
-                x_hat = generator(z_hat, quality_row).float().clamp(-1, 1)
+                x_hat = model.generate(model.codebook.dequantize(symbols), quality_row, generator).clamp(-1, 1)
             x_hat = x_hat[..., : picture.shape[-2], : picture.shape[-1]]
             mse = losses.squared_error(picture, x_hat, kind.weights(picture))
             bpp.append(float(bits) / (picture.shape[-2] * picture.shape[-1]))
+            loss.append(bpp[-1] + networks.config.lmbda(q) * 255**2 * float(mse))
             psnr.append(-10 * math.log10(max(float(mse), 1e-10)))
+        row[f"val_loss_{q}"] = float(np.mean(loss))
         row[f"val_bpp_{q}"], row[f"val_psnr_{q}"] = float(np.mean(bpp)), float(np.mean(psnr))
         if q == SHOWN_QUALITY:
             shown = torch.cat([picture, x_hat], dim=-1)[0]
