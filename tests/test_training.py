@@ -33,6 +33,7 @@ from utils.training import fitting, setup, stages
 from utils.training.fitting import fit_centers, latents
 from utils.training.log import RunLog
 from utils.training.schedule import STAGES, Schedule
+from utils.training.stages import LINEAR_RATE
 from utils.training.state import RunState
 from utils.training.trainer import Settings, Trainer
 
@@ -111,9 +112,9 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
     data = picture_set(roots)
     trained = {
         "joint": {"model": ("encoder", "generator", "gains", "context")},
-        "quantized": {"model": ("generator", "gains.log_inverse", "context")},
+        "quantized": {"model": ("generator", "gains.log_inverse", "gains.log_feature", "context")},
         "entropy": {"model": ("context",)},
-        "searched": {"model": ("generator", "gains.log_inverse", "context")},
+        "searched": {"model": ("generator", "gains.log_inverse", "gains.log_feature", "context")},
         "adversarial": {"realistic": ("",), "discriminator": ("",)},
     }
     for stage in STAGES:
@@ -250,13 +251,56 @@ def test_later_stages_keep_what_files_depend_on(roots, tmp_path):
 def test_learning_rate_follows_the_schedule(tmp_path):
     trainer = make_trainer(tmp_path, stages=["joint"], steps=1000)
     rates = []
-    for step in (0, 49, 99, 500, 999):
+    for step in (0, 49, 99, 500, 800, 900, 999):
         trainer.state.stage_step = step
         trainer.stage.set_rate(step / 1000)
         rates.append(trainer.stage.optimizers["generator"].param_groups[0]["lr"])
     assert rates[0] == pytest.approx(1e-5, rel=0.01) and rates[2] > 20 * rates[0]
-    assert rates[3] == pytest.approx(0.5 * (1 + STAGES["joint"].final_rate) * 1e-3, rel=0.01)
-    assert rates[4] == pytest.approx(STAGES["joint"].final_rate * 1e-3, rel=0.05)
+    assert rates[2:5] == pytest.approx([1e-3] * 3)  # constant up to the last fifth
+    assert rates[5] == pytest.approx(0.5 * (1 + STAGES["joint"].final_rate) * 1e-3, rel=0.01)
+    assert rates[6] == pytest.approx(STAGES["joint"].final_rate * 1e-3, rel=0.05)
+
+
+def test_a_linear_path_learns_more_slowly(tmp_path):
+    """It starts near its end, and symbols hundreds of steps large would throw it about."""
+    trainer = make_trainer(tmp_path, stages=["joint"], steps=1000)
+    trainer.state.stage_step = 500
+    trainer.stage.set_rate(0.5)
+    rates = {
+        id(p): group["lr"] for group in trainer.stage.optimizers["generator"].param_groups for p in group["params"]
+    }
+    parameters = dict(trainer.networks.model.named_parameters())
+    assert len(rates) == len(parameters)
+    slow = {name for name, p in parameters.items() if rates[id(p)] == pytest.approx(LINEAR_RATE * 1e-3)}
+    parts = ("encoder.linear", "generator.linear", "context.leading")
+    assert slow == {name for name in parameters if name.startswith(parts)}
+    assert {rates[id(p)] for name, p in parameters.items() if name not in slow} == {1e-3}
+
+
+def test_a_linear_path_starts_as_a_transform_codec(roots, tmp_path):
+    """Before the first step the latent is that of the principal components, in steps that suit the rate."""
+    trainer, data = make_trainer(tmp_path), picture_set(roots)
+    trainer.start(data)
+    model, x = trainer.networks.average, data.batch(6, np.random.default_rng(3))
+    basis = model.encoder.linear.weight.flatten(1)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.generator.linear.weight.flatten(1), basis.T)
+    blocks = nn.functional.pixel_unshuffle(x, 16)
+    projected = model.generator.linear(model.encoder.linear(blocks))
+    left, whole = (projected - x).square().mean(), (x - x.mean((0, 2, 3), keepdim=True)).square().mean()
+    assert left < 0.2 * whole  # 16 of 768 components
+    variance = model.encoder.linear(blocks).var((0, 2, 3))
+    assert (variance[:4].mean() > 3 * variance[-4:].mean()) and variance[0] > 0.3 * variance.max()
+    for q in (0, 7):
+        quality = torch.full((len(x),), q)
+        y = model.encoder.linear(blocks) * model.gains.log_gain[q].exp()[:, None, None]
+        assert y.std() * math.exp(model.gains.log_inverse[q, 0]) == pytest.approx(
+            float(model.encoder.linear(blocks).std()), rel=1e-3
+        )
+        features = model.gains.features(y, quality)
+        assert 0.5 < features[:, :4].std() < 2
+        predicted, _ = model.context(y, quality)
+        assert (y - predicted)[:, :4].square().mean() < 0.9 * y[:, :4].square().mean()
 
 
 def test_fit_of_centers_is_ascending_and_repeats(roots, tmp_path):

@@ -46,6 +46,8 @@ def _causal_predictor(coefficients: torch.Tensor, causal: torch.Tensor) -> tuple
     causal (5, 5), 1 where a place is seen -> weights (F, F, 5, 5), and the variance (F,) of what is left.
     """
     channels, margin = coefficients.shape[1], KERNEL // 2
+    if min(coefficients.shape[2:]) < KERNEL:  # too small to leave out the places near the edges
+        coefficients = F.pad(coefficients, [margin] * 4)
     seen = F.unfold(coefficients, KERNEL).unflatten(1, (channels, KERNEL**2))[:, :, causal.flatten() > 0]
     inputs = seen.flatten(1, 2).transpose(1, 2).flatten(0, 1).double()  # (places, F * 12)
     outputs = coefficients[:, :, margin:-margin, margin:-margin].flatten(2).transpose(1, 2).flatten(0, 1).double()
