@@ -6,6 +6,10 @@ machine comes to the same distribution, whatever its floating-point arithmetic d
 is the one of `models/entropy_model.py`; its float weights are these integers divided by powers of
 two, so that estimates of the rate are made with what the coders use.
 
+Where a quality scales the units (`first_scale`, `second_scale`), a sum is multiplied by a 16-bit factor before it is
+shifted: 64 bits hold the product. Where the first group is predicted from itself (`leading`), the prediction is a sum
+of 64 bits over symbols of any size, added to the network's mean.
+
 For every symbol the network names a center, the integer next to the predicted mean, and a row:
 one of 57 scales times 16 places of the mean around the center. Coded is the residual, symbol minus
 center; a coder knows the distribution (or the code) of the residuals of each row.
