@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
         help="only the middle of each signal: pixels a side, or seconds",
     )
     parser.set_defaults(
-        search=[m for m in METHODS if m != "none"],
+        search=[method for method in METHODS if method != "none"],
         iterations=[0, 10, 25, 50, 100, 250],
         quality=[2.0, 4.0, 6.0],
         output=None,

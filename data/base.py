@@ -43,7 +43,6 @@ class Kind(ABC):
     usual_size_b: int | None = None  # a second size that files need not spell out
     metric_names: tuple[str, ...]  # keys of `score`, in the order of the table
     lower_is_better: tuple[str, ...] = ()  # those of them that fall as the quality rises
-    objectives: tuple[str, ...] = ("mse", "perceptual")  # what the search can minimize beside the bits
 
     @property
     @abstractmethod

@@ -63,7 +63,6 @@ class ImageKind(Kind):
     # Cameras of 100 megapixels and phones of 108 are below (docs/robustness.md).
     max_extent = 128_000_000
     metric_names = ("psnr_db", "ms_ssim")
-    objectives = ("mse", "ms_ssim", "perceptual")
     network: ClassVar = dict(
         in_channels=3,
         latent_channels=256,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.scripts import ROOT
+
 GROUND = {"utils.files", "utils.metrics", "utils.distributed", "utils.memory", "utils.precision", "utils.console"}
 SCRIPTS = ("train", "test", "Compression_ADMM", "Decompression")
 # A room may import the rooms below it, and itself. What every command line shares is below them, as some modules of

@@ -22,6 +22,8 @@ from utils.codec.settings import Settings
 from utils.metrics import psnr
 from utils.search.config import OBJECTIVES, preset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def picture(tmp_path, texture_image):

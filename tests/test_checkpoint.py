@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_checkpoint
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from models.config import ModelConfig
+from tests.helpers.models import tiny_checkpoint
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.codec.decoder import load_decoder

@@ -19,6 +19,8 @@ from utils.codec.settings import Settings
 from utils.codec.targets import Target
 from utils.search.config import METHODS
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(1, 1), (1, 17), (33, 5), (16, 16), (95, 130)]
 CLIPS = {"1 sample": 1, "10 ms": 160, "1 s": 16000}
 

@@ -1,6 +1,7 @@
 """Both entropy coders: exact round trips, sizes, damage, and payloads that must stay readable."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -9,36 +10,40 @@ import constriction
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, randomize_context
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_integer_network import grid, make_network, nothing_repeats
 
 from models.entropy_model import ContextModel, logistic_bits
+from tests.helpers.entropy import (
+    GOLDEN,
+    golden_coders,
+    golden_symbols,
+    grid,
+    make_coders,
+    make_network,
+    nothing_repeats,
+)
+from tests.helpers.models import randomize_context
+from tests.helpers.scripts import ROOT
 from utils.codec.costs import coded_bits
 from utils.codec.weights import network_tables
 from utils.entropy import CODERS, CorruptPayload, coder_class
-from utils.entropy.ans import ContextCoder, RangeTables, logistic_tables
+from utils.entropy.ans import logistic_tables
 from utils.entropy.coders import MAX_RADIUS
-from utils.entropy.huffman import HuffmanCoder, HuffmanTables, code_lengths, golomb_block
-from utils.entropy.integer_network import N_ROWS, N_SCALES, ContextTables, contexts
+from utils.entropy.huffman import code_lengths, golomb_block
+from utils.entropy.integer_network import contexts
 
 NAMES = list(CODERS)
 
 
-def make_coders(network) -> dict:
-    coded = [
-        contexts(symbols, nothing_repeats(symbols), 60, network) for symbols in (grid((16, 8, 9), s) for s in range(3))
-    ]
-    return {name: coder_class(name)(network, coder_class(name).fit(coded)) for name in CODERS}
-
-
-_CODERS = make_coders(make_network())
+@functools.cache
+def usual_coders() -> dict:
+    return make_coders(make_network())
 
 
 @pytest.fixture(params=NAMES)
 def coder(request):
-    return _CODERS[request.param]
+    return usual_coders()[request.param]
 
 
 def check_round_trip(coder, symbols, step) -> bytes:
@@ -107,7 +112,7 @@ def test_every_quality_step(coder):
 )
 def test_any_grid_round_trips(name, height, width, step, seed, spread):
     symbols = np.clip(np.rint(np.random.default_rng(seed).laplace(0, spread, (16, height, width))), -32768, 32767)
-    check_round_trip(_CODERS[name], symbols.astype(np.int16), step)
+    check_round_trip(usual_coders()[name], symbols.astype(np.int16), step)
 
 
 # -- repeats ---------------------------------------------------------------------------------------
@@ -190,7 +195,7 @@ def test_payload_has_the_bits_that_cost_bits_counts(coder, spread):
 
 def test_context_payload_is_as_small_as_an_independent_coder_s():
     """constriction's ANS with the same probabilities."""
-    coder, symbols = _CODERS["context"], grid((16, 9, 10))
+    coder, symbols = usual_coders()["context"], grid((16, 9, 10))
     residuals, rows = contexts(symbols, nothing_repeats(symbols), 90, coder.network)
     residuals = np.clip(residuals, -coder.tables.radius[rows], coder.tables.radius[rows])  # no escapes
     frequency = coder.tables.frequency[rows, residuals + MAX_RADIUS] / 65536
@@ -278,7 +283,7 @@ def test_golomb_block_is_the_best_one(likely):
     ],
 )
 def test_tables_are_checked(name, field, change, message):
-    tables = _CODERS[name].tables
+    tables = usual_coders()[name].tables
     array = getattr(tables, field).copy()
     change(array)
     with pytest.raises(ValueError, match=message):
@@ -287,7 +292,7 @@ def test_tables_are_checked(name, field, change, message):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_of_other_shapes_types_or_names_are_refused(name):
-    coder = _CODERS[name]
+    coder = usual_coders()[name]
     arrays = coder.tables.to_arrays()
     for field, array in arrays.items():
         wrong_shape = np.concatenate([array, array])
@@ -345,7 +350,7 @@ def test_flipped_bits_end_in_an_error_or_in_another_grid(coder):
 @given(st.binary(max_size=200), st.integers(0, 224), st.booleans())
 def test_random_bytes_end_in_an_error_or_in_a_grid(name, payload, step, repeats):
     try:
-        decoded = _CODERS[name].decode(payload, (16, 3, 3), step, repeats)
+        decoded = usual_coders()[name].decode(payload, (16, 3, 3), step, repeats)
     except CorruptPayload:
         return
     assert decoded.shape == (16, 3, 3)
@@ -365,95 +370,6 @@ def test_another_shape_or_quality_does_not_pass(coder):
 # -- the same everywhere ---------------------------------------------------------------------------
 
 
-def golden_coders() -> dict:
-    """Coders made of integers alone: no library's random numbers or exponentials are in them."""
-    state = 12345
-
-    def numbers(shape, limit):
-        nonlocal state
-        out = np.empty(int(np.prod(shape)), np.int64)
-        for k in range(out.size):
-            state = (state * 1103515245 + 12345) % 2**31
-            out[k] = (state >> 12) % (2 * limit + 1) - limit
-        return out.reshape(shape)
-
-    groups, hidden = np.array([1, 2], np.int32), 3
-    channels, units = 3, 6
-    unit_group, channel_group = np.repeat([0, 1], hidden), np.repeat([0, 1], groups)
-    source = np.tile(channel_group, 2)
-    place = np.arange(25)
-    sees = (source[:, None, None] < unit_group) | ((source[:, None, None] == unit_group) & (place < 12)[None, :, None])
-    network = ContextTables(
-        groups,
-        np.array([12, 12, 12], np.int32),
-        (numbers((2 * channels, 25, units), 300) * sees).astype(np.int16),
-        (numbers((units, units), 1500) * (unit_group[None] <= unit_group[:, None])).astype(np.int16),
-        (numbers((2 * channels, units), 1500) * (unit_group[None] <= source[:, None])).astype(np.int16),
-        numbers((8, units), 3000).astype(np.int32),
-        numbers((4, units), 500).astype(np.int32),
-        numbers((units,), 200000).astype(np.int32),
-        numbers((8, 2 * channels), 600000).astype(np.int32),
-        numbers((8, channels), 2).astype(np.int16),
-    )
-
-    d = np.abs(np.arange(-64, 65))
-    radius = np.minimum(64, 2 + np.arange(N_SCALES)).astype(np.int32).repeat(16)
-    frequency = np.zeros((N_ROWS, 130), np.uint16)
-    for i, r in enumerate(radius):
-        weight = np.where(d <= r, (r + 1 - d) ** 2, 0)
-        row = np.append(np.where(d <= r, 1 + weight * 50000 // weight.sum(), 0), 40)
-        row[64] += 65536 - row.sum()
-        frequency[i] = row
-
-    direct = np.arange(N_ROWS) >= 8 * 16
-    run_class = np.stack([np.arange(N_ROWS) // 16 % 5] * 4, axis=1)
-    run_class[:, 1:] = (run_class[:, 1:] + [1, 2, 3]) % 5
-    run_class[direct] = 255
-    likely = (np.arange(N_ROWS)[:, None] + np.arange(4)) // 3 % 2
-    lengths = np.zeros((N_ROWS, 130), np.uint8)
-    for i in range(N_ROWS):
-        used = np.append(d <= radius[i] if direct[i] else np.arange(129) <= radius[i] - 2, True)
-        lengths[i, used] = code_lengths(1 + (np.arange(used.sum())[::-1] * (i % 7 + 1)))
-    return {
-        "context": ContextCoder(network, RangeTables(radius, frequency)),
-        "huffman": HuffmanCoder(
-            network,
-            HuffmanTables(
-                radius,
-                run_class.astype(np.uint8),
-                likely.astype(np.uint8),
-                np.array([1, 2, 3, 7, 100], np.int32),
-                lengths,
-            ),
-        ),
-    }
-
-
-def golden_symbols() -> np.ndarray:
-    """Three channels of 4x16, the right half like its first column."""
-    i = np.arange(3 * 4 * 8)
-    symbols = (i * i * 7 + 3 * i) % 11 % 5 - 2
-    symbols[[7, 30, 55]] = [32767, -32768, -41]
-    symbols = symbols.reshape(3, 4, 8)
-    return np.concatenate([symbols, np.repeat(symbols[..., -1:], 8, axis=2)], axis=2).astype(np.int16)
-
-
-GOLDEN = {  # (coder, quality step): payload, with a map of repeats in front
-    ("context", 0): "0208100010cd50b942ca11e7e7a44cf7c36ab6ec681f13bbdd13b8d177c7cb6db54d15280ad27508f783b674"
-    "f2b362123efbc4e0011ca3bf701e2da0aeec1581c62c0f35b2",
-    ("context", 73): "0208100005ef4af8b3150a70cfc9cc59bf9d7154df4b5125fb05c1feffa2ceca93b45cdf712868c5b85f8c34"
-    "eda3104c0466547c53a16d50dd33320fd56804748e3a06",
-    ("context", 224): "0208100000ee4c5a7c9684cb77c4caf265c643e75ecd08bd7a3cbc7ce7aaca1ba228838ae9cee386a337ca98"
-    "2abbeef0123d47582ece9dddfac98fdcb1253e85c1d93e2ccd17b2",
-    ("huffman", 0): "02081000b6dbaec30bbff77fccb6dc6db6ebafc2ebadb71b6975d86175dffbbfe7db8dad8db6bad75d85f8e3"
-    "7e175d6dd6dd8dd6cadb6ebaebf0bf0c2ec6ebed7db7636fff8c71b6ebad75d85d8617617dd6dc",
-    ("huffman", 73): "02081000b5aebb0c2effddff3ad6c6b5b5b0c2eb5ad8d696bb0c2ebbff77fd1b675b636adeb7b656ce17c2f6"
-    "b5ad5ceb6c6b6bdd75f95b2c2f85ed6badb71b7ff8d71b56f5bdb2b6585f0beeb6e0",
-    ("huffman", 224): "02081000ad6d6c62dffbbfe956b956b6b6316b56b95696b6316b7feeffab5cadae35b6d6daec5d9c2d85aead"
-    "d5b72b6b8d6db5b6bb17630b616bad75b6e367ff1ce35b6d6daec5d8c2d85eeb6e",
-}
-
-
 @pytest.mark.parametrize("name, step", GOLDEN)
 def test_golden_payload(name, step):
     """Files once written must decode to the same symbols in every later version."""
@@ -466,8 +382,8 @@ def test_golden_payload(name, step):
 def test_golden_payloads_without_compilation_and_with_other_threads():
     """The same integers from Python's own arithmetic and whatever the number of threads."""
     program = (
-        "import sys; sys.path[:0] = ['.', 'tests']\n"
-        "import numpy as np, test_coders as t\n"
+        "import numpy as np\n"
+        "from tests.helpers import entropy as t\n"
         "coders = t.golden_coders()\n"
         "for (name, step), text in t.GOLDEN.items():\n"
         "    decoded = coders[name].decode(bytes.fromhex(text), (3, 4, 16), step, True)\n"

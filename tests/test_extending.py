@@ -8,36 +8,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_checkpoint
+from PIL import Image
 
+import Compression_ADMM
 import data
 from data import kind_of
+from tests.helpers.models import tiny_checkpoint
+from tests.helpers.scripts import ROOT
 from utils import entropy
 from utils.codec.checkpoint import save_checkpoint
 from utils.codec.codec import Codec, load_codec
 from utils.codec.settings import Settings
-from utils.search import config, optimize
-from utils.search.objectives import clamped_squared_error
+from utils.search import config
+from utils.search.objectives import Reference, clamped_squared_error
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "extending.md"
+PAGE = ROOT / "docs" / "extending.md"
 
 
 @pytest.fixture
 def page(monkeypatch) -> dict:
     """The names that all blocks of the page define, its registrations undone afterwards."""
-    for module, name in ((entropy, "CODERS"), (config, "PRESETS"), (optimize, "SOLVERS")):
-        for entry in list(getattr(module, name)):
-            monkeypatch.setitem(getattr(module, name), entry, getattr(module, name)[entry])
-    before = {id(r): set(r) for r in (entropy.CODERS, config.PRESETS, optimize.SOLVERS)}
+    registries = (entropy.CODERS, config.METHODS, config.OBJECTIVES)
+    before = [dict(registry) for registry in registries]
     module = types.ModuleType("extending")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     exec(compile("\n".join(blocks), PAGE.name, "exec"), vars(module))
-    for name in ("extending", "utils.entropy.backwards"):
+    for name in ("extending", "utils.entropy.backwards", "utils.search.flips", "utils.search.log_cosh"):
         monkeypatch.setitem(sys.modules, name, module)
     yield vars(module)
-    for registry in (entropy.CODERS, config.PRESETS, optimize.SOLVERS):
-        for name in set(registry) - before[id(registry)]:
-            del registry[name]
+    for registry, entries in zip(registries, before):
+        registry.clear()
+        registry.update(entries)
 
 
 def codec_of(path: Path) -> Codec:
@@ -78,8 +79,7 @@ def test_the_coder(page, ramp_image, tmp_path):
     assert np.array_equal(codec.decompress(backwards), codec.decompress(usual))
 
 
-def test_the_method(page, ramp_image, codecs, monkeypatch):
-    monkeypatch.setattr(config, "METHODS", tuple(config.PRESETS))
+def test_the_method(page, ramp_image, codecs):
     encoded = codecs["image"].encode(ramp_image, 3, Settings.of("flips"))
     assert encoded.search == "flips" and encoded.iterations == 20
     assert encoded.bits_saved > 0
@@ -89,9 +89,23 @@ def test_the_distortion(page):
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2, 3, 8, 8, generator=generator) * 1.8 - 0.9
     near = (x + 1e-3).requires_grad_()
-    distortion = page["log_cosh"](x, near)
+    log_cosh = page["LogCosh"](Reference(x, lambda: near, lambda x: None, list))
+    distortion = log_cosh(x, near)
     assert distortion.shape == (2,)
     torch.testing.assert_close(distortion, clamped_squared_error(x, near), rtol=1e-2, atol=0)
     (gradient,) = torch.autograd.grad(distortion.sum(), near)
     assert (gradient > 0).all()
-    assert page["log_cosh"](x, -x).sum() < clamped_squared_error(x, -x).sum() / 2
+    assert log_cosh(x, -x).sum() < clamped_squared_error(x, -x).sum() / 2
+
+
+def test_the_distortion_is_searched_for(page, ramp_image, codecs):
+    assert "log_cosh" in codecs["speech"].objectives
+    encoded = codecs["image"].encode(ramp_image, 3, Settings.of("admm", 5, "log_cosh"))
+    assert encoded.bits_saved > 0
+
+
+def test_command_lines_offer_what_is_registered(page, ramp_image, run, tmp_path):
+    Image.fromarray(ramp_image).save(tmp_path / "a.png")
+    words = ("--search", "flips", "--objective", "log_cosh", "--iterations", 2)
+    code, _, err = run(Compression_ADMM, tmp_path / "a.png", tmp_path / "a.bpgan", *words)
+    assert code == 0 and (tmp_path / "a.bpgan").is_file(), err

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny_checkpoint
 from numba import njit
 from PIL import Image
 
+from tests.helpers.models import tiny_checkpoint
+from tests.helpers.scripts import ROOT
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.codec.settings import Settings

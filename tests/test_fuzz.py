@@ -1,13 +1,15 @@
-"""A short run of `python -m tests.fuzz`, and that it finds what it is there to find."""
+"""A short run of `python -m tests.long.fuzz`, and that it finds what it is there to find."""
 
 import os
 import signal
 
-import fuzz
 import numpy as np
 import pytest
 
+from tests.long import fuzz
 from utils.entropy.coders import Coder
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, environment, listing, table
 from PIL import Image
 
 import Compression_ADMM
 import Decompression
 from data.images import ImageKind
+from tests.helpers.scripts import ROOT, environment, listing, table
 
 RATE = 16000
 

@@ -5,34 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import randomize_context, tiny_config, tiny_model
 
-from models.entropy_model import ContextModel
+from tests.helpers.entropy import grid, make_network, nothing_repeats
+from tests.helpers.models import tiny_config, tiny_model
 from utils.codec.checkpoint import Checkpoint
 from utils.codec.weights import load_weights, network_of, network_tables
 from utils.entropy import integer_network
 from utils.entropy.integer_network import ACTIVATION_MAX, ContextTables, contexts, freeze, start_network, thaw
-
-
-def make_network(groups=(4, 4, 8), hidden=8, rows=0, seed=0, usual=None, **parts) -> ContextTables:
-    """Tables of a seeded random network; its usual symbols are random too, which must not matter.
-
-    `parts`: whether it has `scales` by quality and a `leading` linear prediction."""
-    torch.manual_seed(seed)
-    model = ContextModel(groups, hidden, rows, **parts)
-    randomize_context(model)
-    if usual is None:
-        usual = np.random.default_rng(seed).integers(-3, 4, (8, sum(groups))).astype(np.int16)
-    return network_tables(model, usual)
-
-
-def grid(shape, seed=0, spread=1.5) -> np.ndarray:
-    """Mostly small symbols, as latents are."""
-    return np.rint(np.random.default_rng(seed).laplace(0, spread, shape)).astype(np.int16)
-
-
-def nothing_repeats(symbols):
-    return np.zeros(symbols.shape[1:], np.uint8)
 
 
 @pytest.fixture(scope="module")

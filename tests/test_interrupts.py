@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, environment, listing, one_line, save_picture, table
 from PIL import Image
 
 import Compression_ADMM
 import test as evaluate
 from data.images import ImageKind
+from tests.helpers.scripts import ROOT, environment, listing, one_line, table
+from tests.helpers.signals import save_picture
 from utils.batch import journal
 from utils.batch.code import Coding
 from utils.batch.inputs import Item
@@ -28,6 +29,8 @@ from utils.batch.run import one_by_one, run_batch
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import Codec
 from utils.files import locked, remove_leftovers, replacing
+
+pytestmark = pytest.mark.slow
 
 N_FILES = 4
 
@@ -587,9 +590,9 @@ def test_memory_that_one_file_lacks(compress, folder, monkeypatch, batch_size):
 
 
 def test_kills_at_random_moments():
-    """A short run of `python -m tests.kills`."""
+    """A short run of `python -m tests.long.kills`."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kills", "--times", "6", "--seed", "1"],
+        [sys.executable, "-m", "tests.long.kills", "--times", "6", "--seed", "1"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -5,12 +5,14 @@ import math
 
 import pytest
 import torch
-from conftest import tiny_checkpoint
 
 from models.config import QUALITIES
+from tests.helpers.models import tiny_checkpoint
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.training import join
+
+pytestmark = pytest.mark.slow
 
 
 def run(tmp_path, earlier, later, *more) -> int:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import environment
 
+from tests.helpers.scripts import ROOT, environment
 from utils.codec.checkpoint import CHECKPOINTS
 from utils.codec.codec import load_codec
 
-ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+
 LEAST_SOUND_DB = 40.0  # signal to difference; seen: 56.9
 MOST_LEVELS = 1  # of 255; seen: 0
 

@@ -3,13 +3,13 @@
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import pytorch_msssim
 import torch
 
+from tests.helpers.scripts import ROOT
 from utils import metrics
 
 RATES = np.array([0.1, 0.2, 0.4, 0.8])
@@ -187,6 +187,5 @@ def test_bd_rate_refuses(rate, quality, says):
 
 def test_import_is_light():
     code = "import sys, utils.metrics; print(sorted({'torch', 'scipy', 'pesq', 'pystoi', 'models'} & set(sys.modules)))"
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

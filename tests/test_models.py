@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import randomize_context, tiny_config, tiny_model
 
 from models import losses
 from models.blocks import ResidualBlock, upsampling_conv
@@ -18,6 +17,7 @@ from models.discriminator import Discriminator
 from models.entropy_model import MIN_PROBABILITY, ContextModel, logistic_bits
 from models.quality import at_quality
 from models.quantizer import Codebook, Gains, straight_through_round
+from tests.helpers.models import randomize_context, tiny_config, tiny_model
 
 
 def quality(*values):

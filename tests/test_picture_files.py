@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from data import color
 from data.images import ImageKind
 from data.picture_files import read_picture
-from tests.test_color import DISPLAY_P3_TO_SRGB, LINEAR, expected, icc
+from tests.helpers.color import DISPLAY_P3_TO_SRGB, LINEAR, expected, icc
 
 
 def small(size):

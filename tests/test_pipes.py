@@ -6,11 +6,14 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, environment, one_line, save_picture
 from PIL import Image
 
 import Compression_ADMM
 import Decompression
+from tests.helpers.scripts import ROOT, environment, one_line
+from tests.helpers.signals import save_picture
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -11,19 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, environment, listing, one_line, save_picture, signal_handlers_kept, table
 from PIL import Image
 
 import Compression_ADMM
 import Decompression
 import test as evaluate
 import train
+from tests.helpers.scripts import ROOT, environment, listing, one_line, signal_handlers_kept, table
+from tests.helpers.signals import save_picture
 from utils import __version__
 from utils.codec.bitstream import FileHeader, pack
 from utils.codec.codec import Codec
 from utils.codec.decoder import Decoder
 from utils.codec.settings import Settings
 from utils.codec.targets import Target
+
+pytestmark = pytest.mark.slow
 
 COMMON = ["file", "signal", "bytes"]
 SETTINGS = ["encode_seconds", "decode_seconds", "search", "iterations", "entropy_coder", "quality"]

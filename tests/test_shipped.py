@@ -15,6 +15,8 @@ from utils.codec.decoder import load_decoder
 from utils.codec.settings import Settings
 from utils.metrics import estoi, psnr
 
+pytestmark = pytest.mark.slow
+
 SIZE_LIMIT = 25_000_000  # bytes; what a repository can carry
 
 

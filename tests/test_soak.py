@@ -1,7 +1,11 @@
-"""A short run of `python -m tests.soak`, and that it sees a leak."""
+"""A short run of `python -m tests.long.soak`, and that it sees a leak."""
 
 import numpy as np
-import soak
+import pytest
+
+from tests.long import soak
+
+pytestmark = pytest.mark.slow
 
 
 def test_rounds_and_memory(codecs, tmp_path):

@@ -7,12 +7,12 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from conftest import table
 
 import Compression_ADMM
 import data.sound_files
 from data.sound_files import read_mono
 from data.speech import SpeechKind
+from tests.helpers.scripts import table
 from utils.batch.pipes import suffix_by_content
 
 RATE = 16000

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, environment, tiny_checkpoint, tiny_config
 from PIL import Image
 from torch import nn
 
@@ -25,6 +24,9 @@ from data.images import ImageKind
 from models import losses
 from models.config import QUALITIES, QUALITY_STEPS
 from options.train_options import train_parser
+from tests.helpers.models import tiny_checkpoint, tiny_config
+from tests.helpers.scripts import ROOT, environment
+from tests.helpers.training import N_BATCHES, SMALL, make_trainer, picture_set
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.codec.settings import Settings as CodecSettings
@@ -35,15 +37,9 @@ from utils.training.log import RunLog
 from utils.training.schedule import STAGES, Schedule
 from utils.training.stages import LINEAR_RATE
 from utils.training.state import RunState
-from utils.training.trainer import Settings, Trainer
+from utils.training.trainer import Settings
 
-N_BATCHES = 2  # of the fits, here
-SMALL = (  # small crops, short fits and searches
-    (ImageKind, "crop_shape", (64, 64)),
-    (fitting, "FITTING_BATCHES", N_BATCHES),
-    (fitting, "FITTING_CROPS", 4),
-    (stages, "SEARCH_ITERATIONS", 3),
-)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -68,17 +64,6 @@ def roots(tmp_path_factory) -> dict[str, Path]:
         sound = sum(np.sin(2 * np.pi * f * t) / n for n, f in enumerate((150 + 20 * i, 450, 1200), 1))
         soundfile.write(root / "speech" / f"{i}.wav", 0.2 * sound * np.abs(np.sin(7 * t)), 16000)
     return {name: root / name for name in ("image", "speech")}
-
-
-def picture_set(roots, kind="image", cls=PictureSet) -> PictureSet:
-    return cls(build_kind(kind), sorted(roots[kind].iterdir()), progress=False)
-
-
-def make_trainer(folder, kind="image", stages=tuple(STAGES), steps=6, device="cpu", **changes) -> Trainer:
-    values = dict(stages=tuple(stages), batch_size=2, learning_rate=1e-3, steps=steps, validate_every=0.0)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    settings, description = Settings(**{**values, **changes}), {"command": "test"}
-    return Trainer(tiny_config(kind), build_kind(kind), folder, settings, torch.device(device), description)
 
 
 CLOCKED = {"minutes", *(field.name for field in dataclasses.fields(RunState) if field.type is float)}
@@ -870,9 +855,9 @@ def test_sigterm_saves_the_state(roots, tmp_path):
 TWO = """
 import sys
 from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
+sys.path.insert(0, {root!r})
 import torch
-import test_training as t
+from tests.helpers import training as t
 from utils import distributed
 distributed.start(torch.device("cpu"))
 for place, name, value in t.SMALL:
@@ -885,9 +870,7 @@ distributed.stop()
 
 def test_two_processes_hold_the_same_weights(roots, tmp_path, uninterrupted):
     script = tmp_path / "two.py"
-    script.write_text(
-        TWO.format(root=str(ROOT), tests=str(ROOT / "tests"), data=str(roots["image"]), folder=str(tmp_path / "run"))
-    )
+    script.write_text(TWO.format(root=str(ROOT), data=str(roots["image"]), folder=str(tmp_path / "run")))
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script],
         cwd=ROOT,

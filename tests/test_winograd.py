@@ -1,11 +1,9 @@
 """Winograd convolutions of the search: as exact as direct ones, used for blocks that they reproduce and nowhere else."""
 
-import hashlib
 import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +12,15 @@ import torch.nn.functional as F
 from models.blocks import ResidualBlock, stack
 from models.bpgan import build_generator
 from models.config import ModelConfig
+from tests.helpers.scripts import ROOT
+from tests.helpers.winograd import both_ways, digest
 from utils import precision
 from utils.codec.checkpoint import CHECKPOINTS
 from utils.codec.decoder import load_decoder
 from utils.search import winograd
 from utils.search.winograd import FrozenStack, generator_for_search
+
+pytestmark = pytest.mark.slow
 
 needs_kernels = pytest.mark.skipif(not winograd.kernels.available(), reason="PyTorch here has no libgomp")
 
@@ -34,24 +36,8 @@ def blocks():
     return blocks
 
 
-def both_ways(function, x, gradient):
-    """function(x) and what back-propagation of the gradient gives, in float32."""
-    x = x.clone().requires_grad_(True)
-    y = function(x)
-    (slope,) = torch.autograd.grad(y, x, gradient.to(y.dtype))
-    return y.detach().float(), slope.float()
-
-
 def error(result, reference):
     return float((result - reference).norm() / reference.norm())
-
-
-def digest() -> str:
-    """Of what a stack makes of a picture, forward and backward."""
-    torch.manual_seed(2)
-    x, gradient = torch.randn(2, 1, 64, 40, 50).bfloat16()
-    y, slope = both_ways(FrozenStack(stack(64, 3)), x, gradient)
-    return hashlib.sha256(y.numpy().tobytes() + slope.numpy().tobytes()).hexdigest()
 
 
 @needs_kernels
@@ -224,10 +210,10 @@ def test_weights_are_those_of_the_time_it_was_made(blocks):
 
 @needs_kernels
 def test_code_compiled_anew_rounds_like_that_of_the_cache(tmp_path):
-    command = [sys.executable, "-c", "import test_winograd; print(test_winograd.digest())"]
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", "from tests.helpers.winograd import digest; print(digest())"]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     digests = {
-        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout for _ in range(2)
+        subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
     }
     assert digests == {digest() + "\n"}

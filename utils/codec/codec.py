@@ -22,15 +22,9 @@ from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance, perceptual_distance
 from utils.entropy.coders import Coder
 from utils.precision import autocast
-from utils.search.config import preset
+from utils.search.config import OBJECTIVES, objective_class, preset
 from utils.search.model_problem import Searchable
-from utils.search.objectives import (
-    Distortion,
-    FeatureDistance,
-    clamped_squared_error,
-    discriminator_distance,
-    ms_ssim_distance,
-)
+from utils.search.objectives import Distortion, Reference, discriminator_distance
 from utils.search.optimize import optimize_latent
 from utils.search.problem import Problem
 
@@ -82,6 +76,12 @@ class Codec(Decoder):
     def _vgg(self) -> PerceptualDistance | None:
         """Distance of VGG16's features, where there are any; loaded for the first search that asks for it."""
         return perceptual_distance(self.config.in_channels, self.device)
+
+    @property
+    def objectives(self) -> list[str]:
+        """Names of the distortions that a search of this kind of signal can minimize."""
+        metrics = (None, *self.kind.metric_names)
+        return [name for name in OBJECTIVES if objective_class(name).metric in metrics]
 
     def compress(self, signal: np.ndarray, quality: float | Target = 3, settings: Settings | str = DEFAULT) -> bytes:
         """A signal, as `Kind.read` returns it -> the bytes of a file. See `encode`."""
@@ -154,10 +154,9 @@ class Codec(Decoder):
         """Encodings at a quality step of signals with pictures of one shape."""
         started = time.perf_counter()
         search, coder = settings.search, self._coder(settings.entropy_coder)
-        if search.objective not in self.kind.objectives:
+        if search.objective not in self.objectives:
             raise ValueError(
-                f"the objective {search.objective} is not for {self.kind.name}: "
-                f"possible are {', '.join(self.kind.objectives)}"
+                f"the objective {search.objective} is not for {self.kind.name}: possible are {', '.join(self.objectives)}"
             )
         self.check_size(self.kind.size(signals[0]))
         pictures, levels = zip(*(self.kind.to_picture(signal) for signal in signals))
@@ -187,22 +186,16 @@ class Codec(Decoder):
 
         `start()` is what they are before the search: some objectives are relative to it.
         """
+        return objective_class(objective)(Reference(x, start, self.kind.weights, self._feature_distances))
 
-        def error(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
-            return clamped_squared_error(x, x_hat, self.kind.weights(x))
-
-        if objective == "mse":
-            return error
-        if objective == "ms_ssim":
-            return ms_ssim_distance
+    def _feature_distances(self) -> list[Distortion]:
+        """Distances of features of the checkpoint's discriminator and of VGG16, where there are any."""
         distances = []
         if self.discriminator is not None:
             distances.append(discriminator_distance(self.discriminator))
         if self._vgg is not None:
             distances.append(self._vgg)
-        if not distances:
-            raise ValueError("the objective perceptual needs a checkpoint with a discriminator, or VGG16's weights")
-        return FeatureDistance(error, distances, x, start())
+        return distances
 
     @torch.no_grad()
     def _analyze(self, picture: np.ndarray, step: int) -> torch.Tensor:

@@ -1,26 +1,48 @@
-"""What a search does, as data: its settings, and the methods with what each one sets differently.
+"""What a search does, as data: its settings, and the names of methods and distortions.
 
-Command lines read the names in here, so the module imports no PyTorch.
+Command lines read the names in here, so the module imports no PyTorch. A new method or distortion is one module and
+one line here.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 
-OBJECTIVES = ("mse", "ms_ssim", "perceptual")  # what F measures: utils/search/objectives.py
-
-# The methods by name, with the settings in which each differs from the defaults of SearchConfig.
-# The functions that run them are named in utils/search/optimize.py.
-PRESETS = {
-    "admm": {},
-    # Liu, Cao, Kim 2020: gradient steps on z, full dual, nearest centers, no rate, constant mu
-    "paper": dict(penalty=3.0),
-    "sga": {},  # stochastic Gumbel annealing (Yang, Bamler, Mandt 2020)
-    "ste": dict(learning_rate=0.005, judge_from=0.0),  # straight-through estimate of the rounding's slope
-    # normalized iterative hard thresholding (Blumensath and Davies 2010): a step of measured length, then the projection
-    "iht": dict(noise_until=0.0),
-    "round": {},  # back-propagation without rounding, rounded at the end
-    "none": dict(iterations=0),  # encode-and-round
+# The distortions by name: module and class (`utils.search.objectives.Objective`).
+OBJECTIVES = {
+    "mse": ("utils.search.objectives", "SquaredError"),
+    "ms_ssim": ("utils.search.objectives", "MsSsim"),
+    "perceptual": ("utils.search.objectives", "FeatureDistance"),
 }
-METHODS = tuple(PRESETS)
+
+# The methods by name: module and function, and the settings in which each differs from the defaults of SearchConfig.
+METHODS = {
+    "admm": ("utils.search.admm", "admm", {}),
+    # Liu, Cao, Kim 2020: gradient steps on z, full dual, nearest centers, no rate, constant mu
+    "paper": ("utils.search.rivals", "paper", dict(penalty=3.0)),
+    # stochastic Gumbel annealing (Yang, Bamler, Mandt 2020)
+    "sga": ("utils.search.rivals", "sga", {}),
+    # straight-through estimate of the rounding's slope
+    "ste": ("utils.search.rivals", "ste", dict(learning_rate=0.005, judge_from=0.0)),
+    # normalized iterative hard thresholding (Blumensath and Davies 2010): a step of measured length, then the projection
+    "iht": ("utils.search.admm", "iht", dict(noise_until=0.0)),
+    # back-propagation without rounding, rounded at the end
+    "round": ("utils.search.rivals", "round_at_the_end", {}),
+    # encode-and-round
+    "none": ("utils.search.rivals", "encode_and_round", dict(iterations=0)),
+}
+
+
+def objective_class(name: str) -> type:
+    """The class of a distortion; its module is imported only when it is needed."""
+    module, cls = OBJECTIVES[name]
+    return getattr(import_module(module), cls)
+
+
+def solver(method: str) -> Callable:
+    """The function of a method (`utils.search.optimize.Solver`); its module is imported only when it is needed."""
+    module, function, _ = METHODS[method]
+    return getattr(import_module(module), function)
 
 
 @dataclass(frozen=True)
@@ -57,12 +79,13 @@ class SearchConfig:
 def preset(method: str, iterations: int | None = None, objective: str = "mse") -> SearchConfig:
     """The configuration of a method; `iterations` replaces its default, except for "none", which has none."""
     _check_name("search method", method, METHODS)
-    values = {"method": method, "objective": objective, **PRESETS[method]}
+    _, _, settings = METHODS[method]
+    values = {"method": method, "objective": objective, **settings}
     if iterations is not None and method != "none":
         values["iterations"] = iterations
     return SearchConfig(**values)
 
 
-def _check_name(what: str, name: str, names: tuple[str, ...]) -> None:
+def _check_name(what: str, name: str, names: Iterable[str]) -> None:
     if name not in names:
         raise ValueError(f"{what} {name!r} is not one of {', '.join(names)}")

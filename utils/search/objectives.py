@@ -1,12 +1,14 @@
-"""What the search minimizes beside the bits: distortions of a decoded picture, as plain functions.
+"""What the search minimizes beside the bits: distortions of a decoded picture.
 
-Each takes pictures x in [-1, 1] and x_hat as the generator leaves it, which counts as clamped to [-1, 1], both
-(B, C, H, W), and gives (B,), in the unit of the squared error of full-range 1: the codec weights all
+Each is called with pictures x in [-1, 1] and x_hat as the generator leaves it, which counts as clamped to [-1, 1], both
+(B, C, H, W). It gives (B,), in the unit of the squared error of full-range 1: the codec weights all
 of them by lmbda * 255^2 and the number of samples. The squared error of speech pictures is that of
-the log-mel magnitudes, weighted by loudness (`Kind.weights`).
+the log-mel magnitudes, weighted by loudness (`Kind.weights`). `utils/search/config.py` lists them by name.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import hardtanh
@@ -51,30 +53,69 @@ def clamped_squared_error(x: torch.Tensor, x_hat: torch.Tensor, weights: torch.T
     return _ClampedError.apply(x_hat, x, weights)
 
 
-def ms_ssim_distance(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+@dataclass(frozen=True)
+class Reference:
+    """What a distortion may be made from, for one batch of pictures."""
+
+    x: torch.Tensor  # (B, C, H, W), the pictures
+    start: Callable[[], torch.Tensor]  # what they are where the search starts, as x_hat
+    weights: Callable[[torch.Tensor], torch.Tensor | None]  # of the squared error, see `Kind.weights`
+    features: Callable[[], list[Distortion]]  # distances of features of trained networks
+
+
+class Objective(ABC):
+    """A distortion F. An instance serves one batch of pictures and is made before their search."""
+
+    metric: str | None = None  # it is for kinds of signal that have this metric; None: for all of them
+
+    def __init__(self, reference: Reference):
+        """Raises ValueError where the reference lacks what the distortion needs."""
+        self.weights = reference.weights
+
+    @abstractmethod
+    def __call__(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+        """Both (B, C, H, W) -> (B,), differentiable by x_hat."""
+
+
+class SquaredError(Objective):
+    """The squared error as the kind of signal weights it."""
+
+    def __call__(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+        return clamped_squared_error(x, x_hat, self.weights(x))
+
+
+class MsSsim(Objective):
     """1 - MS-SSIM; below 161 pixels 1 - SSIM, below 11 the squared error."""
-    from pytorch_msssim import ms_ssim, ssim
 
-    side = min(x.shape[-2:])
-    if side < MIN_SSIM_SIDE:
-        return clamped_squared_error(x, x_hat)
-    x_hat = hardtanh(x_hat.float())
-    score = ms_ssim if side >= MIN_MS_SSIM_SIDE else ssim
-    similarity = score((x_hat + 1) / 2, (x.float() + 1) / 2, data_range=1.0, size_average=False)
-    return MS_SSIM_WEIGHT * (1 - similarity)
+    metric = "ms_ssim"
+
+    def __call__(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+        from pytorch_msssim import ms_ssim, ssim
+
+        side = min(x.shape[-2:])
+        if side < MIN_SSIM_SIDE:
+            return clamped_squared_error(x, x_hat)
+        x_hat = hardtanh(x_hat.float())
+        score = ms_ssim if side >= MIN_MS_SSIM_SIDE else ssim
+        similarity = score((x_hat + 1) / 2, (x.float() + 1) / 2, data_range=1.0, size_average=False)
+        return MS_SSIM_WEIGHT * (1 - similarity)
 
 
-class FeatureDistance:
+class FeatureDistance(Objective):
     """Squared error and distance of features, each relative to what it is where the search starts.
 
-    `error` and `distances` are functions of x, x_hat -> (B,). `x` and `x_hat_start` (B, C, H, W) are the
-    pictures and what they are where the search starts. Below 32 pixels the error alone.
+    Below 32 pixels the error alone.
     """
 
     @torch.no_grad()
-    def __init__(self, error: Distortion, distances: list[Distortion], x: torch.Tensor, x_hat_start: torch.Tensor):
-        self.error, self.distances = error, distances
-        self.error_start = error(x, x_hat_start).clamp_min(1e-8)
+    def __init__(self, reference: Reference):
+        """Raises ValueError where there are no features."""
+        super().__init__(reference)
+        self.error, self.distances = SquaredError(reference), reference.features()
+        if not self.distances:
+            raise ValueError("the objective perceptual needs a checkpoint with a discriminator, or VGG16's weights")
+        x, x_hat_start = reference.x, reference.start()
+        self.error_start = self.error(x, x_hat_start).clamp_min(1e-8)
         if min(x.shape[-2:]) >= MIN_FEATURE_SIDE:
             self.features_start = self._features(x, x_hat_start).clamp_min(1e-8)
 

@@ -4,15 +4,10 @@ from collections.abc import Callable
 
 import torch
 
-from .admm import admm, iht
-from .config import SearchConfig
+from .config import SearchConfig, solver
 from .problem import Best, Observer, Problem, SearchResult
-from .rivals import RIVALS
 
 Solver = Callable[[Problem, SearchConfig, Best, torch.Generator], None]
-
-# How each method of `config.PRESETS` is run.
-SOLVERS: dict[str, Solver] = {"admm": admm, "iht": iht, **RIVALS}
 
 
 def optimize_latent(
@@ -26,5 +21,6 @@ def optimize_latent(
     best = Best(problem, observe)
     generator = torch.Generator(problem.start.device).manual_seed(seed)
     if config.iterations:
-        SOLVERS[config.method](problem, config, best, generator)
+        solve: Solver = solver(config.method)
+        solve(problem, config, best, generator)
     return SearchResult(best.symbols.to(torch.int16), best.cost, best.start_cost, best.history)

@@ -66,9 +66,6 @@ def encode_and_round(problem: Problem, config: SearchConfig, best: Best, generat
     """No search: `best` has this candidate from the start."""
 
 
-RIVALS = {"paper": paper, "sga": sga, "ste": ste, "round": round_at_the_end, "none": encode_and_round}
-
-
 def _relaxed_descent(problem: Problem, config: SearchConfig, best: Best, relax: Relaxation) -> None:
     """Adam on F + bits of the relaxed latent."""
     rounded = problem.start.round()

@@ -1,6 +1,6 @@
 """Kill a training and a batch compression at random moments: what is there stays whole, and a restart ends alike.
 
-    python -m tests.kills --times 200
+    python -m tests.long.kills --times 200
 
 Half of the kills (SIGKILL) hit a tiny training, half a batch of small pictures and clips. After each
 one every file under its final name must be whole. Then the same command is started again, and so
@@ -32,7 +32,7 @@ from tqdm import tqdm
 import Compression_ADMM
 import train
 from data.images import ImageKind
-from tests.conftest import tiny_codecs
+from tests.helpers.models import tiny_codecs
 from utils.batch import journal
 from utils.codec.codec import load_codec
 from utils.training import fitting

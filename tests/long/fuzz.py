@@ -1,7 +1,7 @@
 """Hostile files against the decoder: each must end in the format's own error or in a whole decode.
 
-    python -m tests.fuzz --files 200000
-    python -m tests.fuzz --seed 3 --first 4711 --files 1      # one case again
+    python -m tests.long.fuzz --files 200000
+    python -m tests.long.fuzz --seed 3 --first 4711 --files 1      # one case again
 
 Small honest files of every kind of signal and entropy coder are taken apart, changed in header and
 payload, and put together with a right checksum. What is decoded is the symbols; of those that are
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tests.conftest import tiny_codecs
+from tests.helpers.models import tiny_codecs
 from utils.codec import bitstream
 from utils.codec.bitstream import BitstreamError, FileHeader
 from utils.codec.codec import Codec, load_codec

@@ -1,6 +1,6 @@
 """Compress and decompress over and over in one process: memory must stay flat.
 
-    python -m tests.soak --minutes 60
+    python -m tests.long.soak --minutes 60
 
 Pictures and clips of ever other sizes, qualities, coders and searches. After a warm-up of a tenth of
 the time the resident memory may grow by 2 percent.
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.conftest import tiny_codecs
+from tests.helpers.models import tiny_codecs
 from utils.codec.codec import Codec, load_codec
 from utils.codec.settings import Settings
 

@@ -1,0 +1,33 @@
+"""Trainers of tiny models on a few small files."""
+
+from pathlib import Path
+
+import torch
+
+from data import build_kind
+from data.dataset import PictureSet
+from data.images import ImageKind
+from tests.helpers.models import tiny_config
+from utils.training import fitting
+from utils.training import stages as stages_module
+from utils.training.schedule import STAGES
+from utils.training.trainer import Settings, Trainer
+
+N_BATCHES = 2  # of the fits, here
+SMALL = (  # small crops, short fits and searches
+    (ImageKind, "crop_shape", (64, 64)),
+    (fitting, "FITTING_BATCHES", N_BATCHES),
+    (fitting, "FITTING_CROPS", 4),
+    (stages_module, "SEARCH_ITERATIONS", 3),
+)
+
+
+def picture_set(roots, kind="image", cls=PictureSet) -> PictureSet:
+    return cls(build_kind(kind), sorted(roots[kind].iterdir()), progress=False)
+
+
+def make_trainer(folder, kind="image", stages=tuple(STAGES), steps=6, device="cpu", **changes) -> Trainer:
+    values = dict(stages=tuple(stages), batch_size=2, learning_rate=1e-3, steps=steps, validate_every=0.0)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    settings, description = Settings(**{**values, **changes}), {"command": "test"}
+    return Trainer(tiny_config(kind), build_kind(kind), folder, settings, torch.device(device), description)

@@ -1,0 +1,1 @@
+"""Programs that look for what the tests may miss, for as long as one likes."""
