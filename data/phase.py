@@ -10,7 +10,8 @@ Nothing is random: the same magnitudes give the same waveform.
 """
 
 import numpy as np
-from numba import njit
+
+from utils.compiled import compiled
 
 from .stft import SpeechSettings, analyze, round_up, synthesize
 
@@ -38,7 +39,7 @@ def integrate_phase(magnitude: np.ndarray, settings: SpeechSettings, known: np.n
     return phase.T
 
 
-@njit(cache=True)
+@compiled()
 def _heap_integrate(log_magnitude, phase, n_known, advance, ratio):
     """Fill `phase` (frames, bins). Per frame and per bin, with s the log magnitude,
         d phase / d frame = advance * bin + ratio * (s[bin + 1] - s[bin - 1]) / 2
@@ -92,7 +93,7 @@ def _heap_integrate(log_magnitude, phase, n_known, advance, ratio):
                 size = _push(heap, heap_keys, size, there, keys[there])
 
 
-@njit(cache=True)
+@compiled()
 def _push(heap, heap_keys, size, item, key):
     """Add an item to a binary heap with the largest key on top. Returns the new size."""
     child = size
@@ -106,7 +107,7 @@ def _push(heap, heap_keys, size, item, key):
     return size + 1
 
 
-@njit(cache=True)
+@compiled()
 def _pop(heap, heap_keys, size):
     """Remove the top of the heap. Returns the new size."""
     size -= 1
@@ -179,7 +180,7 @@ def reconstruct(
     return signal[margin * hop : (margin + n_frames) * hop]
 
 
-@njit(cache=True, fastmath=True)
+@compiled(fastmath=True)
 def _impose_magnitude(coefficients, magnitude):
     """Scale coefficients (frames, bins), in place, to the given magnitudes; phases stay."""
     for n in range(coefficients.shape[0]):
@@ -189,7 +190,7 @@ def _impose_magnitude(coefficients, magnitude):
             coefficients[n, m] = complex(scale * real, scale * imag)
 
 
-@njit(cache=True)
+@compiled()
 def _accelerate(estimate, current, previous):
     """estimate = current + MOMENTUM * (current - previous), in place, without temporaries."""
     for n in range(estimate.shape[0]):

@@ -10,7 +10,15 @@ import pytest
 
 from tests.helpers.scripts import ROOT
 
-GROUND = {"utils.files", "utils.metrics", "utils.distributed", "utils.memory", "utils.precision", "utils.console"}
+GROUND = {
+    "utils.files",
+    "utils.metrics",
+    "utils.distributed",
+    "utils.memory",
+    "utils.precision",
+    "utils.console",
+    "utils.compiled",
+}
 SCRIPTS = ("train", "test", "Compression_ADMM", "Decompression")
 # A room may import the rooms below it, and itself. What every command line shares is below them, as some modules of
 # training are commands too.
@@ -129,6 +137,11 @@ def test_the_search_knows_no_files():
         if room_of(module) == "utils.search":
             assert not names & {"utils.files"}, module
             assert not {name for name in names if room_of(name) == "data"}, module
+
+
+def test_what_numba_keeps_on_disk_depends_on_all_its_sources():
+    """Numba's own cache would look at one file only."""
+    assert not [module for module, path in SOURCES.items() if "cache=True" in path.read_text()]
 
 
 def test_no_modules_import_in_a_circle():

@@ -14,7 +14,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from utils.compiled import compiled
 
 from .coders import (
     ESCAPE,
@@ -111,7 +112,7 @@ class ContextCoder(Coder):
         return _decode(data, symbols, modes, network, self.tables.radius, self.tables.cumulative)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _push(state, start, frequency, out, end):
     """Encode one interval -> (state, end); bytes are written downward from `end`."""
     limit = np.uint64((STATE_LOW >> FREQUENCY_BITS) << 8) * frequency
@@ -122,7 +123,7 @@ def _push(state, start, frequency, out, end):
     return ((state // frequency) << np.uint64(FREQUENCY_BITS)) + state % frequency + start, end
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _encode(residuals, rows, radius, cumulative):
     n, escapes = len(residuals), 0
     for t in range(n):
@@ -149,7 +150,7 @@ def _encode(residuals, rows, radius, cumulative):
     return out[end:].copy()
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _take(data, position, state, start, frequency):
     """Advance the decoder over one interval -> (state, position); below zero where data end early."""
     mask = np.uint64((1 << FREQUENCY_BITS) - 1)
@@ -162,7 +163,7 @@ def _take(data, position, state, start, frequency):
     return state, position
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _take_excess(data, position, state):
     """What follows an escape -> (signed excess, state, position); below zero: minus a status."""
     mask = np.uint64((1 << FREQUENCY_BITS) - 1)
@@ -209,7 +210,7 @@ def _residual(source, position, row, center):
     return residual, position
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _decode(data, symbols, modes, network, radius, cumulative):
     state = np.zeros(1, np.uint64)
     if len(data) < 4:

@@ -14,7 +14,8 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 
 import numpy as np
-from numba import njit
+
+from utils.compiled import compiled
 
 from . import CorruptPayload
 from .integer_network import DAMAGED, ENDS_EARLY, LEFT_OVER, ContextTables, Network, contexts, start_network
@@ -125,7 +126,7 @@ def inside(radius: np.ndarray) -> np.ndarray:
     return np.abs(np.arange(-MAX_RADIUS, MAX_RADIUS + 1))[None] <= radius[:, None]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def floor_log2(value):
     """Whole part of the binary logarithm of an integer of at least 1."""
     bits = 0

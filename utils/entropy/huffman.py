@@ -25,7 +25,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from utils.compiled import compiled
 
 from .ans import RangeTables, logistic_tables
 from .coders import (
@@ -250,7 +251,7 @@ class HuffmanCoder(Coder):
         return _decode(symbols, modes, network, source)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _binarize(residuals, rows, radius, run_class, likely, lengths, words):
     """Residuals as answers and words, in order: (classes, values, sizes). An answer has its class, and
     value 1 if it is the unlikely one; a word has class DIRECT, its value, and its number of bits."""
@@ -287,7 +288,7 @@ def _binarize(residuals, rows, radius, run_class, likely, lengths, words):
     return classes[:n], values[:n], sizes[:n]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _put(out, position, word, bits):
     """Append the low `bits` (up to 32) of a word; `position` counts bits; -> new position."""
     for b in range(bits - 1, -1, -1):
@@ -297,7 +298,7 @@ def _put(out, position, word, bits):
     return position
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _put_place(out, position, place, block):
     """Truncated binary code of place in 0..block-1."""
     bits = floor_log2(block)
@@ -307,7 +308,7 @@ def _put_place(out, position, place, block):
     return _put(out, position, place + short, bits + 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _pack(classes, values, sizes, block):
     n, bits = len(classes), np.int64(0)
     ahead = np.empty(n, np.int32)  # likely answers from here to the unlikely one
@@ -357,7 +358,7 @@ class Source(NamedTuple):
     order: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _peek(data, position, bits):
     """The next up to 24 bits as an integer; zeros beyond the end."""
     value, byte = np.int64(0), position >> 3
@@ -366,7 +367,7 @@ def _peek(data, position, bits):
     return (value >> (32 - bits - (position & 7))) & ((1 << bits) - 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _take_place(data, position, block):
     """-> (place in 0..block-1, position)."""
     bits = floor_log2(block)
@@ -377,7 +378,7 @@ def _take_place(data, position, block):
     return _peek(data, position, bits + 1) - short, position + bits + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _answer(data, position, k, block, left, ends):
     """The next answer of class k -> (1 if it is the unlikely one, position)."""
     if left[k] < 0:
@@ -393,7 +394,7 @@ def _answer(data, position, k, block, left, ends):
     return unlikely, position
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _take_word(data, position, row, ends, base, order):
     """-> (index of the row's next word, position)."""
     word = _peek(data, position, MAX_CODE_LENGTH)
@@ -403,7 +404,7 @@ def _take_word(data, position, row, ends, base, order):
     return np.int64(order[row, base[row, length] + (word >> (MAX_CODE_LENGTH - length))]), position + length
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _take_excess(data, position):
     """-> (signed excess, position), below zero for an impossible one."""
     length = _peek(data, position, ESCAPE_LENGTH_BITS)
@@ -443,7 +444,7 @@ def _residual(source, position, row, center):
     return residual, position
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _decode(symbols, modes, network, source):
     position = walk(symbols, modes, network, source, np.int64(0))
     if position < 0:

@@ -31,6 +31,7 @@ from numba import njit, types
 from numba.extending import overload
 
 from models.config import FEATURE_LIMIT, KERNEL, MAX_LOG_SCALE, MIN_LOG_SCALE, QUALITY_STEPS
+from utils.compiled import compiled
 
 from .repeats import LEFT
 from .tables import Tables
@@ -302,7 +303,7 @@ def _add_usual(sums: np.ndarray, scatter: np.ndarray, usual: np.ndarray, height:
 # loops are not vectorized, which makes them ten times slower.
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _dot(weights, values, start):
     total = start
     for k in range(len(weights)):
@@ -310,7 +311,7 @@ def _dot(weights, values, start):
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def lead(network, symbols, i, j, led):
     """The linear prediction of the first group's symbols at (i, j), with the fraction bits of activations."""
     height, width = symbols.shape[1], symbols.shape[2]
@@ -326,7 +327,7 @@ def lead(network, symbols, i, j, led):
         led[c] = total >> shift
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def predict(network, p, low_unit, hidden, low_channel, n_channels, led, centers, rows):
     """Center and row of each of a group's symbols at position p, into the first places of both arrays.
 
@@ -365,13 +366,13 @@ def predict(network, p, low_unit, hidden, low_channel, n_channels, led, centers,
         rows[i] = min(max(eighths, 0), N_SCALES - 1) * MEAN_STEPS + sixteenths - center * MEAN_STEPS + MEAN_STEPS // 2
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _add(sums, weights, factor, base_weights, base_factor):
     for u in range(np.uint64(len(sums))):
         sums[u] = sums[u] + weights[u] * factor - base_weights[u] * base_factor
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def spread(network, symbols, i, j, low_unit, hidden, low_channel, n_channels):
     """Add the share of a group's symbols at (i, j) to the sums of all positions that see them.
 
@@ -399,7 +400,7 @@ def spread(network, symbols, i, j, low_unit, hidden, low_channel, n_channels):
                 _add(sums[y * width + x, first:], weights[k, first:], factor, base_weights[k, first:], base_factor)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def copy_neighbor(symbols, i, j, mode, low_channel, n_channels):
     """Set a group's symbols at (i, j) to the left or upper neighbor's."""
     y, x = (i, j - 1) if mode == LEFT else (i - 1, j)
@@ -494,7 +495,7 @@ def _known_residual(source, position, row, center):
     return residual, position + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _contexts(symbols, modes, network, source):
     walk(symbols, modes, network, source, np.int64(0))
 

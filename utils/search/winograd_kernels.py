@@ -12,10 +12,11 @@ from functools import cache
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, cfunc, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 
 from models.blocks import NEGATIVE_SLOPE
+from utils.compiled import compiled, compiled_callback
 
 P, Q = 0.75, 1.5  # the polynomials' points are 0, +-P, +-Q and infinity
 SLOPE = np.float32(NEGATIVE_SLOPE)
@@ -78,7 +79,7 @@ def available() -> bool:
 
 @cache
 def _compiled(kernel):
-    return cfunc(types.void(types.CPointer(types.int64)), cache=True)(kernel)
+    return compiled_callback(types.void(types.CPointer(types.int64)))(kernel)
 
 
 def _in_threads(kernel, arguments: list[int]) -> None:
@@ -127,13 +128,13 @@ def _bits_of(typing_context, value):
     return types.uint32(types.float32), generate
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _wide(half):
     """uint16 with the bits of a bfloat16 -> float32."""
     return _float_of(np.uint32(half) << np.uint32(16))
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _half(value):
     """float32 -> uint16 with the bits of the nearest bfloat16, even at half."""
     bits = _bits_of(value)
@@ -146,7 +147,7 @@ def _half(value):
 # from Numba's cache rounded otherwise, and a search gave another file the first time.
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _load(x, to, activate):
     if activate:
         for i in range(to.size):
@@ -157,7 +158,7 @@ def _load(x, to, activate):
             to[i] = _wide(x[i])
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _load_row(x, columns, activate):
     """A row x (W, C), activated or not -> (4, tiles + 1, C): one column of zeros and its own, every fourth together."""
     for place in range(4 * columns.shape[1]):
@@ -168,7 +169,7 @@ def _load_row(x, columns, activate):
             to[:] = 0
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _six(d0, d1, d2, d3, d4, d5):
     """B^T of six numbers."""
     even, odd = d4 - Q2 * d2, P1 * d3 - PQQ * d1
@@ -176,14 +177,14 @@ def _six(d0, d1, d2, d3, d4, d5):
     return PPQQ * d0 - SUM * d2 + d4, even + odd, even - odd, even2 + odd2, even2 - odd2, PPQQ * d1 - SUM * d3 + d5
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _mix(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
     """B^T of six rows."""
     for i in range(m0.size):
         m0[i], m1[i], m2[i], m3[i], m4[i], m5[i] = _six(d0[i], d1[i], d2[i], d3[i], d4[i], d5[i])
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _mix_half(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
     """The same, to bfloat16."""
     for i in range(m0.size):
@@ -251,7 +252,7 @@ def _to_tiles(values):
 # -- products to picture ---------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _four(m0, m1, m2, m3, m4, m5):
     """A^T of six numbers."""
     return (
@@ -262,7 +263,7 @@ def _four(m0, m1, m2, m3, m4, m5):
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _fold_half(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
     """A^T of six rows of bfloat16."""
     for i in range(y0.size):
@@ -271,14 +272,14 @@ def _fold_half(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
         )
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _fold(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
     """The same, of float32."""
     for i in range(y0.size):
         y0[i], y1[i], y2[i], y3[i] = _four(m0[i], m1[i], m2[i], m3[i], m4[i], m5[i])
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _finish(x, bias, gate, gated, base, based, y):
     for c in range(bias.size):
         value = x[c] + bias[c]
