@@ -8,11 +8,9 @@ from options.codec_options import decompress_parser
 def run(options) -> int:
     from utils.batch.decode import decode_inputs
     from utils.batch.info import show_info
-    from utils.batch.inputs import SUFFIX, suffixes
-    from utils.batch.pipes import one_file
+    from utils.batch.pipes import FROM_PACKED, one_file
 
-    work = show_info if options.info else decode_inputs
-    return one_file(work, lambda path, options: SUFFIX, "*.*", lambda suffix: suffix in suffixes())(options)
+    return one_file(show_info if options.info else decode_inputs, FROM_PACKED)(options)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,16 +6,13 @@ from options.codec_options import evaluate_parser
 
 
 def run(options) -> int:
-    from utils.batch.code import code_inputs
+    from utils.batch.code import code_files, load_codecs
+    from utils.batch.inputs import find_signals
     from utils.codec.settings import Settings
 
-    def encode(codec, signals, quality):
-        return codec.encode_batch(signals, quality, Settings.of("none", entropy_coder=options.entropy_coder))
-
-    def warm_up(codec, signal):
-        return encode(codec, [signal], options.quality[0])[0]
-
-    return code_inputs(options, options.quality, encode, warm_up, realism=options.realism)
+    settings = Settings.of("none", entropy_coder=options.entropy_coder)
+    codecs, items = load_codecs(options), find_signals(options)
+    return code_files(options, items, codecs, settings, options.quality, realism=options.realism)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The two entropy coders on the same symbols: attained bytes, bounds, and times.
+"""The entropy coders on the same symbols: attained bytes, bounds, and times.
 
     python -m benchmarks.coders --input kodak --quality 2 4 6
 
@@ -13,8 +13,22 @@ from pathlib import Path
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from utils.codec.settings import Settings
+from utils.entropy import CODERS
 
-COLUMNS = ("context", "huffman", "first order", "estimate", "context ms", "huffman ms")
+BOUNDS = ("first order", "estimate")
+
+
+def columns() -> list[str]:
+    """Bytes of every coder and of the bounds, then milliseconds of every coder."""
+    return [*CODERS, *BOUNDS, *(f"{name} ms" for name in CODERS)]
+
+
+def cell(column: str, rows: list[dict[str, float]]) -> str:
+    """The mean of a column; nothing for a coder that the checkpoint has no tables for."""
+    if any(column not in row for row in rows):
+        return ""
+    mean = sum(row[column] for row in rows) / len(rows)
+    return f"{mean:.1f}" if column.endswith(" ms") else f"{mean:.0f}"
 
 
 def first_order_bytes(symbols) -> float:
@@ -45,7 +59,7 @@ def measure(codec, signal, quality: float) -> dict[str, float]:
     row["first order"] = first_order_bytes(symbols)
     grid = torch.from_numpy(symbols).float()[None].to(codec.device)
     with torch.no_grad():
-        row["estimate"] = float(codec.model.rate(grid, codec.quality_tensor(header.quality_step))) / 8
+        row["estimate"] = float(codec.model.rate(grid, codec.quality_row(header.quality_step))) / 8
     return row
 
 
@@ -60,21 +74,14 @@ def run(options) -> int:
     device = pick_device(options.device)
     items = find_inputs(options.input, lambda path: kind_of(path) is not None)
     codecs = CodecsByKind(options.checkpoint, lambda path: load_codec(path, device))
-    print("| signal | quality | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (2 + len(COLUMNS)))
+    print("| signal | quality | " + " | ".join(columns()) + " |\n|" + "---|" * (2 + len(columns())))
     for kind in sorted({kind_of(item.path) for item in items}):
         codec = codecs.of(kind)
         signals = [codec.kind.read(item.path) for item in items if kind_of(item.path) == kind]
         measure(codec, signals[0], options.quality[0])  # what is compiled is compiled before the clock runs
         for quality in options.quality:
             rows = [measure(codec, signal, quality) for signal in tqdm(signals, leave=False)]
-            means = [sum(row[column] for row in rows) / len(rows) for column in COLUMNS]
-            print(
-                f"| {kind} | {quality:g} | "
-                + " | ".join(
-                    f"{mean:.1f}" if " ms" in column else f"{mean:.0f}" for mean, column in zip(means, COLUMNS)
-                )
-                + " |"
-            )
+            print(f"| {kind} | {quality:g} | " + " | ".join(cell(column, rows) for column in columns()) + " |")
     return 0
 
 
@@ -82,7 +89,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser("Bytes and times of the entropy coders on the same symbols.")
     add = parser.add_argument
     add("--input", type=Path, nargs="+", required=True, metavar="FILE|DIR", help="images or recordings")
-    add("--checkpoint", type=Path, nargs="+", default=None, metavar="FILE", help="(else those in checkpoints/)")
+    add(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        default=None,
+        metavar="FILE",
+        help="trained weights; without it, those in checkpoints/ are used",
+    )
     add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=[2.0, 4.0, 6.0], help="one or several")
     return parser.run(argv, run)
 

@@ -2,7 +2,8 @@
 
 import argparse
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from data import KINDS, Kind, kind_class
@@ -120,6 +121,11 @@ def target_for(options: argparse.Namespace, kind: Kind) -> Target | None:
         f"{_options_of(given)} does not apply to {kind.name}: a target for {kind.name} is one of "
         f"{_options_of(_of_kind(_TARGETS, kind), ', ')}"
     )
+
+
+def target_function(options: argparse.Namespace) -> Callable[[Kind], Target | None] | None:
+    """`target_for` with these options; None where no target was given."""
+    return partial(target_for, options) if targets_of(options) else None
 
 
 def _of_kind(metrics: Iterable[str], kind: Kind | type[Kind]) -> list[str]:

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import common, images, page, same_bytes, speech, words
+from benchmarks import coders, common, images, page, same_bytes, speech, words
 from benchmarks.common import Codec, Curve, Missing, Points
 from data import build_kind
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.codec.settings import Settings
+from utils.entropy import CODERS
 from utils.metrics import psnr
 from utils.search.config import OBJECTIVES, preset
 
@@ -674,3 +675,24 @@ def test_search_benchmark_compares_methods_with_none(
     assert whole.shape == (texture_image if kind == "image" else voiced_clip).shape
     with pytest.raises(SystemExit):
         search.main([*arguments, "--codecs", "jpeg"])
+
+
+# -- entropy coders ------------------------------------------------------------------------------------
+
+
+def test_the_table_of_coders_has_every_registered_one(
+    codecs, ramp_image, tiny_checkpoints, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(CODERS, "new", CODERS["context"])  # the checkpoint has no tables for it
+    Image.fromarray(ramp_image).save(tmp_path / "a.png")
+    arguments = ["--input", str(tmp_path), "--checkpoint", str(tiny_checkpoints["image"]), "--quality", "3"]
+    assert coders.main(arguments) == 0
+    heading, _, row = capsys.readouterr().out.splitlines()
+    cells = dict(zip(heading.split(" | "), row.split(" | ")))
+    assert set(CODERS) < set(cells) and cells["new"].strip() == ""
+    sizes = {
+        name: len(codecs["image"].compress(ramp_image, 3, Settings.of("none", entropy_coder=name)))
+        for name in codecs["image"].coders
+    }
+    assert {name: int(cells[name]) for name in sizes} == sizes
+    assert float(cells["context ms"]) > 0 and int(cells["first order"]) > 0

@@ -107,8 +107,8 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
         before = {name: copy.deepcopy(module.state_dict()) for name, module in trainer.networks.modules().items()}
         rng = np.random.default_rng(1)
         for _ in range(2):
-            x, quality = data.batch(4, rng), torch.tensor([0, 3, 5, 7])
-            terms = trainer.stage.step(x, quality)
+            x, quality_row = data.batch(4, rng), torch.tensor([0, 3, 5, 7])
+            terms = trainer.stage.step(x, quality_row)
             assert all(np.isfinite(float(v)) for v in terms.values())
         for module in before:
             if "average" in module:
@@ -131,11 +131,11 @@ def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeyp
     monkeypatch.setattr(stages, "FIRST_SEARCHES", 3)
     monkeypatch.setattr("utils.training.searched.CAPACITY", 4)
     trainer, data = make_trainer(tmp_path, stages=["searched"], steps=1000), picture_set(roots)
-    x, quality = data.batch(4, np.random.default_rng(0)), torch.tensor([1, 3, 5, 7])
+    x, quality_row = data.batch(4, np.random.default_rng(0)), torch.tensor([1, 3, 5, 7])
     counts = []
     for step in range(32):
         trainer.state.stage_step = step
-        trainer.stage.step(x, quality)
+        trainer.stage.step(x, quality_row)
         counts.append(trainer.searched.count)
     assert counts[:9] == [1, 2, 3, 3, 3, 3, 3, 3, 4] and counts[-1] == 6
     trainer.save()
@@ -154,31 +154,31 @@ def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeyp
     assert not any(trainer.searched.folder.iterdir())
     again.resume()
     again.state.stage_step = 33  # not a step of a search, but there is nothing left to draw from
-    again.stage.step(x, quality)
+    again.stage.step(x, quality_row)
     assert again.searched.count == 1
 
     def cost(symbols) -> float:
         model = again.networks.model
         with torch.no_grad():
-            x_hat = model.generate(model.codebook.dequantize(symbols), quality)
-            bits = model.rate(symbols.float(), quality)
-        return float(losses.rate_distortion(x, x_hat, bits, again.stage.lmbdas[quality])["loss"].sum())
+            x_hat = model.generate(model.codebook.dequantize(symbols), quality_row)
+            bits = model.rate(symbols.float(), quality_row)
+        return float(losses.rate_distortion(x, x_hat, bits, again.stage.lmbdas[quality_row])["loss"].sum())
 
     monkeypatch.setattr(stages, "SEARCH_ITERATIONS", 40)
     again.networks.model.load_state_dict(again.networks.average.state_dict())
-    plain, found = again.stage.search(x, quality)
+    plain, found = again.stage.search(x, quality_row)
     assert cost(found) < cost(plain)
 
 
 def test_training_reduces_the_loss(roots, tmp_path):
     trainer = make_trainer(tmp_path, stages=["joint"], steps=120, learning_rate=3e-3)
     data = picture_set(roots)
-    fixed, quality = data.batch(8, np.random.default_rng(5)), torch.arange(8)
+    fixed, quality_row = data.batch(8, np.random.default_rng(5)), torch.arange(8)
 
     def loss() -> float:
         torch.manual_seed(0)
         with torch.no_grad():
-            result = trainer.networks.model(fixed, quality)
+            result = trainer.networks.model(fixed, quality_row)
         return float(((result.x_hat - fixed) ** 2).mean())
 
     before = loss()

@@ -1,6 +1,7 @@
 """Code files, decode them again from disk, measure: what Compression_ADMM.py and test.py have in common."""
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from data import KINDS, kind_of
+from data import KINDS, Kind, kind_of
 from options.base_options import save_options
 from utils import distributed
 from utils.codec.bitstream import read_file
 from utils.codec.codec import Codec, Encoded, load_codec
 from utils.codec.limits import Limits
+from utils.codec.settings import Settings
+from utils.codec.targets import Target
 from utils.console import fail, name_of, pick_device, printable
 from utils.files import checksum, put_in_place, temporary_beside
 
 from . import tables
-from .inputs import SUFFIX, CodecsByKind, Item, find_inputs, output_folder, sample_files, suffixes
+from .inputs import SUFFIX, CodecsByKind, Item, output_folder, suffixes
 from .journal import NAME as JOURNAL_NAME
 from .journal import Journal, not_ours, settings_of
 from .page import Run, write_report
@@ -28,26 +31,31 @@ from .run import BatchResult, Guard, attempt_together, run_batch
 
 OPTIONS_NAME, REPORT_NAME = "options.json", "report.html"
 
-# A codec and signals that go `together`, as arrays, and a quality -> what each was coded to.
-Encode = Callable[[Codec, list[np.ndarray], float], list[Encoded]]
 WARM_UP_SIZE = 192  # of both numbers of the size, or of the first where the kind knows the second
+WARM_UP_ITERATIONS = 2  # at most
 
 
-def code_inputs(
+def load_codecs(options: argparse.Namespace) -> CodecsByKind:
+    """The codec of each kind of signal, on the device that the options name; the first step of a script."""
+    device, limits = distributed.start(pick_device(options.device)), Limits.of_options(options)
+    return CodecsByKind(options.checkpoint, lambda path: load_codec(path, device, limits))
+
+
+def code_files(
     options: argparse.Namespace,
+    items: list[Item],
+    codecs: CodecsByKind,
+    settings: Settings,
     qualities: Sequence[float],
-    encode: Encode,
-    warm_up: Callable[[Codec, np.ndarray], Encoded],
-    to_target: bool = False,
+    target_of: Callable[[Kind], Target | None] | None = None,
     batch_size: int = 1,
     realism: float = 0.0,
     decode: bool = True,
 ) -> int:
-    """A script's whole work: every input at every quality, tables, report; -> exit code.
+    """Every file at every quality, tables, report; -> exit code.
 
-    Several qualities get a folder each. `warm_up` codes one small signal as `encode` would, in few
-    iterations. `to_target`: `encode` looks for a quality of each signal's own, so it is given one at a
-    time, and the printed table shows the quality.
+    Several qualities get a folder each. With `target_of`, which raises ValueError for a kind without a target,
+    every signal is coded alone at a quality of its own, and the printed table shows the quality.
     """
     if options.report and not decode:
         raise ValueError("--report shows decoded files: leave --no_decode out")
@@ -56,11 +64,8 @@ def code_inputs(
         if line and not options.quiet:
             print(line)
 
-    device = distributed.start(pick_device(options.device))
+    device = pick_device(options.device)
     is_first = distributed.world()[0] == 0
-    items = find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
-    limits = Limits.of_options(options)
-    codecs = CodecsByKind(options.checkpoint, lambda path: load_codec(path, device, limits))
     folders = dict.fromkeys(qualities, options.output)
     if len(qualities) > 1:
         folders = {quality: options.output / f"quality_{quality:g}" for quality in qualities}
@@ -74,9 +79,7 @@ def code_inputs(
             journal = Journal(
                 folder, settings_of(options, device=device.type, quality=quality), overwrite=options.overwrite
             )
-            coding = Coding(
-                folder, codecs, journal, lambda *some, q=quality: encode(*some, q), warm_up, to_target, realism, decode
-            )
+            coding = Coding(folder, codecs, journal, settings, quality, target_of, realism, decode)
             name = f"quality {quality:g}" if len(qualities) > 1 else "compressing"
             result = run_batch(items, coding, name, batch_size, options.quiet)
             exit_codes.append(result.exit_code)
@@ -118,7 +121,7 @@ def _write_results(options: argparse.Namespace, result: BatchResult, coding: "Co
     The table comes first: it needs no disk.
     """
     if result.rows and not options.quiet:
-        print(tables.means_table(result.rows, with_quality=coding.to_target), end="")
+        print(tables.means_table(result.rows, with_quality=coding.target_of is not None), end="")
     code, kept, where = 0, 0, options.result_name
     if where is None:
         where = str(coding.output / tables.NAME)
@@ -155,9 +158,9 @@ class Coding:
     output: Path
     codecs: CodecsByKind
     journal: Journal
-    encode: Callable[[Codec, list[np.ndarray]], list[Encoded]]
-    warm_up: Callable[[Codec, np.ndarray], Encoded]
-    to_target: bool
+    settings: Settings
+    quality: float
+    target_of: Callable[[Kind], Target | None] | None
     realism: float
     decode: bool
     n_reused: int = 0  # rows of this process that an earlier run had finished
@@ -201,12 +204,16 @@ class Coding:
         """Signals that go together; each file is written as soon as it is coded."""
         codec, signals = group[0].codec, [job.original for job in group]
         encoded = None
-        if len(group) > 1 and not self.to_target:
-            encoded = attempt_together(lambda: self.encode(codec, signals))
+        if len(group) > 1 and self.target_of is None:
+            encoded = attempt_together(lambda: self._encode(codec, signals))
         for place, job in enumerate(group):
             with guard(job.item):
-                result = encoded[place] if encoded else self.encode(codec, [job.original])[0]
+                result = encoded[place] if encoded else self._encode(codec, [job.original])[0]
                 yield job.item, self._finish(job, result)
+
+    def _encode(self, codec: Codec, signals: list[np.ndarray]) -> list[Encoded]:
+        target = self.target_of(codec.kind) if self.target_of else None
+        return codec.encode_batch(signals, target or self.quality, self.settings)
 
     def _finish(self, job: _Job, encoded: Encoded) -> dict:
         """Write the file, decode it from disk, write and measure that; -> its row.
@@ -253,10 +260,13 @@ class Coding:
             return
         self._warmed.add(kind.name)
         size = (WARM_UP_SIZE, kind.usual_size_b or WARM_UP_SIZE)
+        search = self.settings.search
+        short = dataclasses.replace(search, iterations=min(search.iterations, WARM_UP_ITERATIONS))
+        settings = dataclasses.replace(self.settings, search=short)
         picture = np.zeros((kind.channels, *kind.picture_shape(size)), np.float32)
         # What is wrong with the settings, or with the machine, is told of the first file.
         with suppress(ValueError, RuntimeError, MemoryError):
-            codec.decompress(self.warm_up(codec, kind.from_picture(picture, size, 0)).data, self.realism)
+            codec.decompress(codec.compress(kind.from_picture(picture, size, 0), self.quality, settings), self.realism)
 
 
 def _read(kind, path: Path) -> np.ndarray:

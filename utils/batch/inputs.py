@@ -1,5 +1,6 @@
 """Which files a batch works on, where their results go, and the codecs for them."""
 
+import argparse
 import logging
 import os
 from collections import Counter
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import KINDS, kind_class
+from data import KINDS, kind_class, kind_of
 from data.folders import DATAROOT_VARIABLE
 from utils import distributed
 from utils.codec.bitstream import BitstreamError, kind_of_file
@@ -63,6 +64,11 @@ def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool], results: Pa
     if not found:
         raise ValueError(f"no files to work on in {', '.join(map(str, inputs))}")
     return _with_stems(found)
+
+
+def find_signals(options: argparse.Namespace) -> list[Item]:
+    """The files of any kind of signal among the inputs, as `find_inputs` has them; without inputs, the built-in samples."""
+    return find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
 
 
 def find_packed(inputs: list[Path] | None) -> list[Item]:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 from data import KINDS, build_kind
@@ -15,6 +16,7 @@ from utils.codec.limits import Limits
 from utils.console import called
 from utils.files import replacing
 
+from .inputs import SUFFIX, suffixes
 from .journal import not_ours
 
 PIPE = Path("-")
@@ -44,24 +46,32 @@ def _without_warnings():
         logging.disable(before)
 
 
-def one_file(
-    work: Callable[[argparse.Namespace], int],
-    suffix_of: Callable[[Path, argparse.Namespace], str],
-    pattern: str,
-    is_result: Callable[[str], bool],
-) -> Callable[[argparse.Namespace], int]:
-    """A script's `work` on folders that also takes `-`, and a file as --output; -> the same for all of these.
+@dataclass(frozen=True)
+class Direction:
+    """What goes into a script and what comes out."""
 
-    An --output that is no folder is a file where `is_result` holds for its suffix in lower case. The
-    work is then done in a temporary folder, whose one file of the pattern is the result. Standard
-    input is kept in a temporary file, with the suffix that `suffix_of` finds for it. Where standard
-    output takes the result, everything that is printed goes to standard error.
+    suffix_of: Callable[[Path, argparse.Namespace], str]  # a suffix for standard input's content
+    pattern: str  # of the result, in the folder of results
+    is_result: Callable[[str], bool]  # whether a suffix in lower case is a result's
+
+
+TO_PACKED = Direction(suffix_by_content, f"*{SUFFIX}", lambda suffix: suffix == SUFFIX)
+FROM_PACKED = Direction(lambda path, options: SUFFIX, "*.*", lambda suffix: suffix in suffixes())
+
+
+def one_file(work: Callable[[argparse.Namespace], int], direction: Direction) -> Callable[[argparse.Namespace], int]:
+    """A script's `work` on folders -> the same, which also takes `-`, and a file as --output.
+
+    An --output that is no folder is a file where its suffix is a result's. The work is then done in a
+    temporary folder, whose one file of the pattern is the result. Standard input is kept in a temporary
+    file, with the suffix that is found for it. Where standard output takes the result, everything that is
+    printed goes to standard error.
     """
 
     def run(options: argparse.Namespace) -> int:
         inputs, output = options.input or [], options.output
         reading, writing = PIPE in inputs, output == PIPE
-        to_file = not writing and is_result(output.suffix.lower()) and not output.is_dir()
+        to_file = not writing and direction.is_result(output.suffix.lower()) and not output.is_dir()
         if not (reading or writing or to_file):
             return work(options)
         if len(inputs) != 1 or inputs[0].is_dir():
@@ -77,13 +87,13 @@ def one_file(
             if writing:
                 stack.enter_context(redirect_stdout(sys.stderr))
             if reading:
-                options.input = [_keep(folder / "stdin", lambda path: suffix_of(path, options))]
+                options.input = [_keep(folder / "stdin", lambda path: direction.suffix_of(path, options))]
                 stack.enter_context(called(options.input[0], "standard input"))
             if writing or to_file:
                 options.output = folder / "results"
                 options.result_name = "standard output" if writing else str(output)
             code = work(options)
-            results = sorted(options.output.glob(pattern)) if code == 0 and (writing or to_file) else []
+            results = sorted(options.output.glob(direction.pattern)) if code == 0 and (writing or to_file) else []
             if results and to_file:
                 _put(results[0], output)
             data = results[0].read_bytes() if results and writing else b""

@@ -200,13 +200,13 @@ class Codec(Decoder):
     @torch.no_grad()
     def _analyze(self, picture: np.ndarray, step: int) -> torch.Tensor:
         """picture (C, H, W) -> latent on the symbols' axis (channels, h, w), float32, on the CPU."""
-        quality = self.quality_tensor(step)
+        quality_row = self.quality_row(step)
         rows, columns = latent_shape(*picture.shape[1:])
         index = torch.empty(self.config.latent_channels, rows, columns)
         for window in windows(rows, columns, self.model.encoder.reach):
             x = self._window(picture, window)
             with autocast(self.device):
-                y = self.model.analyze(x, quality)
+                y = self.model.analyze(x, quality_row)
             part = self.model.codebook.to_index(y)[0].clamp(-32767, 32767)
             index[window.core()] = part[window.core_in_outer()].cpu()
         return index
@@ -242,7 +242,7 @@ class Codec(Decoder):
                 distance = self._distortion(
                     settings.search.objective,
                     x[area].contiguous(memory_format=torch.channels_last),
-                    lambda f=fallback, a=area: self._searchable.decode(f, self.quality_tensor(step))[a],
+                    lambda f=fallback, a=area: self._searchable.decode(f, self.quality_row(step))[a],
                 )
                 problem = self._problem(x, first, fallback, step, movable, valid, coder, distance)
                 symbols[own] = optimize_latent(problem, settings.search, settings.seed).symbols[core].float().cpu()
@@ -264,7 +264,7 @@ class Codec(Decoder):
         return self._searchable.problem(
             x,
             valid,
-            self.quality_tensor(step),
+            self.quality_row(step),
             weight,
             distance,
             lambda prediction, candidates: coded_bits(coder, candidates, *prediction),

@@ -162,16 +162,17 @@ class Decoder:
         Float32 and not less: between devices the picture then differs by rounding errors only.
         """
         generator = self.generator(realism)
-        quality = self.quality_tensor(quality_step)
+        quality_row = self.quality_row(quality_step)
         _, rows, columns = symbols.shape
         picture = np.empty((self.config.in_channels, rows * STRIDE, columns * STRIDE), np.float32)
         for window in windows(rows, columns, self.model.generator.reach):
             part = torch.from_numpy(symbols[window.outer()].astype(np.int32)).to(self.device)
-            out = self.model.generate(self.model.codebook.dequantize(part[None]), quality, generator)[0]
+            out = self.model.generate(self.model.codebook.dequantize(part[None]), quality_row, generator)[0]
             picture[window.core(STRIDE)] = out[window.core_in_outer(STRIDE)].cpu().numpy()
         return picture
 
-    def quality_tensor(self, quality_step: int) -> torch.Tensor:
+    def quality_row(self, quality_step: int) -> torch.Tensor:
+        """A quality as the networks take it: its place among the trained ones, float32 (1,) in 0..7."""
         return torch.tensor([quality_step / QUALITY_STEPS], dtype=torch.float32, device=self.device)
 
 

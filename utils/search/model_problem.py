@@ -40,15 +40,15 @@ class Searchable:
         """The masked weights of the entropy model."""
         return self.model.context.kernels(self.dtype)
 
-    def decode(self, index: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+    def decode(self, index: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
         """A latent on the symbols' axis (B, C, h, w) -> picture (B, C, 16h, 16w), not clamped; differentiable."""
-        return self.model.generate(self.model.codebook.from_index(index), quality, self.generator)
+        return self.model.generate(self.model.codebook.from_index(index), quality_row, self.generator)
 
     def problem(
         self,
         x: torch.Tensor,
         valid: tuple[int, int],
-        quality: torch.Tensor,
+        quality_row: torch.Tensor,
         weight: torch.Tensor | float,
         distance: Distortion,
         bits: Callable[[Prediction, torch.Tensor], torch.Tensor],
@@ -56,7 +56,7 @@ class Searchable:
         fallback: torch.Tensor,
         movable: torch.Tensor | None = None,
     ) -> Problem:
-        """Pictures x (B, C, H, W), of which `valid` rows and columns count; quality (B,) in 0..7.
+        """Pictures x (B, C, H, W), of which `valid` rows and columns count; quality_row (B,) in 0..7.
 
         F is `weight`, (B,) or for all, times the `distance`; bits, start, fallback, movable as in `Problem`.
         """
@@ -64,11 +64,11 @@ class Searchable:
         target = x[..., :rows, :columns].contiguous(memory_format=torch.channels_last)  # as the generator's
 
         def distortion(index: torch.Tensor) -> torch.Tensor:
-            return weight * distance(target, self.decode(index, quality)[..., :rows, :columns])
+            return weight * distance(target, self.decode(index, quality_row)[..., :rows, :columns])
 
         def predict(index: torch.Tensor) -> Prediction:
             with autocast(index.device):
-                return model.context(index, quality, self.kernels)
+                return model.context(index, quality_row, self.kernels)
 
         def estimate(prediction: Prediction, index: torch.Tensor) -> torch.Tensor:
             return logistic_bits(index, *prediction).flatten(1).sum(1)
