@@ -3,16 +3,21 @@
 Scripts, models, search and coding see a signal only through `Kind`: a picture
 (C, H, W) in [-1, 1] for the network, a size and a level for the file's header.
 A new kind of signal is one module that subclasses it and one line in `data/__init__.py`.
+Command lines read the kinds' names through here, so the module imports no NumPy.
 """
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from .folders import list_files
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,8 @@ class Kind(ABC):
 
         A kind that has nothing better shows the first channel of its picture in gray.
         """
+        import numpy as np
+
         gray = np.rint((self.to_picture(signal)[0][0] + 1) * 127.5).astype(np.uint8)
         return Preview(np.repeat(gray[:, :, None], 3, axis=2))
 
