@@ -2,7 +2,7 @@
 # make demo    then compresses and decodes the built-in samples into results/demo
 # make page    writes results/page.html: the samples to look at and to listen to, beside other codecs
 # make lint    checks style and format
-# make check   lint and the fast tests: one to two minutes on two cores
+# make check   lint and the fast tests: about a minute on two cores
 # make test    every test: about 15 minutes on two cores
 # make clean   removes caches, results/demo and the page; make distclean also .venv
 
@@ -72,8 +72,9 @@ lint: $(TEST_STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+# Two processes of one thread each; a file's tests stay together, as they share what is set up once.
 check: lint
-	$(VENV)/bin/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test: $(TEST_STAMP)
 	$(VENV)/bin/python -m pytest

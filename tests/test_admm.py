@@ -170,7 +170,7 @@ def test_only_movable_places_change(method):
         assert not torch.equal(result.symbols.float(), problem.start.round())
 
 
-@pytest.mark.parametrize("iterations", [10, 30, 100])
+@pytest.mark.parametrize("iterations", [10, 30, pytest.param(100, marks=pytest.mark.slow)])
 def test_admm_beats_its_rivals_at_the_same_iterations(iterations):
     """On several problems, in sum."""
     totals = dict.fromkeys(METHODS, 0.0)

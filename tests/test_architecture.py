@@ -197,6 +197,7 @@ def processor_seconds(*arguments: str) -> float:
     return min(seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_comes_at_once(script):
     """Within 0.3 s; on a slow machine within twice the time that NumPy takes, which is not among what is imported."""

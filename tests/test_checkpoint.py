@@ -270,6 +270,7 @@ def test_a_config_of_absurd_numbers(rewrite, tiny_checkpoints, field):
             refused(rewrite(metadata={"config": json.dumps({**config, field: changed})}))
 
 
+@pytest.mark.slow
 def test_a_config_larger_than_its_file(rewrite, tiny_checkpoints):
     config = json.loads(parts(tiny_checkpoints["image"])[1]["config"])
     for change in (

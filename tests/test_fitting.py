@@ -89,6 +89,7 @@ def fit(folder, *more, output="more.safetensors", coder="plain") -> int:
     return fitting.main([*map(str, arguments), "--dataroot", str(folder / "train"), *more])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_gets_the_tables_of_a_new_coder(files, capsys):
     assert fit(files) == 0 and "more.safetensors" in capsys.readouterr().out
     before, after = (load_checkpoint(files / f"{name}.safetensors") for name in ("trained", "more"))
@@ -134,6 +135,7 @@ def test_coders_name_themselves_as_they_are_listed():
     assert len({coder.code for coder in classes}) == len(classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module, absent",
     [

@@ -295,6 +295,7 @@ def test_size_limit(tmp_path, monkeypatch, side):
     assert "--max_pixels" in one_line(error)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_larger_than_pillows_own_limit(tmp_path):
     path = save(tmp_path, Image.new("1", (10_000, 9_000), 1), "large.png")

@@ -224,6 +224,7 @@ def test_names_of_any_bytes(run, hostile, caplog):
     assert code == 0 and "6 of 6 files decoded" in out, err
 
 
+@pytest.mark.slow
 def test_names_in_warnings_and_in_a_terminal_without_unicode(hostile, tiny_checkpoints):
     done = subprocess.run(
         [sys.executable, ROOT / "test.py", hostile / "in", hostile / "o\x1b[2Jut", "--device", "cpu", "--verbose",

@@ -103,6 +103,7 @@ def test_mistakes_are_named():
     assert repr(Limits(max_pixels=1e6, max_seconds=None)) == "Limits(max_pixels=1e+06)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [Compression_ADMM, evaluate, Decompression], ids=lambda module: module.__name__)
 def test_the_scripts_have_the_options(run, codecs, tmp_path, module):
     """One line that names the option, and no limit of one kind is another's."""

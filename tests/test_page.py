@@ -337,6 +337,7 @@ def seen(browser) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_the_page_opens_without_errors_or_requests(opened):
     import json
 
@@ -352,6 +353,7 @@ def test_the_page_opens_without_errors_or_requests(opened):
     assert loaded == [300, 300]
 
 
+@pytest.mark.slow
 def test_the_mouse_moves_the_slider(opened):
     from selenium.webdriver import ActionChains
 
@@ -367,6 +369,7 @@ def test_the_mouse_moves_the_slider(opened):
     assert handle.get_attribute("aria-valuenow") == "80"
 
 
+@pytest.mark.slow
 def test_a_finger_moves_the_slider(opened):
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.actions.pointer_input import PointerInput
@@ -380,6 +383,7 @@ def test_a_finger_moves_the_slider(opened):
     assert find(opened, ".handle")[0].get_attribute("aria-valuenow") == "25"
 
 
+@pytest.mark.slow
 def test_the_keyboard_moves_the_slider(opened):
     from selenium.webdriver.common.keys import Keys
 
@@ -396,6 +400,7 @@ def test_the_keyboard_moves_the_slider(opened):
     assert handle.get_attribute("aria-valuenow") == "98"
 
 
+@pytest.mark.slow
 def test_versions_are_chosen(opened):
     choices = {side: find(opened, f"input[data-side={side}]") for side in ("left", "right")}
     assert [c.is_selected() for c in choices["left"]] == [True, False, False]
@@ -410,6 +415,7 @@ def test_versions_are_chosen(opened):
     assert tag.text == "original"  # the other comparison is as it was
 
 
+@pytest.mark.slow
 def test_the_players_load_and_play_one_at_a_time(opened):
     line = "return getComputedStyle(document.querySelectorAll('.compare')[1], '::after').left"
     assert float(opened.execute_script(line).removesuffix("px")) < 0
@@ -434,6 +440,7 @@ def test_the_players_load_and_play_one_at_a_time(opened):
     assert float(line.removesuffix("px")) >= 0  # before playing it is outside
 
 
+@pytest.mark.slow
 def test_the_page_fits_a_phone(opened):
     size = opened.get_window_size()
     try:
