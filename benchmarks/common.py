@@ -133,7 +133,7 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
         nargs="+",
         default=None,
         metavar="FILE|DIR",
-        help="files or folders (else the test set below the folder that BPGAN_DATA names)",
+        help="files or folders; without it, the test set below the folder that BPGAN_DATA names is taken",
     )
     add("--output", type=Path, default=benchmark.output, metavar="DIR", help="where points, tables and plots go")
     add(
@@ -148,16 +148,22 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
         type=in_range(int, 0, 100000),
         nargs="+",
         default=[0, 25, 100],
-        help="of this codec's search, a curve each; 0: no search",
+        help="numbers of iterations of this codec's search, which get a curve each; 0: no search",
     )
     add("--search", choices=METHODS, nargs="+", default=["admm"], help="methods of this codec's search")
-    add("--objective", choices=OBJECTIVES, nargs="+", default=["mse"], help="of this codec's search, a curve each")
+    add(
+        "--objective",
+        choices=OBJECTIVES,
+        nargs="+",
+        default=["mse"],
+        help="distortions of this codec's search, which get a curve each",
+    )
     add(
         "--quality",
         type=in_range(float, 1, QUALITIES),
         nargs="+",
         default=list(range(1, QUALITIES + 1)),
-        help="of this codec",
+        help="qualities of this codec",
     )
     if benchmark.codecs:
         add(
@@ -167,7 +173,12 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
             default=list(benchmark.codecs),
             help=f"who takes part; {OURS} is this codec",
         )
-    add("--entropy_coder", choices=CODERS, default=None, help="of this codec (else the one the checkpoint names)")
+    add(
+        "--entropy_coder",
+        choices=CODERS,
+        default=None,
+        help="of this codec; without it, the checkpoint's own choice is used",
+    )
     add("--limit", type=in_range(int, 1, 10**9), default=None, help="only the first files")
     return parser
 

@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=None,
         metavar="FILE|DIR",
-        help="images, recordings or folders (else the test sets below the folder that BPGAN_DATA names)",
+        help="images, recordings or folders; without it, the test sets below the folder that BPGAN_DATA names are taken",
     )
     add("--output", type=Path, default=Path("results/page.html"), metavar="FILE", help="the page to write")
     add(
@@ -140,9 +140,15 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=None,
         metavar="FILE",
-        help="trained weights, one file a kind of signal (else those in checkpoints/)",
+        help="trained weights, one file per kind of signal; without it, those in checkpoints/ are used",
     )
-    add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=[1.0, 3.0, 5.0], help="of this codec")
+    add(
+        "--quality",
+        type=in_range(float, 1, QUALITIES),
+        nargs="+",
+        default=[1.0, 3.0, 5.0],
+        help="qualities of this codec",
+    )
     add("--iterations", type=in_range(int, 0, 100000), default=100, help="of this codec's search; 0: no search")
     add(
         "--codecs",

@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=None,
         metavar="FILE|DIR",
-        help="images (else the test set below the folder that BPGAN_DATA names)",
+        help="images; without it, the test set below the folder that BPGAN_DATA names is taken",
     )
     add("--checkpoint", type=Path, default=CHECKPOINTS / "image.safetensors", metavar="FILE", help="trained weights")
     add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=[1.0, 2.0], help="one or several")

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar=("LEFT", "TOP", "WIDTH", "HEIGHT"),
         help="what to show, in pixels",
     )
-    add("--quality", type=in_range(float, 1, QUALITIES), default=1.0, help="of this codec")
+    add("--quality", type=in_range(float, 1, QUALITIES), default=1.0, help="quality of this codec")
     add("--iterations", type=in_range(int, 0, 100000), default=100, help="of the search")
     return parser.run(argv, run)
 

@@ -215,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
         type=Path,
         default=None,
         metavar="FILE",
-        help="CSV with columns file and text (else index.csv below the folder that BPGAN_DATA names)",
+        help="CSV with columns file and text; without it, index.csv below the folder that BPGAN_DATA names is taken",
     )
     parser.add_argument(
         "--lowest",

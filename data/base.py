@@ -116,8 +116,10 @@ class Kind(ABC):
         """Real samples that need no download, used when no --input is given."""
 
     def weights(self, x):
-        """How much a squared error counts at each sample of pictures x (B, C, H, W), a tensor like x with
-        a mean of about 1 over the kind's signals, for training and search; None: everywhere the same."""
+        """Weights of the squared error, which training and search minimize, at each sample of pictures x (B, C, H, W).
+
+        A tensor like x, with a mean of about 1 over the kind's signals; None gives all samples the same weight.
+        """
         return None
 
     def preview(self, signal: np.ndarray, reference: np.ndarray) -> Preview:

@@ -358,7 +358,7 @@ def main() -> int:
         type=Path,
         nargs="+",
         default=None,
-        help="trained weights (else tiny untrained ones, which are faster)",
+        help="trained weights; without it, tiny untrained ones are used, which are faster",
     )
     parser.add_argument("--output", type=Path, default=Path("results/fuzz"), help="where findings are kept")
     options = parser.parse_args()
