@@ -1,7 +1,8 @@
-"""Fetch public test and training pictures: Kodak's 24, or a part of Open Images' validation set.
+"""Fetch public test and training files: Kodak's 24 pictures, a part of Open Images' validation set, spoken prompts.
 
     python -m data.download kodak [--output datasets/kodak] [--count 24]
     python -m data.download openimages [--output datasets/images/train] [--count 1000]
+    python -m data.download speech_prompts [--output datasets/speech_prompts] [--packages DEBS]
 
 A file appears under its name only when it is complete and its checksum is right; what an
 interrupted run left in `*.part` is continued by the next. With the default folders,
@@ -12,6 +13,8 @@ Open Images: photographs under CC BY 2.0, longer side 1024, from its public buck
 is read from the validation split's list, validation-images-with-rotation.csv (41,620 rows; the
 column ImageID), and the first `--count` of them in sorted order are taken: the ids are random, so
 this is a random sample. Each is checked against the MD5 that the bucket gives as its ETag.
+Spoken prompts: about five hours in over ten languages out of Debian packages (`data/speech_prompts.py`). The packages come by
+`apt-get download`, which checks them, or from a folder of .deb files.
 """
 
 import argparse
@@ -183,6 +186,7 @@ _CORPORA = {
     "kodak": ("datasets/kodak", 24, 24, _kodak_jobs),
     "openimages": ("datasets/images/train", 1000, 41620, _openimages_jobs),
 }
+_PROMPTS = "speech_prompts"
 
 
 def _is_done(path: Path, sha256: str | None) -> bool:
@@ -193,12 +197,21 @@ def _is_done(path: Path, sha256: str | None) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0 if all files are there and verified, else 1."""
     parser = argparse.ArgumentParser(
-        prog="python -m data.download", description="Fetch public pictures, verified and resumable."
+        prog="python -m data.download", description="Fetch public pictures and speech, verified and resumable."
     )
-    parser.add_argument("corpus", choices=sorted(_CORPORA))
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: datasets/kodak or datasets/images/train")
+    parser.add_argument("corpus", choices=sorted([*_CORPORA, _PROMPTS]))
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: a folder in datasets/")
     parser.add_argument("--count", type=int, metavar="N", help="how many pictures (default: kodak 24, openimages 1000)")
+    parser.add_argument(
+        "--packages", type=Path, metavar="DIR", help=f"of {_PROMPTS}: a folder of .deb files, instead of apt-get"
+    )
     args = parser.parse_args(argv)
+    if args.corpus == _PROMPTS:
+        if args.count is not None:
+            parser.error(f"--count is for pictures; {_PROMPTS} takes all of its packages")
+        return _build_prompts(args.output or Path("datasets", _PROMPTS), args.packages)
+    if args.packages:
+        parser.error(f"--packages is for {_PROMPTS}")
     folder, default_count, largest, make_jobs = _CORPORA[args.corpus]
     output = args.output or Path(folder)
     count = default_count if args.count is None else args.count
@@ -227,6 +240,24 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     print(f"{args.corpus}: {len(jobs) - failed} of {len(jobs)} pictures in {output}")
     return 1 if failed else 0
+
+
+def _build_prompts(output: Path, packages: Path | None) -> int:
+    from . import speech_prompts
+
+    try:
+        problems = speech_prompts.build(output, packages)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run again to continue", file=sys.stderr)
+        return 1
+    counts = ", ".join(f"{len(list((output / split).glob('*.flac')))} in {split}" for split in speech_prompts.SPLITS)
+    print(f"{_PROMPTS}: {counts} of {output}")
+    if problems:
+        print(f"{len(problems)} packages are missing; run again to complete the set", file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The files of a kind of signal in a folder: any folder, and the TIMIT layout.
+"""The files of a kind of signal in a folder: any folder, the TIMIT layout, and what training leaves out by name.
 
 Open Images and Kodak are plain folders of pictures. TIMIT has its own tree,
 TRAIN|TEST / DR1..DR8 / speaker / sentence.WAV, in upper or lower case by distribution.
@@ -13,7 +13,15 @@ from utils.files import walk
 DATAROOT_VARIABLE = "BPGAN_DATA"  # names the folder below which training and evaluation files lie
 TIMIT_SPLITS = ("train", "test")
 
+# Prompts (`data.speech_prompts`) that training leaves out: a whole language, the source with the most voices, which are
+# recorded at home, and two speakers of languages that others speak too, a man in wideband and a woman by telephone.
+# The Spanish speaker of the telephone exchange is also the English one on whose prompts word errors are measured.
+HELD_OUT_LANGUAGES = ("es",)
+HELD_OUT_SOURCES = ("ktuberling",)
+HELD_OUT_SPEAKERS = ("carlo", "armelle")
+
 _CLASS_OF_PICTURE = re.compile(r"inet_n(\d{8})_")  # a name that begins with a WordNet number, the picture's class
+_PROMPT = re.compile(r"prompt_([^_]+)_([a-z]+)[^_]*_([^_]+)_")  # source, language with an addition such as -br, speaker
 
 
 def list_files(root: Path | str, suffixes: Iterable[str]) -> list[Path]:
@@ -33,10 +41,21 @@ def is_held_out(path: Path) -> bool:
     """Whether training leaves a file out by its name.
 
     Pictures named `inet_nNNNNNNNN_*` carry the number of their class. The classes whose number is divisible by 4
-    are a test set, so that a model is tested on classes that it has never seen.
+    are a test set, so that a model is tested on classes that it has never seen. Spoken prompts carry their source,
+    language and speaker (`prompt_name`), and some of each are held out.
     """
-    match = _CLASS_OF_PICTURE.match(path.name)
-    return match is not None and int(match[1]) % 4 == 0
+    if match := _CLASS_OF_PICTURE.match(path.name):
+        return int(match[1]) % 4 == 0
+    if match := _PROMPT.match(path.name):
+        source, language, speaker = match.groups()
+        return source in HELD_OUT_SOURCES or language in HELD_OUT_LANGUAGES or speaker in HELD_OUT_SPEAKERS
+    return False
+
+
+def prompt_name(source: str, language: str, speaker: str, clip: str) -> str:
+    """The file name of a spoken prompt: each part in lower case, with hyphens for all but letters and digits."""
+    parts = (re.sub(r"[\W_]+", "-", part.lower()).strip("-") for part in (source, language, speaker, clip))
+    return "_".join(("prompt", *parts)) + ".flac"
 
 
 def _without_converted(paths: list[Path]) -> list[Path]:

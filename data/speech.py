@@ -17,7 +17,7 @@ import numpy as np
 from utils.files import replacing
 
 from .base import Kind, Preview
-from .folders import is_timit, timit_files
+from .folders import is_held_out, is_timit, timit_files
 from .sound_files import read_mono
 from .stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
 
@@ -291,10 +291,13 @@ class SpeechKind(Kind):
         return Preview(np.rint(pixels).astype(np.uint8), signal[:n_shown], rate, note)
 
     def list_files(self, root: Path | str, split: str) -> list[Path]:
-        """Of a TIMIT distribution the split's own files ("val" is its test set), elsewhere all of a folder."""
+        """Of a TIMIT distribution the split's own files ("val" is its test set), elsewhere all of a folder.
+
+        Training leaves out the prompts that are held out by name (`data.folders.is_held_out`).
+        """
         if is_timit(root):
             return timit_files(root, "train" if split == "train" else "test")
-        return super().list_files(root, split)
+        return [path for path in super().list_files(root, split) if split != "train" or not is_held_out(path)]
 
     def samples(self) -> list[Path]:
         """The synthesized sentence that the repository ships."""
