@@ -138,6 +138,7 @@ class Kind(ABC):
     crop_shape: tuple[int, int]  # rows and columns of a training crop
     storage: str  # "uint8" or "float16": pictures in memory
     stretch: tuple[float, float]  # rows, columns: crops of up to this size shrink to one
+    spare_columns: int = 0  # that a crop has for `augment` to use up
 
     def list_files(self, root: Path | str, split: str) -> list[Path]:
         """The files of a split ("train", "val", "test") in a folder, sorted by path.
@@ -149,7 +150,8 @@ class Kind(ABC):
 
     @abstractmethod
     def augment(self, crop, rng):
-        """One training crop, a tensor (C, h, w) in [-1, 1] -> one as likely, same shape.
+        """One training crop, a tensor (C, h, w + spare_columns) in [-1, 1] -> one as likely, (C, h, w).
 
+        h and w are `crop_shape`.
         `rng` is a `numpy.random.Generator`: the only source of chance, so that training resumes
         exactly."""

@@ -65,6 +65,7 @@ class PictureSet:
 
     def _crop(self, stored: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         rows, columns = self.kind.crop_shape
+        columns += self.kind.spare_columns
         factor = rng.uniform() if rng.uniform() < 0.5 else 0.0  # half of the crops keep their scale
         take = [
             min(round(n * (1 + factor * (most - 1))), max(n, have))

@@ -107,14 +107,14 @@ PACKAGES = (
     Package(
         "klettres-data",
         "klettres",
-        r"share/klettres/(?P<language>[^/]+)/(?P<clip>.+)\.ogg",
+        r"share/klettres/(?P<language>[^/]+)/(?P<clip>.+)\.(ogg|wav|opus)",
         "GPL 2 or later",
         "Anne-Marie Mahfouf and the speakers of KLettres",
     ),
     Package(
         "ktuberling-data",
         "ktuberling",
-        r"ktuberling/sounds/(?P<language>[^/]+)/(?P<clip>.+)\.(ogg|wav)",
+        r"ktuberling/sounds/(?P<language>[^/]+)/(?P<clip>.+)\.(ogg|wav|opus)",
         "GPL 2 or later",
         "the KDE team and the speakers of KTuberling",
     ),

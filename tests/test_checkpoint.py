@@ -392,6 +392,18 @@ def test_a_card_links_to_pages_on_the_repository_s_own_checkpoints_alone(tiny_ch
     assert "](../docs/training.md)" in write_model_card(path).read_text()
 
 
+def test_a_card_names_the_sources_of_the_training_files(tiny_checkpoints, tmp_path):
+    text = "# a comment\n\nDebian package a 1-1: CC BY 3.0, Ann | Bob\n"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "LICENSES.txt").write_text(text)
+    sources = model_card.sources_of([tmp_path / "one", tmp_path / "two", tmp_path])
+    assert sources == ["Debian package a 1-1: CC BY 3.0, Ann | Bob"]
+    checkpoint = load_checkpoint(tiny_checkpoints["image"])
+    checkpoint = dataclasses.replace(checkpoint, info={**checkpoint.info, "sources": sources})
+    assert "| source | Debian package a 1-1: CC BY 3.0, Ann / Bob |" in model_card.model_card(checkpoint, "image")
+
+
 # -- fingerprint -------------------------------------------------------------------------------------
 
 

@@ -156,3 +156,18 @@ def test_a_kind_lists_the_files_of_a_split(tmp_path):
     assert listed(speech.list_files(tmp_path / "timit", "train"), tmp_path / "timit") == ["TRAIN/DR1/MABC0/SI2.WAV"]
     for split in ("val", "test"):
         assert speech.list_files(tmp_path / "timit", split) == folders.timit_files(tmp_path / "timit", "test")
+
+
+def test_training_leaves_out_prompts_that_are_held_out_by_name(tmp_path):
+    kept = ["prompt_asterisk-core_fr_june_a.flac", "prompt_klettres_pt-br_pt-br_es.flac", "es.flac"]
+    held = [
+        folders.prompt_name("asterisk-core", "es", "Allison", "dictate/a"),
+        folders.prompt_name("klettres", "es_MX", "es_MX", "b"),
+        folders.prompt_name("ktuberling", "sr@latin", "sr@latin", "c"),
+        folders.prompt_name("asterisk-core", "it", "Carlo", "d_1"),
+    ]
+    assert held[3] == "prompt_asterisk-core_it_carlo_d-1.flac"
+    touch(tmp_path, *kept, *held)
+    speech = build_kind("speech")
+    assert listed(speech.list_files(tmp_path, "train"), tmp_path) == sorted(kept)
+    assert listed(speech.list_files(tmp_path, "val"), tmp_path) == sorted(kept + held)

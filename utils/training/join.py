@@ -71,6 +71,7 @@ def _joined_info(earlier: dict, later: dict) -> dict:
     return {
         **both,
         "commands": commands(earlier) + commands(later),
+        "sources": list(dict.fromkeys(earlier.get("sources", []) + later.get("sources", []))),
         "minutes": round(minutes + later.get("minutes", 0), 1),
         "steps": steps + later.get("steps", 0),
         "validation": earlier.get("validation", []) + rows,

@@ -10,6 +10,8 @@ from models.complexity import multiply_adds
 from utils.codec.checkpoint import CHECKPOINTS, Checkpoint, load_checkpoint
 from utils.files import replacing
 
+SOURCES_FILE = "LICENSES.txt"  # in a folder of training files: a line for each source, comments begin with #
+
 
 def model_card(checkpoint: Checkpoint, name: str, links: bool = False) -> str:
     """Markdown, from the checkpoint's own metadata alone; `links` to the pages on the repository's own checkpoints."""
@@ -26,6 +28,7 @@ def model_card(checkpoint: Checkpoint, name: str, links: bool = False) -> str:
         "|---|---|",
         *(f"| command | `{command}` |" for command in commands(info) or ["unknown"]),
         f"| data | {info.get('files', '?')} files: {info.get('data', 'see the command')} |",
+        *(f"| source | {source.replace('|', '/')} |" for source in info.get("sources", [])),
         f"| training | {info.get('minutes', '?')} minutes, {info.get('steps', '?')} steps, on {info.get('device', '?')} |",
         *([f"| perceptual loss | {info['perceptual_loss']} |"] if "perceptual_loss" in info else []),
         f"| parameters | {parameters / 1e6:.1f} million"
@@ -69,12 +72,23 @@ def commands(info: dict) -> list[str]:
     return info["commands"] if "commands" in info else [info["command"]] if "command" in info else []
 
 
+def sources_of(roots: list[Path]) -> list[str]:
+    """The sources and licenses of training files: the lines of LICENSES.txt in each folder that has one."""
+    lines = [
+        line.strip()
+        for root in roots
+        if (Path(root) / SOURCES_FILE).is_file()
+        for line in (Path(root) / SOURCES_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    ]
+    return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+
+
 def write_model_card(path: Path) -> Path:
     """Write the card of a checkpoint file beside it; -> its path."""
     card = path.with_suffix(".md")
     text = model_card(load_checkpoint(path), path.stem, links=path.resolve().parent == CHECKPOINTS)
     with replacing(card) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     return card
 
 

@@ -15,6 +15,7 @@ from utils.codec.checkpoint import load_checkpoint
 from utils.console import pick_device
 from utils.files import remove_leftovers
 
+from .model_card import sources_of
 from .trainer import Settings, Trainer
 
 
@@ -83,6 +84,7 @@ def build_trainer(options: Namespace) -> tuple[Trainer, PictureSet, PictureSet |
         "files": len(data),
         "device": device.type,
         "data": ", ".join("/".join(root.resolve().parts[-2:]) for root in train_roots),
+        "sources": sources_of(train_roots),
     }
     trainer = Trainer(config, kind, folder, settings_of(options), device, description)
     if options.resume:

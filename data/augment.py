@@ -1,0 +1,164 @@
+"""Other voices, rooms, microphones and lines for training speech, on crops of log-mel pictures.
+
+Each function does to a picture what the usual operation does to the samples, so that nothing is transformed again
+while a model trains; tests compare both. A crop is a tensor (1, n_mels, frames) in [-1, 1] as `SpeechKind` makes it,
+and -1 is nothing at all. Powers are relative to the recording's level, a band of which has power 1 at x = 1.
+
+Nearest rows and frames are taken where a picture is warped, because interpolation would smooth the noise that is to
+be coded.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .stft import SpeechSettings, magnitudes, mel_basis
+
+NOISE_FRAMES = 2048  # of the noise that is kept for all crops: 16 s
+SPEECH_DB = -13.0  # RMS of speech without its pauses, relative to the level; the median of 100 recordings
+STEEPEST_DB = 120.0  # attenuation of a band limit; more is nothing all the same
+
+
+def augment(crop: torch.Tensor, rng: np.random.Generator, settings: SpeechSettings, n_frames: int) -> torch.Tensor:
+    """(1, n_mels, n_frames or more) -> (1, n_mels, n_frames): half of the crops stay as they are.
+
+    The others differ in speed, level and tone of the voice, and some in room, noise, band limits or an offset. In
+    some of all crops there is a stretch of digital silence, which recordings lack.
+    """
+    if rng.uniform() < 0.5:
+        crop = crop[..., :n_frames]
+    else:
+        crop = speed(crop, rng.uniform(0.95, 1.05), settings, n_frames)
+        power = to_power(crop, settings) * gains(-rng.uniform(0, 10), rng.uniform(-4, 4), crop)
+        if rng.uniform() < 0.25:
+            power = room(power, rng.uniform(0.15, 0.4), rng.uniform(6, 20), settings, int(rng.integers(NOISE_FRAMES)))
+        if rng.uniform() < 0.35:
+            place, decibels = int(rng.integers(NOISE_FRAMES)), SPEECH_DB - rng.uniform(20, 40)
+            power = power + noise(decibels, rng.uniform(-12, 3), settings, place, crop)
+        if rng.uniform() < 0.3:
+            is_telephone = rng.uniform() < 0.4
+            low = rng.uniform(200, 350) if is_telephone else rng.uniform(40, 120)
+            high = rng.uniform(3300, 3700) if is_telephone else rng.uniform(5000, 7800)
+            before = power.max()
+            power = power * band_limits(low, high, settings, crop.device)
+            power = power * (before / power.max().clamp_min(1e-12)).clamp_max(
+                100
+            )  # the file's level is that of its loudest
+        if rng.uniform() < 0.1:
+            power = power + offset(rng.uniform(-60, -38), settings, crop.device)
+        crop = to_picture(power, settings)
+    if rng.uniform() < 0.08:
+        start, stop = np.sort(rng.integers(-n_frames // 2, 3 * n_frames // 2, 2))
+        crop = crop.clone()
+        crop[..., max(start, 0) : max(stop, 0)] = -1
+    return crop
+
+
+def to_power(picture: torch.Tensor, settings: SpeechSettings) -> torch.Tensor:
+    """[-1, 1] -> power relative to the level, 0 at the floor."""
+    power = torch.exp((picture - 1) * (settings.floor_db / 20 * np.log(10)))
+    return torch.where(picture > -1, power, 0)
+
+
+def to_picture(power: torch.Tensor, settings: SpeechSettings) -> torch.Tensor:
+    """The way back, clamped to [-1, 1]."""
+    decibels = 10 * torch.log10(power.clamp_min(1e-20))
+    return (decibels * (2 / settings.floor_db) + 1).clamp_(-1, 1)
+
+
+def speed(picture: torch.Tensor, factor: float, settings: SpeechSettings, n_frames: int) -> torch.Tensor:
+    """Played `factor` times as fast, -> (..., n_mels, n_frames): higher frequencies and shorter sounds.
+
+    Where the picture ends too early, its last frame is repeated; above its highest band, that band.
+    """
+    centers = _centers(settings)
+    rows = np.rint(np.interp(centers / factor, centers, np.arange(len(centers)))).astype(np.int64)
+    frames = np.minimum(np.rint(np.arange(n_frames) * factor).astype(np.int64), picture.shape[-1] - 1)
+    indices = (torch.from_numpy(index).to(picture.device) for index in (rows, frames))
+    return picture.index_select(-2, next(indices)).index_select(-1, next(indices))
+
+
+def gains(decibels: float, tilt: float, like: torch.Tensor) -> torch.Tensor:
+    """A gain, and a tilt from the lowest band, `tilt` dB down, to the highest, `tilt` dB up -> factors (n_mels, 1)."""
+    slope = torch.linspace(-tilt, tilt, like.shape[-2], device=like.device) + decibels
+    return 10 ** (slope[:, None] / 10)
+
+
+def room(
+    power: torch.Tensor, seconds: float, direct_db: float, settings: SpeechSettings, place: int = 0
+) -> torch.Tensor:
+    """With the reverberation of a room that loses 60 dB in `seconds`.
+
+    All of it together is `direct_db` softer than the direct sound. It falls exponentially in time, and it fluctuates
+    as noise does, since it is the sum of many echoes.
+    """
+    frame_db = 60 * settings.hop_length / settings.sample_rate / seconds
+    n_frames = min(int(60 / frame_db) + 1, power.shape[-1])
+    decay = 10 ** (-frame_db / 10 * torch.arange(n_frames, device=power.device, dtype=power.dtype))
+    decay = decay / decay.sum() * 10 ** (-direct_db / 10)
+    late = F.conv1d(F.pad(power.transpose(0, 1), (n_frames - 1, 0)), decay.flip(0)[None, None]).transpose(0, 1)
+    speckle = _noise_piece(settings, place, power)
+    return power + late * speckle / _noise(settings, power.device).mean(-1, keepdim=True)
+
+
+def noise(decibels: float, slope: float, settings: SpeechSettings, place: int, like: torch.Tensor) -> torch.Tensor:
+    """Powers of Gaussian noise whose RMS is `decibels` dB relative to a full-scale sine's at the level, (n_mels, frames).
+
+    Its spectrum rises by `slope` dB over the whole picture: 0 is white, -12 is near to the noise of a room.
+    """
+    color = gains(0.0, slope / 2, like)
+    white = _noise(settings, like.device).mean(-1, keepdim=True)
+    # the RMS is that of the frequencies, not of the bands, and high bands are the wider ones
+    widths = torch.from_numpy(np.gradient(_centers(settings))).to(like)[:, None]
+    share = (white * color * widths).sum() / (white * widths).sum()
+    return _noise_piece(settings, place, like) * color * (10 ** (decibels / 10) / share)
+
+
+def band_limits(low: float, high: float, settings: SpeechSettings, device: torch.device | str) -> torch.Tensor:
+    """Factors of power (n_mels, 1) of a line from `low` to `high` Hz.
+
+    Below it falls by 24 dB an octave, as transformers do, and above by 100 dB in 400 Hz, as digital filters do.
+    """
+    bins = np.arange(settings.n_bins) * settings.sample_rate / settings.n_fft
+    decibels = 10 * np.log10(1 + (low / np.maximum(bins, 1.0)) ** 8) + np.maximum(bins - high, 0) / 4
+    amplitudes = 10 ** (-np.minimum(decibels, STEEPEST_DB) / 20)
+    return torch.from_numpy((mel_basis(settings) @ amplitudes) ** 2).float().to(device)[:, None]
+
+
+def offset(decibels: float, settings: SpeechSettings, device: torch.device | str) -> torch.Tensor:
+    """Powers (n_mels, 1) of a constant, `decibels` dB relative to a full-scale sine's amplitude at the level."""
+    return torch.from_numpy(_constant(settings)).to(device)[:, None] * 10 ** (decibels / 10)
+
+
+@lru_cache(maxsize=4)
+def _centers(settings: SpeechSettings) -> np.ndarray:
+    """Frequencies of the bands in Hz, (n_mels,), rising."""
+    return mel_basis(settings) @ (np.arange(settings.n_bins) * settings.sample_rate / settings.n_fft)
+
+
+def _mel_power(signal: np.ndarray, n_frames: int, settings: SpeechSettings) -> np.ndarray:
+    """Powers of the bands of frames from sample 4 n_fft on, where the signal has begun -> float32 (n_mels, n_frames)."""
+    first = settings.margin * 2
+    return np.square(mel_basis(settings) @ magnitudes(signal, first, first + n_frames, settings)).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _noise(settings: SpeechSettings, device: torch.device) -> torch.Tensor:
+    """Powers of white noise with the RMS of a full-scale sine, (n_mels, NOISE_FRAMES), always the same."""
+    n_samples = (NOISE_FRAMES + 4 * settings.margin) * settings.hop_length
+    white = np.random.default_rng(0).normal(size=n_samples) * np.sqrt(0.5)
+    return torch.from_numpy(_mel_power(white, NOISE_FRAMES, settings)).to(device)
+
+
+def _noise_piece(settings: SpeechSettings, place: int, like: torch.Tensor) -> torch.Tensor:
+    """As many frames of the noise as `like` has, from a place on."""
+    frames = (torch.arange(like.shape[-1], device=like.device) + place) % NOISE_FRAMES
+    return _noise(settings, like.device).index_select(-1, frames)
+
+
+@lru_cache(maxsize=4)
+def _constant(settings: SpeechSettings) -> np.ndarray:
+    """Powers of the bands of a constant 1, float32 (n_mels,)."""
+    return _mel_power(np.ones(8 * settings.n_fft), 1, settings)[:, 0]
