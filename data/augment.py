@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from .stft import SpeechSettings, magnitudes, mel_basis
 
 NOISE_FRAMES = 2048  # of the noise that is kept for all crops: 16 s
-SPEECH_DB = -13.0  # RMS of speech without its pauses, relative to the level; the median of 100 recordings
+SPEECH_DB = -6.0  # RMS of speech without its pauses against a sine's at the level; the median of 30 recordings
 STEEPEST_DB = 120.0  # attenuation of a band limit; more is nothing all the same
 
 

@@ -19,6 +19,7 @@ import lzma
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zlib
@@ -139,7 +140,7 @@ def build(output: Path, packages: Path | None = None, wanted: tuple[Package, ...
                 convert(archive, package, output)
                 done.append((package, archive))
             except PromptsError as error:
-                tqdm.write(str(error))
+                tqdm.write(str(error), file=sys.stderr)
                 problems.append(str(error))
         for split in SPLITS:
             _write_licenses(output / split, done)

@@ -308,7 +308,6 @@ def test_import_brings_nothing_heavy():
 
 
 def test_errors_weigh_by_loudness(speech):
-    import torch
 
     x = torch.tensor([-1.0, 0.0, 0.5, 1.0]).view(1, 1, 1, 4)
     weights = speech.weights(x)
