@@ -12,7 +12,7 @@ from utils.search import admm
 from utils.search.config import METHODS, SearchConfig, preset, solver
 from utils.search.objectives import clamped_squared_error
 from utils.search.optimize import optimize_latent
-from utils.search.problem import Iterate, Problem
+from utils.search.problem import Iterate, Problem, StopSearch
 
 SHAPE = (2, 3, 4, 5)
 
@@ -311,6 +311,23 @@ def test_what_an_observer_raises_ends_the_search():
 
     with pytest.raises(Enough):
         optimize_latent(toy_problem(), preset("admm", 30), observe=stop)
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_an_observer_may_end_the_search_with_the_best_so_far(at):
+    seen: list[Iterate] = []
+
+    def stop(iterate: Iterate) -> None:
+        seen.append(iterate)
+        if iterate.iteration == at:
+            raise StopSearch
+
+    result = optimize_latent(toy_problem(), preset("admm", 30), observe=stop)
+    assert result.history == seen and seen[-1].iteration == at
+    best = np.min([iterate.cost for iterate in seen], axis=0)
+    np.testing.assert_allclose(result.cost, best, rtol=1e-6)
+    whole = optimize_latent(toy_problem(), preset("admm", 30))
+    assert whole.history[: len(seen)] == seen and (whole.cost < result.cost).all()
 
 
 def test_every_method_has_settings_and_a_function():

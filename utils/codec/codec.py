@@ -7,6 +7,7 @@ pixels = codec.decompress(data)
 
 import dataclasses
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from .checkpoint import Checkpoint, load_checkpoint, load_strictly
 from .costs import coded_bits
 from .decoder import Decoder
 from .limits import Limits
+from .observing import Observe, Watch
 from .settings import DEFAULT, Settings
 from .targets import Target, meet
 from .tiling import Window, latent_shape, pad_to_stride, windows
@@ -53,6 +55,8 @@ class Encoded:
     iterations: int
     seconds: float  # to encode; of signals searched together, each one's share
     bits_saved: float = 0.0  # of F + bits against encode-and-round, as a fraction
+    objective: str = "mse"  # what the search minimized beside the bits
+    seed: int = 0  # of its random draws
 
 
 class Codec(Decoder):
@@ -83,22 +87,40 @@ class Codec(Decoder):
         metrics = (None, *self.kind.metric_names)
         return [name for name in OBJECTIVES if objective_class(name).metric in metrics]
 
-    def compress(self, signal: np.ndarray, quality: float | Target = 3, settings: Settings | str = DEFAULT) -> bytes:
+    def compress(
+        self,
+        signal: np.ndarray,
+        quality: float | Target = 3,
+        settings: Settings | str = DEFAULT,
+        observe: Observe | None = None,
+    ) -> bytes:
         """A signal, as `Kind.read` returns it -> the bytes of a file. See `encode`."""
-        return self.encode(signal, quality, settings).data
+        return self.encode(signal, quality, settings, observe).data
 
-    def encode(self, signal: np.ndarray, quality: float | Target = 3, settings: Settings | str = DEFAULT) -> Encoded:
+    def encode(
+        self,
+        signal: np.ndarray,
+        quality: float | Target = 3,
+        settings: Settings | str = DEFAULT,
+        observe: Observe | None = None,
+    ) -> Encoded:
         """Like `compress`, with what is known of the result.
 
         quality   1..8, to 1/32; or a `Target` for the file's size or the decoded signal's score
         settings  `Settings`; a search method's name stands for its preset
+        observe   called with a `SearchStep` after each iteration of the search; where it returns True, the search of
+                  this tile ends with the best that it has found
 
         Raises ValueError for an argument out of range, a signal beyond the limits, a target that cannot be met.
         """
-        return self.encode_batch([signal], quality, settings)[0]
+        return self.encode_batch([signal], quality, settings, observe)[0]
 
     def encode_batch(
-        self, signals: list[np.ndarray], quality: float | Target = 3, settings: Settings | str = DEFAULT
+        self,
+        signals: list[np.ndarray],
+        quality: float | Target = 3,
+        settings: Settings | str = DEFAULT,
+        observe: Observe | None = None,
     ) -> list[Encoded]:
         """`encode` of several signals, faster: those that go `together` are searched at once.
 
@@ -107,10 +129,11 @@ class Codec(Decoder):
         if isinstance(settings, str):
             settings = Settings.of(settings)
         if isinstance(quality, Target):
-            return [self._encode_to(signal, quality, settings) for signal in signals]
+            return [self._encode_to(signal, quality, settings, observe, place) for place, signal in enumerate(signals)]
         step, encoded = quality_step(quality), {}
         for places in self.together(signals):
-            encoded.update(zip(places, self._encode([signals[place] for place in places], step, settings)))
+            watch = Watch(observe, places) if observe else None
+            encoded.update(zip(places, self._encode([signals[place] for place in places], step, settings, watch)))
         return [encoded[place] for place in range(len(signals))]
 
     def together(self, signals: list[np.ndarray]) -> list[list[int]]:
@@ -124,7 +147,9 @@ class Codec(Decoder):
             groups += [places[start : start + count] for start in range(0, len(places), count)]
         return groups
 
-    def _encode_to(self, signal: np.ndarray, target: Target, settings: Settings) -> Encoded:
+    def _encode_to(
+        self, signal: np.ndarray, target: Target, settings: Settings, observe: Observe | None, place: int
+    ) -> Encoded:
         """The encoding that meets a target; its time is that of all that were tried."""
         started = time.perf_counter()
         target.check(self.kind)  # before any work
@@ -133,9 +158,14 @@ class Codec(Decoder):
         if not settings.search.iterations:
             plain = settings
 
+        trials = itertools.count(1)
+
         @functools.cache
         def encoded(step: int, settings: Settings) -> Encoded:
-            return self._encode([signal], step, settings)[0]
+            watch = None
+            if observe and settings.search.iterations:
+                watch = Watch(observe, [place], next(trials), started)
+            return self._encode([signal], step, settings, watch)[0]
 
         @functools.cache
         def measure(step: int, settings: Settings) -> float:
@@ -150,7 +180,9 @@ class Codec(Decoder):
         step = meet(target, self.kind, last, lambda s: measure(s, plain), lambda s: measure(s, settings))
         return dataclasses.replace(encoded(step, settings), seconds=time.perf_counter() - started)
 
-    def _encode(self, signals: list[np.ndarray], step: int, settings: Settings) -> list[Encoded]:
+    def _encode(
+        self, signals: list[np.ndarray], step: int, settings: Settings, watch: Watch | None = None
+    ) -> list[Encoded]:
         """Encodings at a quality step of signals with pictures of one shape."""
         started = time.perf_counter()
         search, coder = settings.search, self._coder(settings.entropy_coder)
@@ -161,13 +193,23 @@ class Codec(Decoder):
         self.check_size(self.kind.size(signals[0]))
         pictures, levels = zip(*(self.kind.to_picture(signal) for signal in signals))
         plain = torch.stack([self._analyze(picture, step) for picture in pictures])
-        found = self._search(pictures, plain, step, settings, coder)
+        found = self._search(pictures, plain, step, settings, coder, watch)
         results = []
         for signal, picture, level, rounded, symbols in zip(signals, pictures, levels, _symbols(plain), found):
             size = self.kind.size(signal)
             data, saved = self._write(picture, rounded, symbols, step, coder, size, level, search.objective)
             results.append(
-                Encoded(data, 1 + step / QUALITY_STEPS, coder.name, search.method, search.iterations, 0.0, saved)
+                Encoded(
+                    data,
+                    1 + step / QUALITY_STEPS,
+                    coder.name,
+                    search.method,
+                    search.iterations,
+                    0.0,
+                    saved,
+                    search.objective,
+                    settings.seed,
+                )
             )
         for encoded in results:
             encoded.seconds = (time.perf_counter() - started) / len(results)
@@ -218,7 +260,13 @@ class Codec(Decoder):
         return x.contiguous(memory_format=torch.channels_last)
 
     def _search(
-        self, pictures: Sequence[np.ndarray], plain: torch.Tensor, step: int, settings: Settings, coder: Coder
+        self,
+        pictures: Sequence[np.ndarray],
+        plain: torch.Tensor,
+        step: int,
+        settings: Settings,
+        coder: Coder,
+        watch: Watch | None,
     ) -> np.ndarray:
         """Search of pictures of one shape, window by window; the margin of each holds what is decided so far.
 
@@ -226,7 +274,8 @@ class Codec(Decoder):
         """
         symbols = plain.round()
         if settings.search.iterations:
-            for window in windows(*plain.shape[2:], self.model.generator.reach):
+            tiles = list(windows(*plain.shape[2:], self.model.generator.reach))
+            for number, window in enumerate(tiles, 1):
                 outer, own, core = window.outer(), window.core(), window.core_in_outer()
                 first, fallback = symbols[outer].clone(), symbols[outer].clone()
                 movable = None
@@ -245,8 +294,17 @@ class Codec(Decoder):
                     lambda f=fallback, a=area: self._searchable.decode(f, self.quality_row(step))[a],
                 )
                 problem = self._problem(x, first, fallback, step, movable, valid, coder, distance)
-                symbols[own] = optimize_latent(problem, settings.search, settings.seed).symbols[core].float().cpu()
+                observe = None
+                if watch is not None:
+                    quality = 1 + step / QUALITY_STEPS
+                    observe = watch.of_tile(number, len(tiles), settings.search, quality, self._weight(step, valid))
+                found = optimize_latent(problem, settings.search, settings.seed, observe)
+                symbols[own] = found.symbols[core].float().cpu()
         return _symbols(symbols)
+
+    def _weight(self, step: int, valid: tuple[int, int]) -> float:
+        """Bits that an objective of 1 weighs at a quality step, in a window with so many valid rows and columns."""
+        return self.config.lmbda(1 + step / QUALITY_STEPS) * 255**2 * math.prod(valid)
 
     def _problem(
         self,
@@ -260,7 +318,7 @@ class Codec(Decoder):
         distance: Distortion,
     ) -> Problem:
         """The search's functions for one window of every picture; `valid` rows and columns of x are the signal's own."""
-        weight = self.config.lmbda(1 + step / QUALITY_STEPS) * 255**2 * math.prod(valid)
+        weight = self._weight(step, valid)
         return self._searchable.problem(
             x,
             valid,

@@ -53,6 +53,10 @@ class Iterate(NamedTuple):
 Observer = Callable[[Iterate], None]
 
 
+class StopSearch(Exception):
+    """An observer raises it where the search is to end with the best that it has found."""
+
+
 @dataclass
 class SearchResult:
     """The best quantized latent of each picture and what it cost."""
@@ -64,18 +68,21 @@ class SearchResult:
 
 
 class Best:
-    """The best quantized iterate so far of each picture; the first one is the problem's fallback.
+    """The best quantized iterate so far of each picture; the first one is the problem's fallback."""
 
-    `observe` is called with every iterate, the relaxed ones of the rivals included.
-    """
-
-    def __init__(self, problem: Problem, observe: Observer | None = None):
-        self.problem, self.observe = problem, observe
+    def __init__(self, problem: Problem):
+        self.problem = problem
+        self.observe: Observer | None = None
         self.history: list[Iterate] = []
         self.symbols = problem.fallback
         distortion, bits = self._measure(self.symbols)
         self.start_cost = self.cost = distortion + bits
         self._record(0, distortion, bits, None)
+
+    def show_to(self, observe: Observer) -> None:
+        """Calls `observe` with the first iterate, and from now on with every one, relaxed ones of the rivals included."""
+        self.observe = observe
+        observe(self.history[0])
 
     def judge(self, symbols: torch.Tensor, iteration: int, penalty: torch.Tensor | None = None) -> None:
         """Measures symbols (B, C, h, w) and keeps those of each picture for which they are the best."""
