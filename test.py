@@ -10,7 +10,7 @@ def run(options) -> int:
     from utils.batch.inputs import find_signals
     from utils.codec.settings import Settings
 
-    settings = Settings.of("none", entropy_coder=options.entropy_coder)
+    settings = Settings.of("none", entropy_coder=options.entropy_coder, seed=options.seed)
     codecs, items = load_codecs(options), find_signals(options)
     return code_files(options, items, codecs, settings, options.quality, realism=options.realism)
 

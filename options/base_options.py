@@ -14,7 +14,8 @@ from utils.console import fail, printable
 from utils.files import replacing
 
 KIND_NAMES = tuple(KINDS)
-_INTERNAL = ("argv", "result_name")  # in a namespace, but no options
+_INTERNAL = ("argv", "program", "result_name")  # in a namespace, but no options
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,6 +78,7 @@ class Parser(argparse.ArgumentParser):
     def _run(self, argv: list[str] | None, work) -> int:
         options = self.parse(argv)
         options.argv = sys.argv[1:] if argv is None else list(argv)
+        options.program = _program(Path(work.__globals__["__file__"]))
         if options.dry_run or options.verbose:
             print(self.table(options), file=None if options.dry_run else sys.stderr)
         if options.dry_run:
@@ -120,6 +122,14 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default is None or action.default is False:
             return action.help
         return super()._get_help_string(action)
+
+
+def _program(path: Path) -> list[str]:
+    """The words that start a script, or a module of one of this repository's packages."""
+    path = path.resolve()
+    if path.parent == _ROOT or _ROOT not in path.parents:
+        return ["python", path.name]
+    return ["python", "-m", ".".join(path.relative_to(_ROOT).with_suffix("").parts)]
 
 
 def _hyphened(name: str) -> str:

@@ -137,10 +137,12 @@ def _options_of(metrics: Iterable[str], separator: str = " and ") -> str:
 
 
 class CompressParser(FilesParser):
-    """Of one kind of signal there is one target, and none beside --quality."""
+    """Of one kind of signal there is one target, and none beside --quality. A trace has a suffix of its own."""
 
     def parse(self, argv: list[str] | None) -> argparse.Namespace:
         options = super().parse(argv)
+        if options.trace is not None and options.trace.suffix != ".jsonl":
+            self.error(f"--trace {options.trace}: is a file of JSON lines; name it FILE.jsonl")
         given = targets_of(options)
         # As argparse tells for exclusive options: what was parsed is another object than the default.
         if given and options.quality is not self.get_default("quality"):
@@ -184,6 +186,13 @@ def compress_parser() -> Parser:
         help="files in memory; small ones of one size are searched together",
     )
     _add_coder(parser)
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        default=None,
+        metavar="FILE.jsonl",
+        help="also write there, for every iteration of each file's search, distortion, bits, cost and penalty",
+    )
     parser.add_argument(
         "--no_decode", action="store_true", help="write the .bpgan files alone: nothing is decoded and scored"
     )

@@ -52,6 +52,24 @@ def replacing(path: Path) -> Iterator[Path]:
         put_in_place(temporary, Path(path))
 
 
+def append_lines(path: Path, lines: bytes) -> None:
+    """Add whole lines to the end of a file, which is made, and sync it.
+
+    It is one write, so that processes do not cut into each other's lines; after a line that was cut short it
+    begins a new one. Raises OSError where not all could be written, and for a link.
+    """
+    number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+    try:
+        end = os.lseek(number, 0, os.SEEK_END)
+        if end and os.pread(number, 1, end - 1) != b"\n":
+            lines = b"\n" + lines
+        if os.write(number, lines) < len(lines):
+            raise OSError(f"{path}: a line could not be written whole, the disk is full")
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def remove_leftovers(folders: Iterable[Path]) -> None:
     """Remove what killed processes left half-written directly in these folders.
 

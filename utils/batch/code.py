@@ -17,16 +17,19 @@ from utils import distributed
 from utils.codec.bitstream import read_file
 from utils.codec.codec import Codec, Encoded, load_codec
 from utils.codec.limits import Limits
+from utils.codec.observing import SearchStep
 from utils.codec.settings import Settings
 from utils.codec.targets import Target
 from utils.console import fail, name_of, pick_device, printable
 from utils.files import checksum, put_in_place, temporary_beside
 
 from . import tables
+from .conditions import caption, check_conditions, conditions_of, note_conditions
 from .inputs import SUFFIX, CodecsByKind, Item, output_folder, suffixes
 from .journal import NAME as JOURNAL_NAME
 from .journal import Journal, not_ours, settings_of
 from .page import Run, write_report
+from .progress import Progress, Trace
 from .run import BatchResult, Guard, attempt_together, run_batch
 
 OPTIONS_NAME, REPORT_NAME = "options.json", "report.html"
@@ -51,14 +54,18 @@ def code_files(
     batch_size: int = 1,
     realism: float = 0.0,
     decode: bool = True,
+    trace: Path | None = None,
 ) -> int:
     """Every file at every quality, tables, report; -> exit code.
 
     Several qualities get a folder each. With `target_of`, which raises ValueError for a kind without a target,
     every signal is coded alone at a quality of its own, and the printed table shows the quality.
+    `trace`: where every iteration of the searches is kept.
     """
     if options.report and not decode:
         raise ValueError("--report shows decoded files: leave --no_decode out")
+    if trace is not None and trace.name == JOURNAL_NAME:
+        raise ValueError(f"--trace {trace}: a file of this name keeps account of an output folder; choose another name")
 
     def say(line: str) -> None:
         if line and not options.quiet:
@@ -75,11 +82,14 @@ def code_files(
             stack.enter_context(output_folder(folder, items))
         if is_first and not options.overwrite:
             _check_own_files(options.output, folders.values())
+        for folder in folders.values():
+            check_conditions(folder)
+        progress = Progress(Trace(trace, options.overwrite) if trace else None, options.quiet)
         for quality, folder in folders.items():
             journal = Journal(
                 folder, settings_of(options, device=device.type, quality=quality), overwrite=options.overwrite
             )
-            coding = Coding(folder, codecs, journal, settings, quality, target_of, realism, decode)
+            coding = Coding(folder, codecs, journal, settings, quality, target_of, realism, decode, progress)
             name = f"quality {quality:g}" if len(qualities) > 1 else "compressing"
             result = run_batch(items, coding, name, batch_size, options.quiet)
             exit_codes.append(result.exit_code)
@@ -87,14 +97,16 @@ def code_files(
                 runs.append(Run(folder, result.rows, realism))
             if is_first:
                 say(summary)
-                code, summary = _write_results(options, result, coding, len(items))
+                conditions = conditions_of(options, device, codecs.used())
+                code, summary = _write_results(options, result, coding, len(items), conditions)
                 exit_codes.append(code)
             if result.interrupted:
                 break
         else:
             if options.report and runs and is_first:
                 try:
-                    shown = write_report(options.output / REPORT_NAME, items, codecs, runs)
+                    about = caption(conditions, len(items), options.input)
+                    shown = write_report(options.output / REPORT_NAME, items, codecs, runs, about)
                     say(f"{printable(str(options.output / REPORT_NAME))}: {shown}")
                 except (ValueError, OSError) as error:
                     exit_codes.append(fail(error))
@@ -115,8 +127,10 @@ def _check_own_files(output: Path, folders: Sequence[Path]) -> None:
                 raise ValueError(not_ours(folder / name))
 
 
-def _write_results(options: argparse.Namespace, result: BatchResult, coding: "Coding", n_items: int) -> tuple[int, str]:
-    """The table with the means, metrics.csv, the options; -> exit code, and a line that sums up the batch.
+def _write_results(
+    options: argparse.Namespace, result: BatchResult, coding: "Coding", n_items: int, conditions: dict
+) -> tuple[int, str]:
+    """The table with the means, metrics.csv, options, conditions; -> exit code, and a line that sums up the batch.
 
     The table comes first: it needs no disk.
     """
@@ -132,6 +146,8 @@ def _write_results(options: argparse.Namespace, result: BatchResult, coding: "Co
             if result.rows:
                 tables.write_metrics(result.rows + others, coding.output / tables.NAME)
                 save_options(options, options.output / OPTIONS_NAME)
+            if len(result.rows) > coding.n_reused:
+                note_conditions(coding.output, conditions)
         except OSError as error:
             code = fail(error)
     return code, f"{printable(where)}: {tables.summary(result, n_items, reused=coding.n_reused, kept=kept)}"
@@ -163,6 +179,7 @@ class Coding:
     target_of: Callable[[Kind], Target | None] | None
     realism: float
     decode: bool
+    progress: Progress
     n_reused: int = 0  # rows of this process that an earlier run had finished
     _warmed: set[str] = field(default_factory=set)  # kinds whose codec has coded something
 
@@ -202,31 +219,36 @@ class Coding:
 
     def _code(self, group: list[_Job], guard: Guard) -> Iterator[tuple[Item, dict]]:
         """Signals that go together; each file is written as soon as it is coded."""
-        codec, signals = group[0].codec, [job.original for job in group]
         encoded = None
         if len(group) > 1 and self.target_of is None:
-            encoded = attempt_together(lambda: self._encode(codec, signals))
+            encoded = attempt_together(lambda: self._encode(group))
         for place, job in enumerate(group):
             with guard(job.item):
-                result = encoded[place] if encoded else self._encode(codec, [job.original])[0]
-                yield job.item, self._finish(job, result)
+                result, steps = encoded[place] if encoded else self._encode([job])[0]
+                yield job.item, self._finish(job, result, steps)
 
-    def _encode(self, codec: Codec, signals: list[np.ndarray]) -> list[Encoded]:
+    def _encode(self, group: list[_Job]) -> list[tuple[Encoded, list[SearchStep]]]:
+        """What each signal was coded to, and the steps of its search that a trace is to have."""
+        codec, signals = group[0].codec, [job.original for job in group]
         target = self.target_of(codec.kind) if self.target_of else None
-        return codec.encode_batch(signals, target or self.quality, self.settings)
+        with self.progress.searching([name_of(job.item.path) for job in group]) as searching:
+            encoded = codec.encode_batch(signals, target or self.quality, self.settings, searching.observe)
+        return list(zip(encoded, searching.steps))
 
-    def _finish(self, job: _Job, encoded: Encoded) -> dict:
+    def _finish(self, job: _Job, encoded: Encoded, steps: list[SearchStep]) -> dict:
         """Write the file, decode it from disk, write and measure that; -> its row.
 
-        All is written under temporary names, then noted in the journal, then put in place.
+        All is written under temporary names, then noted in trace and journal, then put in place.
         """
         codec, kind = job.codec, job.codec.kind
-        n_bytes = len(encoded.data)
+        n_bytes, size = len(encoded.data), kind.size(job.original)
         row = {
             "file": name_of(job.item.path),
             "signal": kind.name,
+            **kind.dimensions(size),
+            "original_bytes": job.item.path.stat().st_size,
             "bytes": n_bytes,
-            kind.rate_unit: kind.rate(n_bytes, kind.size(job.original)),
+            kind.rate_unit: kind.rate(n_bytes, size),
         }
         with ExitStack() as stack:
             temporaries = [stack.enter_context(temporary_beside(target)) for target in job.targets]
@@ -245,9 +267,12 @@ class Coding:
                 **decode_seconds,
                 "search": encoded.search,
                 "iterations": encoded.iterations,
+                "objective": encoded.objective,
+                "seed": encoded.seed,
                 "entropy_coder": encoded.coder,
                 "quality": encoded.quality,
             }
+            self.progress.keep(row["file"], encoded.search, steps)
             self.journal.add(job.key, row, dict(zip(job.targets, written)))
             for temporary, target in zip(temporaries, job.targets):
                 put_in_place(temporary, target)

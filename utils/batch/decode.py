@@ -9,10 +9,11 @@ from utils import distributed
 from utils.codec.bitstream import read_file
 from utils.codec.decoder import load_decoder
 from utils.codec.limits import Limits
-from utils.console import pick_device, printable
+from utils.console import fail, pick_device, printable
 from utils.files import checksum, put_in_place, temporary_beside
 
 from . import tables
+from .conditions import check_conditions, conditions_of, note_conditions
 from .inputs import CodecsByKind, Item, find_packed, output_folder
 from .journal import not_ours
 from .run import one_by_one, run_batch
@@ -41,14 +42,21 @@ def decode_inputs(options: argparse.Namespace) -> int:
                 raise ValueError(not_ours(target))
         return {"file": target}
 
+    code = 0
     with output_folder(options.output, items):
+        check_conditions(options.output)
         result = run_batch(items, one_by_one(decode), "decoding", quiet=options.quiet)
+        if result.rows and options.result_name is None and distributed.world()[0] == 0:
+            try:
+                note_conditions(options.output, conditions_of(options, device, decoders.used()))
+            except OSError as error:
+                code = fail(error)
     if distributed.world()[0] == 0 and not options.quiet:
         where = options.result_name or str(options.output)
         print(f"{printable(where)}: {tables.summary(result, len(items), 'decoded')}")
     if result.interrupted:
         print("interrupted; the decoded files are whole", file=sys.stderr)
-    return result.exit_code
+    return max(code, result.exit_code)
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -16,6 +16,8 @@ from utils.codec.bitstream import BitstreamError, kind_of_file
 from utils.codec.checkpoint import CHECKPOINTS
 from utils.files import locked, remove_leftovers, walk
 
+from .conditions import checkpoint_used
+
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".bpgan"
@@ -140,18 +142,26 @@ class CodecsByKind:
         """`paths`: checkpoints that are loaded now, and no others then; None: those in checkpoints/."""
         self._load = load
         self._loaded: dict[str, object] = {}
+        self._files: dict[str, Path] = {}
         self._given = paths is not None
         for path in paths or []:
-            codec = load(path)
-            self._loaded[codec.kind.name] = codec
+            self._keep(path)
 
     def of(self, kind: str):
         """Raises ValueError where there is none for this kind."""
         if kind not in self._loaded:
             if self._given:
                 raise ValueError(f"none of the given checkpoints is for {kind}")
-            self._loaded[kind] = self._load(CHECKPOINTS / f"{kind}.safetensors")
+            self._keep(CHECKPOINTS / f"{kind}.safetensors")
         return self._loaded[kind]
+
+    def _keep(self, path: Path) -> None:
+        codec = self._load(path)
+        self._loaded[codec.kind.name], self._files[codec.kind.name] = codec, path
+
+    def used(self) -> list[dict[str, str]]:
+        """The checkpoints that are loaded, as `conditions_of` takes them."""
+        return [checkpoint_used(self._files[kind], codec) for kind, codec in self._loaded.items()]
 
     def of_file(self, data: bytes):
         """The codec for a .bpgan file, by the kind in its header. Raises BitstreamError."""

@@ -13,7 +13,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from utils.files import checksum
+from utils.files import append_lines, checksum
 
 NAME = "rows.jsonl"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +29,8 @@ _NO_MATTER = (
     "verbose",
     "quiet",
     "argv",
+    "program",
+    "trace",
     "batch_size",
     "result_name",
     "max_pixels",
@@ -41,14 +43,17 @@ _NOT_PROGRAM = (
     "data/dataset.py",
     "data/download.py",
     "data/folders.py",
+    "utils/batch/conditions.py",
     "utils/batch/info.py",
     "utils/batch/inputs.py",
     "utils/batch/journal.py",
     "utils/batch/page.py",
     "utils/batch/pipes.py",
+    "utils/batch/progress.py",
     "utils/batch/run.py",
-    "utils/codec/limits.py",
     "utils/batch/tables.py",
+    "utils/codec/limits.py",
+    "utils/codec/observing.py",
     "utils/console.py",
     "utils/distributed.py",
     "utils/files.py",
@@ -150,18 +155,7 @@ class Journal:
         self._note(named)
 
     def _append(self, record: dict) -> None:
-        line = json.dumps(record).encode() + b"\n"
-        # One write to a file open for appending, so that processes do not cut into each other's lines.
-        number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
-        try:
-            end = os.lseek(number, 0, os.SEEK_END)
-            if end and os.pread(number, 1, end - 1) != b"\n":  # a line that was cut short
-                line = b"\n" + line
-            if os.write(number, line) < len(line):
-                raise OSError(f"{self.path}: a line could not be written whole, the disk is full")
-            os.fsync(number)
-        finally:
-            os.close(number)
+        append_lines(self.path, json.dumps(record).encode() + b"\n")
 
 
 def not_ours(path: Path) -> str:
@@ -215,7 +209,7 @@ def _is_record(record) -> bool:
     )
 
 
-_TEXTS = ("file", "signal", "search", "entropy_coder")
+_TEXTS = ("file", "signal", "search", "objective", "entropy_coder")
 
 
 @lru_cache

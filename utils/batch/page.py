@@ -174,8 +174,12 @@ class Run:
     realism: float = 0.0
 
 
-def write_report(path: Path, items: Sequence["Item"], codecs: "CodecsByKind", runs: Sequence[Run]) -> str:
+def write_report(
+    path: Path, items: Sequence["Item"], codecs: "CodecsByKind", runs: Sequence[Run], conditions: str = ""
+) -> str:
     """A page of the first files that were coded, originals against what was decoded; -> how many are shown, in words.
+
+    `conditions` is a line on files, checkpoint and machine.
 
     Files are read again one by one, so a folder of any size takes the memory of one file. Raises
     ValueError or OSError for a file that cannot be read any more.
@@ -186,7 +190,7 @@ def write_report(path: Path, items: Sequence["Item"], codecs: "CodecsByKind", ru
     said = f"{len(shown)} file{'s' * (len(shown) != 1)}, decoded from what was written."
     if len(shown) < len(coded):
         said = f"The first {len(shown)} of {len(coded)} files, decoded from what was written; all are in metrics.csv."
-    with writing_page(path, "BPGAN: original and decoded", said) as page:
+    with writing_page(path, "BPGAN: original and decoded", f"{said} {conditions}".rstrip()) as page:
         for item in shown:
             mine = [
                 (run, by_file[name_of(item.path)]) for run, by_file in zip(runs, rows) if name_of(item.path) in by_file

@@ -51,7 +51,7 @@ def run_batch(
     numbers = {item: number for number, item in mine}
     done: dict[int, dict] = {}
     failed: dict[int, Path] = {}
-    silent = quiet or distributed.world()[0] != 0 or len(mine) < 2
+    silent = len(mine) < 2 or not shows_bars(quiet)
     interrupted = False
     with tqdm(desc=description, total=len(mine), file=sys.stderr, disable=silent) as bar:
 
@@ -86,6 +86,11 @@ def run_batch(
     return BatchResult(
         [rows[number] for number in sorted(rows)], [failures[n] for n in sorted(failures)], interrupted, untried
     )
+
+
+def shows_bars(quiet: bool) -> bool:
+    """Whether this process shows bars: on a terminal alone, since in a log they are lines that cannot be read."""
+    return not quiet and distributed.world()[0] == 0 and sys.stderr.isatty()
 
 
 class _Hopeless(Exception):

@@ -17,16 +17,21 @@ _MAX_NAMED = 20  # failed files in the last line; each one was named when it fai
 def columns_of(rows: list[dict]) -> list[str]:
     """The contract's order: what was coded, its rate, its metrics, times, settings."""
     kinds = [kind_class(name) for name in KINDS if any(row["signal"] == name for row in rows)]
+    dimensions = dict.fromkeys(name for kind in kinds for name in kind().dimensions((1, 1)))
     middle = [kind.rate_unit for kind in kinds] + [name for kind in kinds for name in kind.metric_names]
     return [
         "file",
         "signal",
+        *dimensions,
+        "original_bytes",
         "bytes",
         *middle,
         "encode_seconds",
         "decode_seconds",
         "search",
         "iterations",
+        "objective",
+        "seed",
         "entropy_coder",
         "quality",
     ]
