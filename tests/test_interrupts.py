@@ -414,7 +414,9 @@ def _umask() -> int:
     return mask
 
 
-@pytest.mark.parametrize("name", ["0.png", "0.bpgan", "metrics.csv", "options.json", "report.html", "rows.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["0.png", "0.bpgan", "conditions.json", "metrics.csv", "options.json", "report.html", "rows.jsonl"]
+)
 @pytest.mark.parametrize("how", ["file", "link"])
 def test_files_of_others_are_never_replaced(compress, folder, name, how):
     """Of results one line and the other files go on; of tables one line at the start."""
@@ -491,7 +493,7 @@ def test_a_disk_that_is_full_ends_the_batch(compress, folder, encoded, monkeypat
     lines = [line for line in err.splitlines() if line.startswith("error")]
     assert code == 1 and len(lines) == 1 and "1.png" in lines[0] and "No space left" in lines[0], err
     assert "1 of 4 files" in out and len(encoded) == 2
-    assert listing(folder / "out") == {"0.bpgan", "0.png", "rows.jsonl", "metrics.csv", "options.json"}
+    assert listing(folder / "out") == {"0.bpgan", "0.png", "rows.jsonl", "metrics.csv", "options.json", "conditions.json"}
     monkeypatch.setattr(Path, "write_bytes", write)
     code, out, _ = compress()
     assert code == 0 and "4 of 4 files, 1 of them by an earlier run" in out

@@ -28,9 +28,14 @@ from utils.codec.targets import Target
 
 pytestmark = pytest.mark.slow
 
-COMMON = ["file", "signal", "bytes"]
-SETTINGS = ["encode_seconds", "decode_seconds", "search", "iterations", "entropy_coder", "quality"]
+IMAGE_SIZE, SPEECH_SIZE, BYTES = ["height", "width"], ["seconds", "sample_rate"], ["original_bytes", "bytes"]
+SETTINGS = [
+    "encode_seconds", "decode_seconds", "search", "iterations", "objective", "seed", "entropy_coder", "quality",
+]  # fmt: skip
 IMAGE_COLUMNS, SPEECH_COLUMNS = ["psnr_db", "ms_ssim"], ["pesq_wb", "stoi", "estoi", "log_spectral_distance"]
+ALL_COLUMNS = [
+    "file", "signal", *IMAGE_SIZE, *SPEECH_SIZE, *BYTES, "bpp", "kbps", *IMAGE_COLUMNS, *SPEECH_COLUMNS, *SETTINGS,
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,7 @@ def compressed(mixed, tiny_checkpoints, tmp_path_factory) -> Path:
 
 
 def test_results_lie_where_they_belong(compressed):
-    expected = {"metrics.csv", "options.json", "rows.jsonl"}
+    expected = {"conditions.json", "metrics.csv", "options.json", "rows.jsonl"}
     for source, stem in RESULTS.items():
         decoded = ".png" if source.lower().endswith(("png", "jpg")) else ".wav"
         expected |= {stem + ".bpgan", stem + decoded}
@@ -111,15 +116,16 @@ def test_decoded_files_come_from_the_files_beside_them(compressed, codecs):
 
 def test_metrics_table(compressed, mixed, codecs):
     columns, rows = table(compressed / "metrics.csv")
-    assert columns == [*COMMON, "bpp", "kbps", *IMAGE_COLUMNS, *SPEECH_COLUMNS, *SETTINGS]
+    assert columns == ALL_COLUMNS
     assert {row["file"] for row in rows} == {(mixed / source).as_posix() for source in RESULTS} and len(rows) == 5
     for row in rows:
         stem = RESULTS[Path(row["file"]).relative_to(mixed).as_posix()]
         size = (compressed / f"{stem}.bpgan").stat().st_size
-        assert int(row["bytes"]) == size
+        assert int(row["bytes"]) == size and int(row["original_bytes"]) == Path(row["file"]).stat().st_size
         if row["signal"] == "image":
             with Image.open(row["file"]) as image:
                 pixels, original = image.width * image.height, np.asarray(image.convert("RGB"), np.float64)
+                assert (row["height"], row["width"]) == (str(image.height), str(image.width))
             assert float(row["bpp"]) == pytest.approx(8 * size / pixels, rel=1e-5)
             decoded = np.asarray(Image.open(compressed / f"{stem}.png"), np.float64)
             psnr = 10 * np.log10(255**2 / np.mean((original - decoded) ** 2))
@@ -128,8 +134,9 @@ def test_metrics_table(compressed, mixed, codecs):
         else:
             assert float(row["kbps"]) == pytest.approx(8 * size / 1000 / (6000 / 16000), rel=1e-5)
             assert float(row["log_spectral_distance"]) > 0 and row["bpp"] == row["psnr_db"] == ""
+            assert (row["seconds"], row["sample_rate"], row["height"]) == ("0.375", "16000", "")
         assert float(row["encode_seconds"]) > 0 and float(row["decode_seconds"]) > 0
-        assert [row[name] for name in SETTINGS[2:]] == ["admm", "3", "context", "4.5"]
+        assert [row[name] for name in SETTINGS[2:]] == ["admm", "3", "mse", "0", "context", "4.5"]
 
 
 def test_one_kind_alone_has_its_own_columns(run, mixed, tmp_path):
@@ -138,8 +145,9 @@ def test_one_kind_alone_has_its_own_columns(run, mixed, tmp_path):
     )
     assert code == 0, err
     columns, rows = table(tmp_path / "metrics.csv")
-    assert columns == [*COMMON, "bpp", *IMAGE_COLUMNS, *SETTINGS]
-    assert listing(tmp_path) == {"a.bpgan", "a.png", "b.bpgan", "b.png", "metrics.csv", "options.json", "rows.jsonl"}
+    assert columns == ["file", "signal", *IMAGE_SIZE, *BYTES, "bpp", *IMAGE_COLUMNS, *SETTINGS]
+    files = {"a.bpgan", "a.png", "b.bpgan", "b.png"}
+    assert listing(tmp_path) == files | {"conditions.json", "metrics.csv", "options.json", "rows.jsonl"}
     assert "mean of 2" in out and rows[0]["search"] == "none" and rows[0]["iterations"] == "0"
     psnr = [float(row["psnr_db"]) for row in rows]
     mean_line = next(line for line in out.splitlines() if "mean of 2" in line)
@@ -254,8 +262,9 @@ def test_two_roots_with_one_stem_do_not_overwrite(run, mixed, tmp_path):
 
 
 def same_decoded_files(decoded, compressed):
-    assert {name for name in listing(compressed) if name.endswith((".png", ".wav"))} == listing(decoded)
-    for name in listing(decoded):
+    names = {name for name in listing(compressed) if name.endswith((".png", ".wav"))}
+    assert listing(decoded) == names | {"conditions.json"}
+    for name in names:
         assert (decoded / name).read_bytes() == (compressed / name).read_bytes(), name
 
 
@@ -313,7 +322,7 @@ def test_one_damaged_file_among_good_ones(run, compressed, tmp_path):
     assert any("a.png.bpgan" in line and "damaged" in line for line in lines)
     assert any("empty.bpgan" in line and "truncated" in line for line in lines)
     good = {name for name in listing(compressed) if name.endswith((".png", ".wav"))} - {"a.png.png"}
-    assert listing(tmp_path / "out") == good
+    assert listing(tmp_path / "out") == good | {"conditions.json"}
 
 
 def test_a_damaged_input_does_not_stop_the_others(run, mixed, tmp_path):
@@ -531,7 +540,7 @@ def test_in_and_out_take_folders(run, mixed, compressed, tmp_path):
     code, _, err = run(Compression_ADMM, mixed / "deep", tmp_path / "o", "--search", "none")
     assert code == 0 and {"er/b.bpgan", "clip.bpgan"} <= listing(tmp_path / "o"), err
     code, _, err = run(Decompression, tmp_path / "o", tmp_path / "p")
-    assert code == 0 and listing(tmp_path / "p") == {"er/b.png", "clip.wav"}, err
+    assert code == 0 and listing(tmp_path / "p") == {"er/b.png", "clip.wav", "conditions.json"}, err
 
 
 def test_without_decoding(run, mixed, compressed, tmp_path, monkeypatch):
@@ -541,7 +550,7 @@ def test_without_decoding(run, mixed, compressed, tmp_path, monkeypatch):
     code, out, err = run(Compression_ADMM, *arguments)
     assert code == 0, err
     files = {name for name in listing(compressed) if name.endswith(".bpgan")}
-    assert listing(tmp_path) == files | {"metrics.csv", "options.json", "rows.jsonl"}
+    assert listing(tmp_path) == files | {"conditions.json", "metrics.csv", "options.json", "rows.jsonl"}
     assert all((tmp_path / name).read_bytes() == (compressed / name).read_bytes() for name in files)
     _, rows = table(tmp_path / "metrics.csv")
     assert all(row["bytes"] and row["encode_seconds"] and not row["decode_seconds"] for row in rows)
@@ -699,7 +708,7 @@ def test_evaluation_at_several_qualities(run, mixed, tmp_path):
     sizes = {}
     for quality in ("2", "7.5"):
         columns, rows = table(tmp_path / f"quality_{quality}" / "metrics.csv")
-        assert columns == [*COMMON, "bpp", "kbps", *IMAGE_COLUMNS, *SPEECH_COLUMNS, *SETTINGS]
+        assert columns == ALL_COLUMNS
         assert all((row["search"], row["iterations"], row["quality"]) == ("none", "0", quality) for row in rows)
         sizes[quality] = sum(int(row["bytes"]) for row in rows)
         assert {"er/b.bpgan", "er/b.png", "clip.bpgan", "clip.wav"} <= listing(tmp_path / f"quality_{quality}")

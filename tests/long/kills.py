@@ -137,7 +137,7 @@ class Batch:
             elif path.name == "metrics.csv":
                 with open(path, newline="") as file:
                     assert all(None not in row.values() for row in csv.DictReader(file))
-            elif path.name == "options.json":
+            elif path.name in ("conditions.json", "options.json"):
                 json.loads(path.read_text())
 
     def compare(self, output: Path, reference: Path, before: dict[str, int]) -> None:
