@@ -67,6 +67,7 @@ def run(options) -> int:
     from tqdm import tqdm
 
     from data import kind_of
+    from utils.batch.conditions import caption, conditions_of
     from utils.batch.inputs import CodecsByKind, find_inputs
     from utils.codec.codec import load_codec
     from utils.console import pick_device
@@ -82,6 +83,7 @@ def run(options) -> int:
         for quality in options.quality:
             rows = [measure(codec, signal, quality) for signal in tqdm(signals, leave=False)]
             print(f"| {kind} | {quality:g} | " + " | ".join(cell(column, rows) for column in columns()) + " |")
+    print(f"\nMeans over {caption(conditions_of(options, device, codecs.used()), len(items), options.input)}.")
     return 0
 
 

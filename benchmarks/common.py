@@ -29,6 +29,7 @@ from data.corpora import default_dataroot
 from models.complexity import multiply_adds
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
+from utils.batch.conditions import caption, check_conditions, conditions_of, note_conditions
 from utils.batch.inputs import Item, find_inputs
 from utils.codec.checkpoint import CHECKPOINTS
 from utils.console import fail, pick_device
@@ -74,6 +75,7 @@ class Codec:
     finish: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda original, decoded: decoded
     ours: bool = False
     cost: str = ""  # of decoding, if it is known
+    fingerprint: str = ""  # of this codec's checkpoint
     scale: tuple[str, ...] = ()  # all settings it can be brought to a size with, if more than `settings`
 
 
@@ -225,6 +227,7 @@ def own_codecs(options) -> list[Codec]:
             lambda data, _: codec.decompress(data),
             ours=True,
             cost=cost,
+            fingerprint=codec.fingerprint.hex(),
         )
 
     searches = [preset("none")] if 0 in options.iterations else []
@@ -236,6 +239,29 @@ def own_codecs(options) -> list[Codec]:
         if iterations and method != "none"
     ]
     return [of(search) for search in searches]
+
+
+# -- the conditions of a run -----------------------------------------------------------------------
+
+
+def note_run(benchmark: Benchmark, codecs: Iterable[Codec], options) -> dict:
+    """Adds this run to conditions.json in --output; -> its conditions, with this codec's checkpoint if it takes part.
+
+    Raises ValueError where there is such a file of another program.
+    """
+    check_conditions(options.output)
+    checkpoints = [
+        {"signal": benchmark.kind.name, "file": options.checkpoint.name, "fingerprint": fingerprint}
+        for fingerprint in dict.fromkeys(codec.fingerprint for codec in codecs if codec.ours)
+    ]
+    conditions = conditions_of(options, pick_device(options.device), checkpoints)
+    note_conditions(options.output, conditions)
+    return conditions
+
+
+def inputs_of(benchmark: Benchmark, options) -> list[Path]:
+    """The files and folders that are named, else the test set."""
+    return options.input or [default_dataroot(benchmark.kind.name, "test")]
 
 
 # -- other codecs at a given size ------------------------------------------------------------------
@@ -322,8 +348,8 @@ class Source:
 
 def find_sources(benchmark: Benchmark, options) -> tuple[list[Source], int]:
     """-> (readable files, number of those that are not, which are named)."""
-    inputs = options.input or [default_dataroot(benchmark.kind.name, "test")]
     sources, failures = [], 0
+    inputs = inputs_of(benchmark, options)
     for item in find_inputs(inputs, lambda path: kind_of(path) == benchmark.kind.name)[: options.limit]:
         try:
             benchmark.kind.read(item.path)
@@ -574,8 +600,8 @@ def plot(path: Path, benchmark: Benchmark, measure: Measure, curves: dict[str, C
         ylim=(bottom - margin, top + margin),
         xlabel=unit,
         ylabel=measure.label,
-        title=title,
     )
+    axes.set_title(title, fontsize=9)
     ticks = [tick for tick in benchmark.rate_ticks if low / 1.08 <= tick <= high * 1.08]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -589,8 +615,10 @@ def plot(path: Path, benchmark: Benchmark, measure: Measure, curves: dict[str, C
 # -- all together ----------------------------------------------------------------------------------
 
 
-def report(benchmark: Benchmark, codecs: list[Codec], sources: list[Source], points: Points, output: Path) -> None:
-    """summary.csv, bd_rate.md and the plots from the points that are there."""
+def report(
+    benchmark: Benchmark, codecs: list[Codec], sources: list[Source], points: Points, output: Path, about: str
+) -> None:
+    """summary.csv, bd_rate.md and the plots from the points that are there; `about` names files, weights and machine."""
     measured = mean_curves(benchmark, codecs, sources, points)
     if not measured:
         return
@@ -599,7 +627,7 @@ def report(benchmark: Benchmark, codecs: list[Codec], sources: list[Source], poi
     table = bd_table(benchmark, curves)
     text = (
         "Mean rate difference at equal quality (BD-rate; negative: fewer bits), each over the qualities that both "
-        f"curves cover, empty if those are under {MIN_OVERLAP:.0%} of the shorter curve. Files: {len(sources)}.\n\n"
+        f"curves cover, empty if those are under {MIN_OVERLAP:.0%} of the shorter curve. {about}.\n\n"
         f"{table}\nMeans over files and settings, on this machine with what else ran on it:\n\n"
         f"{times_table(codecs, measured)}"
     )
@@ -613,7 +641,7 @@ def report(benchmark: Benchmark, codecs: list[Codec], sources: list[Source], poi
                 benchmark,
                 each,
                 curves,
-                f"Files: {len(sources)}, means; measured here unless a source is named",
+                f"Means over {about}\nmeasured here unless a source is named",
             )
     except ImportError:
         print("plots are skipped: pip install matplotlib", file=sys.stderr)
@@ -625,11 +653,13 @@ def run(benchmark: Benchmark, options) -> int:
     sources, unreadable = find_sources(benchmark, options)
     codecs, broken = find_codecs(benchmark, options.codecs, options)
     points = Points(options.output / "points.csv", benchmark.columns)
+    conditions = note_run(benchmark, codecs, options)
     interrupted, failures = False, 0
     try:
         failures = measure_all(codecs, sources, points, lambda *point: measure(benchmark.kind, *point))
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; the points so far are kept, the same command goes on from them", file=sys.stderr)
-    report(benchmark, codecs, sources, points, options.output)
+    about = caption(conditions, len(sources), inputs_of(benchmark, options))
+    report(benchmark, codecs, sources, points, options.output, about)
     return 130 if interrupted else 1 if unreadable or broken or failures else 0

@@ -19,6 +19,7 @@ from data import KINDS, kind_of
 from data.corpora import default_dataroot
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
+from utils.batch.conditions import caption, conditions_of
 from utils.batch.inputs import CodecsByKind, find_inputs
 from utils.batch.page import Version, original_version, writing_page
 from utils.codec.settings import Settings
@@ -101,7 +102,8 @@ def run(options) -> int:
     searched = f"after {options.iterations} iterations of search" if options.iterations else "without search"
     introduction = (
         f"BPGAN {searched}, and other codecs at the same bytes: the smallest file that is no smaller "
-        "than BPGAN's, or the smallest there is. Bytes of other speech codecs are without containers."
+        "than BPGAN's, or the smallest there is. Bytes of other speech codecs are without containers. "
+        + caption(conditions_of(options, device, codecs.used()), sum(map(len, by_kind.values())), inputs)
     )
     with writing_page(options.output, "BPGAN beside other codecs", introduction) as page:
         for item in tqdm([item for kind in tables for item in by_kind[kind]], file=sys.stderr):

@@ -19,7 +19,7 @@ from data import kind_of
 from data.corpora import default_dataroot
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
-from utils.batch.inputs import find_inputs
+from utils.batch.inputs import checkpoint_used, find_inputs
 from utils.codec.checkpoint import CHECKPOINTS
 
 PATCH = 7
@@ -63,11 +63,13 @@ def sliced_wasserstein(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -
 def run(options) -> int:
     from tqdm import tqdm
 
+    from utils.batch.conditions import caption, conditions_of
     from utils.codec.codec import load_codec
     from utils.console import pick_device
     from utils.metrics import psnr
 
-    codec = load_codec(options.checkpoint, pick_device(options.device))
+    device = pick_device(options.device)
+    codec = load_codec(options.checkpoint, device)
     if not codec.has_realistic:
         raise ValueError(f"{options.checkpoint} has no realistic generator to compare")
     inputs = options.input or [default_dataroot("image", "test")]
@@ -99,6 +101,8 @@ def run(options) -> int:
                 + [f"{np.mean(distances):.1f}"]
             )
             print(f"| {quality:g} | {realism:g} | {np.mean(scores[realism]):.2f} | " + " | ".join(cells) + " |")
+    conditions = conditions_of(options, device, [checkpoint_used(options.checkpoint, codec)])
+    print(f"\nMeans over {caption(conditions, len(items), inputs)}.")
     return 0
 
 

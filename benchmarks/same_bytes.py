@@ -11,9 +11,14 @@ from options.base_options import Parser, in_range
 
 
 def run(options) -> int:
+    import json
+
     from PIL import Image, ImageDraw, ImageFont
+    from PIL.PngImagePlugin import PngInfo
 
     from benchmarks import images
+    from utils.batch.conditions import conditions_of
+    from utils.batch.inputs import checkpoint_used
     from utils.codec.codec import load_codec
     from utils.codec.settings import Settings
     from utils.console import pick_device
@@ -22,7 +27,8 @@ def run(options) -> int:
 
     from .common import at_size
 
-    codec = load_codec(options.checkpoint, pick_device(options.device))
+    device = pick_device(options.device)
+    codec = load_codec(options.checkpoint, device)
     original = codec.kind.read(options.input)
     data = codec.encode(original, options.quality, Settings.of("admm", options.iterations)).data
     decoded = codec.decompress(data)
@@ -46,8 +52,12 @@ def run(options) -> int:
         x, y = i % columns * (width + gap), i // columns * (height + caption + gap)
         sheet.paste(Image.fromarray(pixels[top : top + height, left : left + width]), (x, y + caption))
         draw.text((x + 2, y + 3), label, fill="black", font=font)
+    about = PngInfo()  # there is no folder of results for a conditions.json
+    about.add_text(
+        "conditions", json.dumps(conditions_of(options, device, [checkpoint_used(options.checkpoint, codec)]))
+    )
     with replacing(options.output) as temporary:
-        sheet.save(temporary)
+        sheet.save(temporary, pnginfo=about)
     print(f"{options.output}: {', '.join(label for label, _ in panels[1:])} (whole picture)")
     return 0
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from options.base_options import KIND_NAMES, in_range
+from utils.batch.conditions import caption
 from utils.files import replacing
 from utils.search.config import METHODS
 
@@ -59,8 +60,8 @@ def comparison(benchmark: Benchmark, curves: dict[str, Curve]) -> list[dict]:
     return rows
 
 
-def plot(path: Path, benchmark: Benchmark, rows: list[dict]) -> None:
-    """BD-rate against seconds, a line for each method; one panel for each measure."""
+def plot(path: Path, benchmark: Benchmark, rows: list[dict], about: str) -> None:
+    """BD-rate against seconds, a line for each method; one panel for each measure; `about` is their title."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -81,6 +82,7 @@ def plot(path: Path, benchmark: Benchmark, rows: list[dict]) -> None:
         axis.set_ylabel(f"BD-rate over no search, % ({measure.label})")
         axis.grid(alpha=0.3)
     axes[0][0].legend()
+    figure.suptitle(about, fontsize=9)
     figure.tight_layout()
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
@@ -100,6 +102,7 @@ def run(options) -> int:
     if options.crop:  # points of other parts of the files are not these
         codecs = [dataclasses.replace(codec, version=f"{codec.version} crop {options.crop:g}") for codec in codecs]
     points = common.Points(options.output / "points.csv", benchmark.columns)
+    conditions = common.note_run(benchmark, codecs, options)
     failures += common.measure_all(codecs, sources, points, lambda *point: common.measure(benchmark.kind, *point))
     curves = common.mean_curves(benchmark, codecs, sources, points)
     if f"{OURS}-0" not in curves:
@@ -113,12 +116,15 @@ def run(options) -> int:
     for row in rows:
         cells = ["" if row[m.column] is None else f"{row[m.column]:+.1f} %" for m in benchmark.measures]
         lines.append(f"| {row['curve']} | {row['seconds']:.2f} | " + " | ".join(cells) + " |")
-    text = "\n".join(lines) + "\n"
+    about = caption(conditions, len(sources), common.inputs_of(benchmark, options))
+    if options.crop:
+        about += f"; the middle of each, {options.crop:g} {'pixels a side' if options.signal == 'image' else 'seconds'}"
+    text = "\n".join([*lines, "", f"Means over {about}."]) + "\n"
     with replacing(options.output / "search.md") as temporary:
         temporary.write_text(text)
     print(text, end="")
     try:
-        plot(options.output / "search.png", benchmark, rows)
+        plot(options.output / "search.png", benchmark, rows, f"Means over {about}")
     except ImportError:
         print("the plot is skipped: pip install matplotlib", file=sys.stderr)
     return 1 if failures else 0

@@ -24,10 +24,23 @@ import numpy as np
 
 from data.corpora import default_dataroot
 from options.base_options import in_range
+from utils.batch.conditions import caption
 from utils.console import fail
 from utils.files import replacing
 
-from .common import KEY, Codec, Coded, Points, Source, benchmark_parser, find_codecs, find_sources, measure_all
+from .common import (
+    KEY,
+    Codec,
+    Coded,
+    Points,
+    Source,
+    benchmark_parser,
+    find_codecs,
+    find_sources,
+    inputs_of,
+    measure_all,
+    note_run,
+)
 from .speech import BENCHMARK, RATE, from_raw, to_raw
 
 SPEECH = dataclasses.replace(BENCHMARK, output=Path("results/benchmark_words"))
@@ -134,9 +147,9 @@ def summarize(codecs: list[Codec], sources: list[Source], points: Points) -> lis
     return rows
 
 
-def print_table(rows: list[dict], n_words: int) -> None:
+def print_table(rows: list[dict], n_words: int, about: str) -> None:
     print(
-        f"{rows[0]['files']} recordings, {n_words} words.\n\n"
+        f"{n_words} words in {about}.\n\n"
         "| | setting | kbps | WER | WER against the original's |\n|---|---:|---:|---:|---:|"
     )
     for row in rows:
@@ -190,6 +203,7 @@ def run(options) -> int:
         }
 
     points = Points(options.output / "points.csv", COLUMNS)
+    conditions = note_run(SPEECH, codecs, options)
     interrupted = False
     try:
         failures += measure_all(codecs, sources, points, measure)
@@ -202,7 +216,8 @@ def run(options) -> int:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-        print_table(rows, sum(word_errors(texts[source], "")[1] for source in sources))
+        about = caption(conditions, len(sources), inputs_of(SPEECH, options))
+        print_table(rows, sum(word_errors(texts[source], "")[1] for source in sources), about)
         print(f"{options.output}: points.csv, words.csv")
     return 130 if interrupted else 1 if failures or broken else 0
 

@@ -140,15 +140,29 @@ def test_images_are_measured_resumed_and_reported(
     assert run_images(picture, tiny_checkpoints["image"], output, *arguments) == 0
     assert len(calls) == 1 and len(rows_of(output / "points.csv")) == len(rows)
 
-    # Another checkpoint's points are other points.
+    # Another checkpoint's points are other points, measured under other conditions.
     calls.clear()
     assert run_images(picture, tiny_checkpoints["image_other"], output, *arguments) == 0
     assert len(calls) == 2
+    runs = json.loads((output / "conditions.json").read_text())
+    assert [run["checkpoints"][0]["file"] for run in runs] == ["image.safetensors", "image_other.safetensors"]
+    assert runs[0]["checkpoints"][0]["fingerprint"] == codec.fingerprint.hex()
+    assert all(run["command"].startswith("python -m benchmarks.images --input ") for run in runs)
+    (output / "conditions.json").write_text("precious")
+    assert run_images(picture, tiny_checkpoints["image"], output, *arguments) == 1
+    assert "conditions.json" in capsys.readouterr().err and (output / "conditions.json").read_text() == "precious"
 
 
-def test_plots_are_drawn(picture, tiny_checkpoints, tmp_path):
+def test_plots_are_drawn(picture, tiny_checkpoints, tmp_path, monkeypatch):
+    """Each names its files, the weights and the machine."""
     pytest.importorskip("matplotlib")
+    plot, titles = common.plot, []
+    monkeypatch.setattr(common, "plot", lambda *args: titles.append(args[-1]) or plot(*args))
     assert run_images(picture, tiny_checkpoints["image"], tmp_path / "out", "--codecs", "bpgan", "jpeg") == 0
+    assert len(titles) == 2
+    fingerprint = load_codec(tiny_checkpoints["image"]).fingerprint.hex()
+    for title in titles:
+        assert title.startswith(f"Means over 1 file of in; image.safetensors {fingerprint}; ") and "thread" in title
     for name in ("psnr_db.png", "ms_ssim.png"):
         with Image.open(tmp_path / "out" / name) as image:
             assert image.width > 1000
@@ -248,6 +262,10 @@ def test_same_bytes_figure(picture, tiny_checkpoints, tmp_path, capsys):
     with Image.open(tmp_path / "figure.png") as figure:
         assert figure.size == (3 * 100 + 2 * 8, 2 * (90 + 24) + 8)  # the tiny checkpoint has a realistic generator
         assert np.array_equal(np.asarray(figure)[24:114, :100], np.asarray(Image.open(picture))[20:110, 10:110])
+        conditions = json.loads(figure.text["conditions"])
+        assert (
+            conditions["command"].startswith("python -m benchmarks.same_bytes --input ") and conditions["checkpoints"]
+        )
     said = capsys.readouterr().out
     assert all(f"{name} (4:" in said for name in ("JPEG", "WebP", "AVIF"))
     assert same_bytes.main([*arguments, "--crop", "200", "20", "100", "90"]) == 1
@@ -300,6 +318,7 @@ def test_the_page_has_all_at_the_same_bytes(picture, recording, texture_image, t
         "BPGAN, quality 6, realistic",
     ]
     text = (tmp_path / "page.html").read_text()
+    assert f"2 files of in; image.safetensors {codec.fingerprint.hex()}; speech.safetensors " in text
     assert f'<td data-head="bytes">{n_bytes:,}</td>' in text and text.count("<audio") == 5
 
 
@@ -615,8 +634,9 @@ def test_realism_benchmark_prints_both_generators(tiny_checkpoints, tmp_path, ca
     arguments = ["--input", str(tmp_path), "--quality", "3", "--checkpoint"]
     assert realism.main([*arguments, str(tiny_checkpoints["image"])]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
-    assert len(lines) == 4 and lines[2].startswith("| 3 | 0 |") and lines[3].startswith("| 3 | 1 |")
-    for line in lines[2:]:  # of 203 rows there are four levels
+    assert len(lines) == 6 and lines[5].startswith(f"Means over 1 file of {tmp_path.name}; image.safetensors ")
+    assert lines[2].startswith("| 3 | 0 |") and lines[3].startswith("| 3 | 1 |")
+    for line in lines[2:4]:  # of 203 rows there are four levels
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         assert len(cells) == lines[0].count("|") - 1 == 9 and cells[7] == ""
         assert float(cells[8]) == pytest.approx(np.mean([float(cell) for cell in cells[3:7]]), abs=0.11)
@@ -662,7 +682,13 @@ def test_search_benchmark_compares_methods_with_none(
     ]
     assert search.main(arguments) == 0
     table = (tmp_path / "out" / "search.md").read_text()
-    assert table.count("\n") == 2 + 2 * 2 and "| round, 3 iterations |" in table and "| 2 iterations |" in table
+    fingerprint = load_codec(tiny_checkpoints[kind]).fingerprint.hex()
+    assert (
+        table.count("\n") == 2 + 2 * 2 + 2 and f"1 file of {tmp_path.name}; {kind}.safetensors {fingerprint}; " in table
+    )
+    (run,) = json.loads((tmp_path / "out" / "conditions.json").read_text())
+    assert run["command"].startswith(f"python -m benchmarks.search --signal {kind} --crop {crop} ")
+    assert "| round, 3 iterations |" in table and "| 2 iterations |" in table
     points = (tmp_path / "out" / "points.csv").read_text().splitlines()
     assert len(points) == 1 + 3 * (1 + 2 * 2)
     if (tmp_path / "out" / "search.png").exists():

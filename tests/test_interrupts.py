@@ -493,7 +493,14 @@ def test_a_disk_that_is_full_ends_the_batch(compress, folder, encoded, monkeypat
     lines = [line for line in err.splitlines() if line.startswith("error")]
     assert code == 1 and len(lines) == 1 and "1.png" in lines[0] and "No space left" in lines[0], err
     assert "1 of 4 files" in out and len(encoded) == 2
-    assert listing(folder / "out") == {"0.bpgan", "0.png", "rows.jsonl", "metrics.csv", "options.json", "conditions.json"}
+    assert listing(folder / "out") == {
+        "0.bpgan",
+        "0.png",
+        "rows.jsonl",
+        "metrics.csv",
+        "options.json",
+        "conditions.json",
+    }
     monkeypatch.setattr(Path, "write_bytes", write)
     code, out, _ = compress()
     assert code == 0 and "4 of 4 files, 1 of them by an earlier run" in out

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from utils import __version__
-from utils.console import as_text
+from utils.console import as_text, name_of
 from utils.files import replacing
+
+from .inputs import located
 
 NAME = "conditions.json"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -52,11 +54,6 @@ def conditions_of(
     }
 
 
-def checkpoint_used(path: Path, codec) -> dict[str, str]:
-    """What `conditions_of` is told of a checkpoint file and the codec, or decoder, that was made from it."""
-    return {"signal": codec.kind.name, "file": as_text(path.name), "fingerprint": codec.fingerprint.hex()}
-
-
 def note_conditions(folder: Path, conditions: dict) -> None:
     """Add a run to the folder's conditions.json. Raises OSError where it cannot be written."""
     runs = _read(folder / NAME) or []
@@ -75,8 +72,7 @@ def check_conditions(folder: Path) -> None:
 
 def caption(conditions: dict, n_files: int, inputs: Sequence[Path] | None) -> str:
     """A line for plots and pages: how many files of which folders, checkpoint, machine. None: the built-in samples."""
-    folders = dict.fromkeys((path if path.is_dir() else path.parent).resolve().name for path in inputs or ())
-    of = ", ".join(as_text(name) for name in folders) or "the built-in samples"
+    of = ", ".join(dict.fromkeys(map(_set_name, inputs or ()))) or "the built-in samples"
     parts = [f"{n_files} file{'s' * (n_files != 1)} of {of}"]
     parts += [f"{each['file']} {each['fingerprint']}" for each in conditions["checkpoints"]]
     if conditions["device"] != "cpu":
@@ -84,6 +80,14 @@ def caption(conditions: dict, n_files: int, inputs: Sequence[Path] | None) -> st
     threads = conditions["threads"]
     parts.append(f"{conditions['cpu']}, {conditions['instruction_set']}, {threads} thread{'s' * (threads != 1)}")
     return "; ".join(parts)
+
+
+def _set_name(source: Path) -> str:
+    """The folder that an input is, or lies in, without the path to it."""
+    if name_of(source) != source.as_posix():  # a copy of standard input
+        return name_of(source)
+    path = located(source)
+    return as_text((path if path.is_dir() else path.parent).resolve().name)
 
 
 def _read(path: Path) -> list[dict] | None:

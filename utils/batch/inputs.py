@@ -14,9 +14,8 @@ from data.folders import DATAROOT_VARIABLE
 from utils import distributed
 from utils.codec.bitstream import BitstreamError, kind_of_file
 from utils.codec.checkpoint import CHECKPOINTS
+from utils.console import as_text
 from utils.files import locked, remove_leftovers, walk
-
-from .conditions import checkpoint_used
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool], results: Pa
     results = results.resolve() if results else None
     found: list[tuple[Path, Path]] = []
     left_out: Counter[str] = Counter()
-    for source in map(_located, inputs):
+    for source in map(located, inputs):
         if not source.is_dir():
             found.append((source, Path(source.name)))
             continue
@@ -80,7 +79,7 @@ def find_packed(inputs: list[Path] | None) -> list[Item]:
     return find_inputs(inputs, lambda path: path.suffix.lower() == SUFFIX)
 
 
-def _located(source: Path) -> Path:
+def located(source: Path) -> Path:
     """The input itself, or the one of this name in the folder of BPGAN_DATA."""
     base = os.environ.get(DATAROOT_VARIABLE)
     if source.exists():
@@ -166,6 +165,11 @@ class CodecsByKind:
     def of_file(self, data: bytes):
         """The codec for a .bpgan file, by the kind in its header. Raises BitstreamError."""
         return self.of(kind_of_packed(data))
+
+
+def checkpoint_used(path: Path, codec) -> dict[str, str]:
+    """What `conditions_of` is told of a checkpoint file and the codec, or decoder, that was made from it."""
+    return {"signal": codec.kind.name, "file": as_text(path.name), "fingerprint": codec.fingerprint.hex()}
 
 
 def kind_of_packed(data: bytes) -> str:
