@@ -713,7 +713,8 @@ def test_the_table_of_coders_has_every_registered_one(
     Image.fromarray(ramp_image).save(tmp_path / "a.png")
     arguments = ["--input", str(tmp_path), "--checkpoint", str(tiny_checkpoints["image"]), "--quality", "3"]
     assert coders.main(arguments) == 0
-    heading, _, row = capsys.readouterr().out.splitlines()
+    heading, _, row, _, about = capsys.readouterr().out.splitlines()
+    assert about.startswith("Means over 1 file of ") and codecs["image"].fingerprint.hex() in about
     cells = dict(zip(heading.split(" | "), row.split(" | ")))
     assert set(CODERS) < set(cells) and cells["new"].strip() == ""
     sizes = {

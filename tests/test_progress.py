@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import listing, one_line, save_picture, table
 
 import Compression_ADMM
 import Decompression
 import test as evaluate
+from tests.helpers.scripts import listing, one_line, table
+from tests.helpers.signals import save_picture
 from utils import __version__
 from utils.batch import progress
 from utils.codec import tiling
