@@ -14,6 +14,7 @@ from tests.helpers.signals import save_picture
 from utils import __version__
 from utils.batch import progress
 from utils.codec import tiling
+from utils.codec.settings import Settings
 
 SEARCH = ("--iterations", "5")
 
@@ -55,7 +56,7 @@ def test_a_search_shows_a_bar_on_a_terminal(run, folder, terminal):
 
 
 def test_a_bar_tells_bytes_distortion_and_tile(run, folder, terminal, small_tiles, monkeypatch):
-    monkeypatch.setattr("tqdm.tqdm.update", lambda bar, n: (setattr(bar, "n", bar.n + n), bar.refresh()))
+    monkeypatch.setattr("tqdm.tqdm.update", lambda bar, n=1: (setattr(bar, "n", bar.n + n), bar.refresh()))
     code, _, err = run(Compression_ADMM, folder / "in" / "0.png", folder / "o.bpgan", *SEARCH)
     bars = [text for text in err.split("\r") if "iteration" in text and " dB]" in text]
     assert code == 0 and bars and " bytes, " in bars[-1] and "<" in bars[-1]
@@ -104,9 +105,11 @@ def test_a_trace_has_every_iteration_of_every_file(run, folder):
     assert len(lines_of(trace)) == len(more)
 
 
-def test_a_trace_names_tiles_and_trials(run, folder, small_tiles):
-    source, trace = folder / "in" / "0.png", folder / "t.jsonl"
-    assert run(Compression_ADMM, source, folder / "o.bpgan", *SEARCH, "--trace", trace, "--target_bytes", "150")[0] == 0
+def test_a_trace_names_tiles_and_trials(run, folder, codecs, small_tiles):
+    source, trace, codec = folder / "in" / "0.png", folder / "t.jsonl", codecs["image"]
+    target = len(codec.compress(codec.kind.read(source), 4, Settings.of("admm", 5)))  # so that some quality meets it
+    arguments = (*SEARCH, "--trace", trace, "--target_bytes", target)
+    assert run(Compression_ADMM, source, folder / "o.bpgan", *arguments)[0] == 0
     lines = lines_of(trace)
     assert {line["tile"] for line in lines} == {1, 2, 3, 4} and {line["tiles"] for line in lines} == {4}
     assert [line["trial"] for line in lines] == sorted(line["trial"] for line in lines) and lines[0]["trial"] == 1
