@@ -29,6 +29,12 @@ class ResidualBlock(nn.Module):
         init_conv(self.conv2, scale=0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and self.conv1.weight.requires_grad:
+            from . import winograd  # imports numba, which the receiver can do without
+
+            if winograd.trains_by_it(x, self.conv1, self.conv2):
+                layers = (winograd.transformed(c.weight, c.bias, x.dtype) for c in (self.conv1, self.conv2))
+                return winograd.residual_block(x, *layers)
         h = self.conv1(F.leaky_relu(x, NEGATIVE_SLOPE))
         return x + self.conv2(F.leaky_relu_(h, NEGATIVE_SLOPE))
 

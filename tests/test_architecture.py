@@ -38,6 +38,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NOT_THE_RECEIVER_S = (
     "models.encoder",
     "models.discriminator",
+    "models.winograd",
     "utils.search.admm",
     "utils.search.model_problem",
     "utils.search.objectives",

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models import winograd as by_winograd
+from models import winograd_kernels as kernels
 from models.blocks import ResidualBlock, stack
 from models.bpgan import build_generator
 from models.config import ModelConfig
@@ -22,7 +24,8 @@ from utils.search.winograd import FrozenStack, generator_for_search
 
 pytestmark = pytest.mark.slow
 
-needs_kernels = pytest.mark.skipif(not winograd.kernels.available(), reason="PyTorch here has no libgomp")
+needs_kernels = pytest.mark.skipif(not kernels.available(), reason="PyTorch here has no libgomp")
+each_dtype = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 
 
 @pytest.fixture
@@ -40,33 +43,38 @@ def error(result, reference):
     return float((result - reference).norm() / reference.norm())
 
 
+SHAPES = [(1, 24, 1, 1), (1, 24, 2, 3), (3, 24, 7, 5), (2, 24, 9, 16), (1, 24, 40, 33)]
+# a value next to 0 may lie on its other side, where the slope is another
+LIMITS = {torch.bfloat16: (0.015, 0.08), torch.float32: (1e-5, 1e-5)}
+
+
 @needs_kernels
-@pytest.mark.parametrize("shape", [(1, 24, 1, 1), (1, 24, 2, 3), (3, 24, 7, 5), (2, 24, 9, 16), (1, 24, 40, 33)])
-def test_is_the_stack_it_was_made_of(blocks, shape):
+@each_dtype
+@pytest.mark.parametrize("shape", SHAPES)
+def test_is_the_stack_it_was_made_of(blocks, shape, dtype):
     x, gradient = torch.randn(2, *shape).bfloat16().float()
-    expected = both_ways(blocks, x, gradient)
-    found = both_ways(FrozenStack(blocks), x.bfloat16(), gradient)
-    for result, reference, limit in zip(found, expected, (0.015, 0.08)):
+    expected = both_ways(blocks.requires_grad_(False), x, gradient)
+    found = both_ways(FrozenStack(blocks, dtype), x.to(dtype), gradient)
+    for result, reference, limit in zip(found, expected, LIMITS[dtype]):
         assert result.shape == reference.shape
-        assert (
-            error(result, reference) < limit
-        )  # a value next to 0 may lie on its other side, where the slope is another
+        assert error(result, reference) < limit
 
 
 @needs_kernels
-def test_any_number_of_threads_and_any_chunk_gives_the_same(blocks, monkeypatch):
+@each_dtype
+def test_any_number_of_threads_and_any_chunk_gives_the_same(blocks, dtype, monkeypatch):
     threads, digests = torch.get_num_threads(), set()
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            digests.add(digest())
+            digests.add(digest(dtype))
     finally:
         torch.set_num_threads(threads)
     assert len(digests) == 1
     x, gradient = torch.randn(2, 2, 24, 37, 41).bfloat16()
-    frozen = FrozenStack(blocks)
+    frozen = FrozenStack(blocks, dtype)
     expected = both_ways(frozen, x, gradient)
-    monkeypatch.setattr(winograd, "CHUNK", 1)
+    monkeypatch.setitem(by_winograd.CHUNKS, dtype, 1)
     for result, reference in zip(both_ways(frozen, x, gradient), expected):
         assert error(result, reference) < 1e-3  # products of other sizes may be summed up otherwise
 
@@ -74,7 +82,7 @@ def test_any_number_of_threads_and_any_chunk_gives_the_same(blocks, monkeypatch)
 @needs_kernels
 def test_pictures_of_a_batch_do_not_mix(blocks):
     x, gradient = torch.randn(2, 3, 24, 6, 10).bfloat16()
-    frozen = FrozenStack(blocks)
+    frozen = FrozenStack(blocks, torch.bfloat16)
     together = both_ways(frozen, x, gradient)
     for i in range(3):
         alone = both_ways(frozen, x[i : i + 1], gradient[i : i + 1])
@@ -83,23 +91,25 @@ def test_pictures_of_a_batch_do_not_mix(blocks):
 
 
 @needs_kernels
-def test_generator_for_search_is_the_generator(monkeypatch):
+@each_dtype
+def test_generator_for_search_is_the_generator(dtype, monkeypatch):
     torch.manual_seed(1)
     config = ModelConfig(signal="image", in_channels=3)
     generator, quality = build_generator(config), torch.tensor([2.5])
+    monkeypatch.setattr(by_winograd, "pays_here", lambda: False)  # what is expected comes from direct convolutions
     z, gradient = torch.randn(1, config.latent_channels, 5, 7), torch.randn(1, 3, 80, 112)
     expected = both_ways(lambda z: generator(z, quality), z, gradient)
     errors = {}
     for pays in (True, False):
         monkeypatch.setattr(winograd, "pays_here", lambda: pays)
-        monkeypatch.setattr(winograd, "fast_dtype", lambda device: torch.bfloat16)
+        monkeypatch.setattr(winograd, "fast_dtype", lambda device: dtype)
         fast = generator_for_search(generator)
         assert isinstance(fast.body8, FrozenStack) == pays
-        found = both_ways(lambda z: fast(z.bfloat16(), quality), z, gradient)
+        found = both_ways(lambda z: fast(z.to(dtype), quality), z, gradient)
         errors[pays] = [error(result, reference) for result, reference in zip(found, expected)]
-    assert max(errors[False]) < 0.03  # bfloat16
+    assert max(errors[False]) < 0.03  # of bfloat16; none in float32
     for winograd_error, direct_error in zip(errors[True], errors[False]):
-        assert winograd_error < 1.5 * direct_error
+        assert winograd_error < max(1.5 * direct_error, 1e-5)
     assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in generator.parameters())
 
 
@@ -165,29 +175,31 @@ def assert_falls_back(monkeypatch, caplog, reason):
 
 
 @needs_kernels
+@each_dtype
 @pytest.mark.parametrize("kind", ["image", "speech"])
-def test_shipped_generators_are_reproduced(kind):
+def test_shipped_generators_are_reproduced(kind, dtype):
     generator = load_decoder(CHECKPOINTS / f"{kind}.safetensors").model.generator
     for name in winograd.STACKS:
-        assert isinstance(winograd._verified(getattr(generator, name), name), FrozenStack)
+        assert isinstance(winograd._verified(getattr(generator, name), name, dtype), FrozenStack)
 
 
 @pytest.mark.parametrize(
-    "told, dtype",
+    "told, dtype, pays",
     [
-        ({"architecture": "x86_64", "avx2": True}, torch.float32),
-        ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False}, torch.float32),
-        ({"architecture": "x86_64", "avx512_bf16": True}, torch.bfloat16),
-        ({"architecture": "x86_64", "amx_bf16": True}, torch.bfloat16),
-        ({"architecture": "aarch64", "bf16": True}, torch.bfloat16),
+        ({"architecture": "x86_64", "avx2": True}, torch.float32, True),
+        ({"architecture": "x86_64", "avx2": True, "avx512_f": True, "avx512_bf16": False}, torch.float32, False),
+        ({"architecture": "aarch64", "bf16": False}, torch.float32, False),
+        ({"architecture": "x86_64", "avx2": True, "avx512_f": True, "avx512_bf16": True}, torch.bfloat16, True),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_tile": True}, torch.bfloat16, False),
+        ({"architecture": "x86_64", "amx_bf16": True}, torch.bfloat16, False),
+        ({"architecture": "aarch64", "bf16": True}, torch.bfloat16, False),
     ],
 )
-def test_the_type_is_one_in_which_the_cpu_multiplies(told, dtype, monkeypatch):
+def test_the_type_is_one_in_which_the_cpu_multiplies(told, dtype, pays, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
     assert precision.fast_dtype(torch.device("cpu")) == dtype
     assert precision.fast_dtype(torch.device("cuda")) == torch.bfloat16
-    expected = bool(told.get("avx512_bf16")) and winograd.kernels.available()
-    assert winograd.pays_here() == expected
+    assert winograd.pays_here() == (pays and kernels.available())
 
 
 def test_a_pytorch_that_tells_nothing_of_the_cpu_is_served(monkeypatch):
@@ -200,7 +212,7 @@ def test_a_pytorch_that_tells_nothing_of_the_cpu_is_served(monkeypatch):
 @needs_kernels
 def test_weights_are_those_of_the_time_it_was_made(blocks):
     x, gradient = torch.randn(2, 1, 24, 8, 8).bfloat16()
-    frozen = FrozenStack(blocks)
+    frozen = FrozenStack(blocks, torch.bfloat16)
     before = both_ways(frozen, x, gradient)
     for parameter in blocks.parameters():
         parameter.data.zero_()
@@ -209,11 +221,101 @@ def test_weights_are_those_of_the_time_it_was_made(blocks):
 
 
 @needs_kernels
-def test_code_compiled_anew_rounds_like_that_of_the_cache(tmp_path):
-    command = [sys.executable, "-c", "from tests.helpers.winograd import digest; print(digest())"]
+@each_dtype
+def test_code_compiled_anew_rounds_like_that_of_the_cache(dtype, tmp_path):
+    program = f"import torch; from tests.helpers.winograd import digest; print(digest({dtype}))"
+    command = [sys.executable, "-c", program]
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     digests = {
         subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
         for _ in range(2)
     }
-    assert digests == {digest() + "\n"}
+    assert digests == {digest(dtype) + "\n"}
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+def learned(blocks, x, gradient, pays, monkeypatch):
+    """What the blocks make of x, and the gradients of x and of all weights, by name; calls of the Winograd blocks."""
+    calls, residual_block = [], by_winograd.residual_block
+    monkeypatch.setattr(by_winograd, "pays_here", lambda: pays)
+    monkeypatch.setattr(by_winograd, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(by_winograd, "residual_block", lambda *inputs: calls.append(1) or residual_block(*inputs))
+    blocks.zero_grad(set_to_none=True)
+    x = x.clone().requires_grad_(True)
+    y = blocks(x)
+    y.backward(gradient)
+    monkeypatch.undo()
+    gradients = {name: p.grad for name, p in blocks.named_parameters() if p.requires_grad}
+    return {"y": y.detach(), "x": x.grad, **gradients}, len(calls)
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_blocks_learn_the_same_by_winograd(blocks, shape, memory_format, monkeypatch):
+    blocks.to(memory_format=memory_format)
+    x, gradient = torch.randn(2, *shape)
+    expected, calls = learned(blocks, x, gradient, False, monkeypatch)
+    assert not calls
+    found, calls = learned(blocks, x, gradient, True, monkeypatch)
+    assert calls == len(blocks) and found.keys() == expected.keys()
+    for name, reference in expected.items():
+        assert error(found[name], reference) < 1e-5, name
+
+
+@needs_kernels
+def test_what_is_fixed_gets_no_gradient(blocks, monkeypatch):
+    for name, parameter in blocks.named_parameters():
+        parameter.requires_grad_(name in ("0.conv1.weight", "1.conv2.bias", "1.conv1.weight"))
+    x, gradient = torch.randn(2, 2, 24, 9, 6)
+    expected, _ = learned(blocks, x, gradient, False, monkeypatch)
+    found, calls = learned(blocks, x, gradient, True, monkeypatch)
+    assert calls == 2
+    assert found.keys() == {"y", "x", "0.conv1.weight", "1.conv2.bias", "1.conv1.weight"}
+    for name, reference in expected.items():
+        assert error(found[name], reference) < 1e-5, name
+
+
+def fixed(blocks, x):
+    blocks.requires_grad_(False)
+    blocks(x)
+
+
+def without_gradient(blocks, x):
+    with torch.no_grad():
+        blocks(x)
+
+
+def in_autocast(blocks, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        blocks(x)
+
+
+def in_float64(blocks, x):
+    blocks.double()(x.double())
+
+
+def with_other_layers(blocks, x):
+    for block in blocks:
+        block.conv2 = torch.nn.Conv2d(24, 24, 5, padding=2)
+    blocks(x)
+
+
+@pytest.mark.parametrize("use", [fixed, without_gradient, in_autocast, in_float64, with_other_layers])
+def test_direct_convolutions_do_everything_else(blocks, use, monkeypatch):
+    monkeypatch.setattr(by_winograd, "pays_here", lambda: True)
+    monkeypatch.setattr(by_winograd, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(by_winograd, "residual_block", lambda *inputs: pytest.fail("by Winograd"))
+    use(blocks, torch.randn(1, 24, 8, 8, requires_grad=True))
+
+
+@needs_kernels
+def test_a_number_that_is_none_shows_in_the_gradients(blocks, monkeypatch):
+    """The training loop stops at gradients that are no numbers: they may not get lost in a maximum."""
+    x, gradient = torch.randn(2, 1, 24, 8, 8)
+    x[0, 3, 4, 4] = torch.nan
+    found, _ = learned(blocks, x, gradient, True, monkeypatch)
+    for name in ("y", "0.conv1.weight", "1.conv2.weight"):
+        assert found[name].isnan().any(), name

@@ -1,7 +1,8 @@
 """The transforms of F(4x4, 3x3) Winograd convolutions on a CPU: picture to tiles, products of tiles to picture.
 
-Pictures are bfloat16 (B, H, W, C). A tile has 6x6 inputs and 4x4 outputs; rows of tiles are numbered through all
-pictures of a batch. Numba compiles the loops, PyTorch's own threads run them: a second set of threads, as Numba's would
+Pictures and tiles are all bfloat16 or all float32; a kernel is compiled for each. Pictures have the order (B, H, W, C).
+A tile has 6x6 inputs and 4x4 outputs; rows of tiles are numbered through all pictures of a batch. Numba compiles the
+loops, PyTorch's own threads run them: a second set of threads, as Numba's would
 be, fights with the first for the cores, because idle threads of OpenMP keep looking for work for milliseconds.
 """
 
@@ -15,8 +16,9 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from models.blocks import NEGATIVE_SLOPE
 from utils.compiled import compiled, compiled_callback
+
+from .blocks import NEGATIVE_SLOPE
 
 P, Q = 0.75, 1.5  # the polynomials' points are 0, +-P, +-Q and infinity
 SLOPE = np.float32(NEGATIVE_SLOPE)
@@ -29,7 +31,12 @@ ROWS_AT_ONCE = 2  # rows of tiles that a thread takes: the second one needs four
 
 def to_tiles(x: torch.Tensor, tiles: torch.Tensor, first: int, end: int, activate: bool) -> None:
     """Rows of tiles first..end of x, activated or not -> B^T d B (36, tiles, C)."""
-    _in_threads(_to_tiles, [first, end, *x.shape, x.data_ptr(), tiles.data_ptr(), int(activate)])
+    _in_threads(_TO_TILES[x.dtype], [first, end, *x.shape, x.data_ptr(), tiles.data_ptr(), int(activate)])
+
+
+def spread(gradient: torch.Tensor, tiles: torch.Tensor, first: int, end: int) -> None:
+    """Rows of tiles first..end of an output's gradient d -> A d A^T (36, tiles, C)."""
+    _in_threads(_SPREAD[gradient.dtype], [first, end, *gradient.shape, gradient.data_ptr(), tiles.data_ptr()])
 
 
 def from_tiles(
@@ -46,7 +53,7 @@ def from_tiles(
     bias float32 (C,); gate and base like y: the slope of the activation is taken where gate is negative.
     """
     _in_threads(
-        _from_tiles,
+        _FROM_TILES[y.dtype],
         [
             first,
             end,
@@ -109,36 +116,45 @@ def _pointer(typing_context, address, example):
     return result(types.int64, example), generate
 
 
-# bfloat16 is the upper half of a float32
+# The two types of a picture's samples. bfloat16, the upper half of a float32, is uint16 to Numba.
+_FLOAT, _WORD, _HALF = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 
 
 @intrinsic
-def _float_of(typing_context, bits):
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
+def _wide(typing_context, sample):
+    """A sample -> float32."""
 
-    return types.float32(types.uint32), generate
+    def generate(context, builder, signature, arguments):
+        if sample == types.float32:
+            return arguments[0]
+        return builder.bitcast(builder.shl(builder.zext(arguments[0], _WORD), _WORD(16)), _FLOAT)
+
+    return types.float32(sample), generate
 
 
 @intrinsic
-def _bits_of(typing_context, value):
+def _narrow(typing_context, value, example):
+    """float32 -> the nearest sample of the example's type, an even one at half."""
+
     def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
+        if example == types.float32:
+            return arguments[0]
+        bits = builder.bitcast(arguments[0], _WORD)
+        odd = builder.and_(builder.lshr(bits, _WORD(16)), _WORD(1))
+        return builder.trunc(builder.lshr(builder.add(bits, builder.add(odd, _WORD(0x7FFF))), _WORD(16)), _HALF)
 
-    return types.uint32(types.float32), generate
-
-
-@compiled(nogil=True)
-def _wide(half):
-    """uint16 with the bits of a bfloat16 -> float32."""
-    return _float_of(np.uint32(half) << np.uint32(16))
+    return example(types.float32, example), generate
 
 
-@compiled(nogil=True)
-def _half(value):
-    """float32 -> uint16 with the bits of the nearest bfloat16, even at half."""
-    bits = _bits_of(value)
-    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+@intrinsic
+def _negative(typing_context, sample):
+    """Whether a sample's topmost bit, the sign, is set."""
+
+    def generate(context, builder, signature, arguments):
+        kind = _WORD if sample == types.float32 else _HALF
+        return builder.icmp_signed("<", builder.bitcast(arguments[0], kind), kind(0))
+
+    return types.boolean(sample), generate
 
 
 # -- picture to tiles ------------------------------------------------------------------------------
@@ -185,20 +201,22 @@ def _mix(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
 
 
 @compiled(nogil=True)
-def _mix_half(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
-    """The same, to bfloat16."""
+def _mix_to(d0, d1, d2, d3, d4, d5, m0, m1, m2, m3, m4, m5):
+    """The same, to a picture's type."""
     for i in range(m0.size):
         a, b, c, d, e, f = _six(d0[i], d1[i], d2[i], d3[i], d4[i], d5[i])
-        m0[i], m1[i], m2[i], m3[i], m4[i], m5[i] = _half(a), _half(b), _half(c), _half(d), _half(e), _half(f)
+        m0[i], m1[i], m2[i] = _narrow(a, m0[i]), _narrow(b, m1[i]), _narrow(c, m2[i])
+        m3[i], m4[i], m5[i] = _narrow(d, m3[i]), _narrow(e, m4[i]), _narrow(f, m5[i])
 
 
-def _to_tiles(values):
+@compiled(nogil=True)
+def _to_tiles(values, sample):
     v = carray(values, 10)
     first, end, batch, height, width, channels, activate = v[1], v[2], v[3], v[4], v[5], v[6], v[9] != 0
     across, down = -(-width // 4), -(-height // 4)
     count, padded = across * channels, (across + 1) * channels
-    x = carray(_pointer(v[7], np.uint16(0)), (batch, height, width, channels))
-    tiles = carray(_pointer(v[8], np.uint16(0)), (6, 6, end - first, count))
+    x = carray(_pointer(v[7], sample), (batch, height, width, channels))
+    tiles = carray(_pointer(v[8], sample), (6, 6, end - first, count))
     rows = np.empty((6, 4, across + 1, channels), np.float32)  # of the input: columns by their place in a tile
     d = rows.reshape(6, 4, padded)
     m = np.empty((6, 4, padded), np.float32)  # B^T d
@@ -233,7 +251,7 @@ def _to_tiles(values):
                 )
             for r in range(6):
                 # columns 0 to 5 of all tiles of the row: neighbors share two
-                _mix_half(
+                _mix_to(
                     m[r, 0],
                     m[r, 1],
                     m[r, 2],
@@ -264,8 +282,8 @@ def _four(m0, m1, m2, m3, m4, m5):
 
 
 @compiled(nogil=True)
-def _fold_half(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
-    """A^T of six rows of bfloat16."""
+def _fold_from(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
+    """A^T of six rows of a picture's type."""
     for i in range(y0.size):
         y0[i], y1[i], y2[i], y3[i] = _four(
             _wide(m0[i]), _wide(m1[i]), _wide(m2[i]), _wide(m3[i]), _wide(m4[i]), _wide(m5[i])
@@ -283,14 +301,15 @@ def _fold(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3):
 def _finish(x, bias, gate, gated, base, based, y):
     for c in range(bias.size):
         value = x[c] + bias[c]
-        if gated and gate[c] >= np.uint16(0x8000):  # the topmost bit is the sign
+        if gated and _negative(gate[c]):
             value *= SLOPE
         if based:
             value += _wide(base[c])
-        y[c] = _half(value)
+        y[c] = _narrow(value, y[c])
 
 
-def _from_tiles(values):
+@compiled(nogil=True)
+def _from_tiles(values, sample):
     v = carray(values, 12)
     first, end, batch, height, width, channels, gated, based = (
         v[1],
@@ -304,10 +323,10 @@ def _from_tiles(values):
     )
     across, down = -(-width // 4), -(-height // 4)
     count, shape = across * channels, (batch, height, width, channels)
-    y = carray(_pointer(v[7], np.uint16(0)), shape)
-    m = carray(_pointer(v[8], np.uint16(0)), (6, 6, end - first, count))
+    y = carray(_pointer(v[7], sample), shape)
+    m = carray(_pointer(v[8], sample), (6, 6, end - first, count))
     bias = carray(_pointer(v[9], SLOPE), channels)
-    gate, base = carray(_pointer(v[10], np.uint16(0)), shape), carray(_pointer(v[11], np.uint16(0)), shape)
+    gate, base = carray(_pointer(v[10], sample), shape), carray(_pointer(v[11], sample), shape)
     folded = np.empty((4, 6, count), np.float32)  # A^T m
     columns = np.empty((4, across, channels), np.float32)  # every fourth one together
     flat = columns.reshape(4, count)
@@ -318,7 +337,7 @@ def _from_tiles(values):
         for number in range(start, min(start + ROWS_AT_ONCE, end)):
             picture, row, t = number // down, number % down, number - first
             for c in range(6):
-                _fold_half(
+                _fold_from(
                     m[0, c, t],
                     m[1, c, t],
                     m[2, c, t],
@@ -343,3 +362,108 @@ def _from_tiles(values):
                         based,
                         y[picture, to, c],
                     )
+
+
+# -- gradient of an output to tiles ----------------------------------------------------------------
+
+
+@compiled(nogil=True)
+def _spread_row(y, columns):
+    """A row y (W, C) -> (4, tiles, C), every fourth column together, zeros beyond its end."""
+    for place in range(4 * columns.shape[1]):
+        to = columns[place % 4, place // 4]
+        if place < len(y):
+            _load(y[place], to, False)
+        else:
+            to[:] = 0
+
+
+@compiled(nogil=True)
+def _six_of_four(d0, d1, d2, d3):
+    """A of four numbers."""
+    even, odd = d0 + P2 * d2, P1 * d1 + P3 * d3
+    even2, odd2 = d0 + Q2 * d2, Q1 * d1 + Q3 * d3
+    return d0, even + odd, even - odd, even2 + odd2, even2 - odd2, d3
+
+
+@compiled(nogil=True)
+def _spread_mix(d0, d1, d2, d3, m0, m1, m2, m3, m4, m5):
+    """A of four rows."""
+    for i in range(m0.size):
+        m0[i], m1[i], m2[i], m3[i], m4[i], m5[i] = _six_of_four(d0[i], d1[i], d2[i], d3[i])
+
+
+@compiled(nogil=True)
+def _spread_mix_to(d0, d1, d2, d3, m0, m1, m2, m3, m4, m5):
+    """The same, to a picture's type."""
+    for i in range(m0.size):
+        a, b, c, d, e, f = _six_of_four(d0[i], d1[i], d2[i], d3[i])
+        m0[i], m1[i], m2[i] = _narrow(a, m0[i]), _narrow(b, m1[i]), _narrow(c, m2[i])
+        m3[i], m4[i], m5[i] = _narrow(d, m3[i]), _narrow(e, m4[i]), _narrow(f, m5[i])
+
+
+@compiled(nogil=True)
+def _spread(values, sample):
+    v = carray(values, 9)
+    first, end, batch, height, width, channels = v[1], v[2], v[3], v[4], v[5], v[6]
+    across, down = -(-width // 4), -(-height // 4)
+    count = across * channels
+    y = carray(_pointer(v[7], sample), (batch, height, width, channels))
+    tiles = carray(_pointer(v[8], sample), (6, 6, end - first, count))
+    rows = np.empty((4, 4, across, channels), np.float32)
+    d = rows.reshape(4, 4, count)
+    m = np.empty((6, 4, count), np.float32)  # A d
+    while True:
+        start = _take(values, ROWS_AT_ONCE)
+        if start >= end:
+            return
+        for number in range(start, min(start + ROWS_AT_ONCE, end)):
+            picture, row, t = number // down, number % down, number - first
+            for r in range(4):
+                if 4 * row + r < height:
+                    _spread_row(y[picture, 4 * row + r], rows[r])
+                else:
+                    rows[r] = 0
+            for p in range(4):
+                _spread_mix(d[0, p], d[1, p], d[2, p], d[3, p], m[0, p], m[1, p], m[2, p], m[3, p], m[4, p], m[5, p])
+            for r in range(6):
+                _spread_mix_to(
+                    m[r, 0],
+                    m[r, 1],
+                    m[r, 2],
+                    m[r, 3],
+                    tiles[r, 0, t],
+                    tiles[r, 1, t],
+                    tiles[r, 2, t],
+                    tiles[r, 3, t],
+                    tiles[r, 4, t],
+                    tiles[r, 5, t],
+                )
+
+
+# -- what the threads run ---------------------------------------------------------------------------
+
+
+def _to_tiles_bfloat16(values):
+    _to_tiles(values, np.uint16(0))
+
+
+def _to_tiles_float32(values):
+    _to_tiles(values, np.float32(0))
+
+
+def _from_tiles_bfloat16(values):
+    _from_tiles(values, np.uint16(0))
+
+
+def _from_tiles_float32(values):
+    _from_tiles(values, np.float32(0))
+
+
+def _spread_float32(values):
+    _spread(values, np.float32(0))
+
+
+_TO_TILES = {torch.bfloat16: _to_tiles_bfloat16, torch.float32: _to_tiles_float32}
+_FROM_TILES = {torch.bfloat16: _from_tiles_bfloat16, torch.float32: _from_tiles_float32}
+_SPREAD = {torch.float32: _spread_float32}
