@@ -4,13 +4,17 @@ A point is one file, coded by one codec at one setting, and decoded again from t
 are appended to points.csv as they come, and a point that is there is not measured again: its key
 is the file's name and checksum, codec, setting, and the codec's version (for this codec: checkpoint,
 entropy coder, device, seed and search). summary.csv, bd_rate.md and the plots are made from the points of all
-files at one setting; a setting that lacks some files is left out of them, and named.
+files at one setting; a setting that lacks some files is left out of them, and named. Means and BD-rates
+have 95 % bootstrap intervals over the files (`intervals.py`), and wins.csv says on how many files each
+codec needs fewer bits than this one. With --coded the coded files are kept too, so that another
+yardstick need not encode again.
 
 Seconds are wall-clock time of one file in one process, including the start of an external program.
 """
 
 import bisect
 import csv
+import hashlib
 import json
 import logging
 import math
@@ -37,6 +41,8 @@ from utils.entropy import CODERS
 from utils.files import replacing
 from utils.metrics import bd_rate
 from utils.search.config import METHODS, OBJECTIVES, SearchConfig, preset
+
+from .intervals import Interval, interval, mean, resample, weighted_means
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +83,8 @@ class Codec:
     cost: str = ""  # of decoding, if it is known
     fingerprint: str = ""  # of this codec's checkpoint
     scale: tuple[str, ...] = ()  # all settings it can be brought to a size with, if more than `settings`
+    # (name, version) of the codec whose coded files these are, where only decoding differs
+    coded_as: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class Curve:
     label: str
     points: list[dict]  # rate unit and measures
     group: str  # "ours", "others", "published"
+    rows: tuple[list[dict], ...] = ()  # of each point the rows of its files, in the same order; published: none
 
 
 @dataclass(frozen=True)
@@ -181,7 +190,21 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
         default=None,
         help="of this codec; without it, the checkpoint's own choice is used",
     )
+    add(
+        "--realism",
+        type=in_range(float, 0.0, 1.0),
+        nargs="+",
+        default=[0.0],
+        help="realism of this codec's decoder, which gets a curve each",
+    )
     add("--limit", type=in_range(int, 1, 10**9), default=None, help="only the first files")
+    add(
+        "--coded",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="where coded files are kept and taken from; without it, each yardstick encodes for itself",
+    )
     return parser
 
 
@@ -207,7 +230,7 @@ def own_codecs(options) -> list[Codec]:
         codec.compress(sample, 3, Settings.of(iterations=min(1, max(options.iterations)), entropy_coder=coder))
     )
 
-    def of(search: SearchConfig) -> Codec:
+    def of(search: SearchConfig, realism: float) -> Codec:
         words = [word for word, usual in ((search.method, "admm"), (search.objective, "mse")) if word != usual]
         name = "-".join([OURS, *words, str(search.iterations)]) if search.iterations else f"{OURS}-0"
         text = f"{search.iterations} iteration{'s' * (search.iterations != 1)}" if search.iterations else "no search"
@@ -216,6 +239,10 @@ def own_codecs(options) -> list[Codec]:
         own = f"{version} search {zlib.crc32(repr(search).encode()):08x}" if search.iterations else version
         if search.objective == "perceptual":  # steered by the discriminator, which the fingerprint leaves out
             own += f" checkpoint {codec.digest[:16]}"
+        coded_as = (name, own)
+        if realism:  # the fingerprint leaves the realistic generator out
+            name, label = f"{name}-realism{realism:g}", f"{label}, realism {realism:g}"
+            own += f" realism {codec.digest[:16]}"
         return Codec(
             name,
             label,
@@ -224,10 +251,11 @@ def own_codecs(options) -> list[Codec]:
             lambda signal, setting: Coded(
                 codec.compress(signal, float(setting), Settings(search, coder, options.seed))
             ),
-            lambda data, _: codec.decompress(data),
+            lambda data, _: codec.decompress(data, realism),
             ours=True,
             cost=cost,
             fingerprint=codec.fingerprint.hex(),
+            coded_as=coded_as,
         )
 
     searches = [preset("none")] if 0 in options.iterations else []
@@ -238,7 +266,9 @@ def own_codecs(options) -> list[Codec]:
         for iterations in sorted(set(options.iterations))
         if iterations and method != "none"
     ]
-    return [of(search) for search in searches]
+    if any(options.realism) and not codec.has_realistic:
+        raise ValueError(f"{options.checkpoint} has no realistic generator; leave --realism at 0")
+    return [of(search, realism) for search in searches for realism in sorted(set(options.realism))]
 
 
 # -- the conditions of a run -----------------------------------------------------------------------
@@ -376,12 +406,40 @@ def find_codecs(benchmark: Benchmark, names: Iterable[str], options) -> tuple[li
     return codecs, failures
 
 
-def measure(kind: Kind, codec: Codec, setting: str, source: Source) -> dict:
-    """Encode, decode, score -> a row of points.csv."""
+def coded_path(folder: Path, codec: Codec, setting: str, source: Source) -> Path:
+    """Where a coded file is kept."""
+    name, version = codec.coded_as or (codec.name, codec.version)
+    key = "\n".join((*source.key(codec, setting)[:2], name, setting, version))
+    return folder / name / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.coded"
+
+
+def keep_coded(path: Path, coded: Coded) -> None:
+    """The counted bytes in 8 bytes, then the coded file."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(coded.counted.to_bytes(8, "little") + coded.data)
+
+
+def coded_by(codec: Codec, setting: str, source: Source, original: np.ndarray, folder: Path | None) -> Coded:
+    """The coded file that is kept in the folder; where there is none it is made, and kept."""
+    path = folder and coded_path(folder, codec, setting, source)
+    if path and path.exists():
+        data = path.read_bytes()
+        return Coded(data[8:], int.from_bytes(data[:8], "little"))
+    coded = codec.encode(original, setting)
+    if path:
+        keep_coded(path, coded)
+    return coded
+
+
+def measure(kind: Kind, codec: Codec, setting: str, source: Source, folder: Path | None = None) -> dict:
+    """Encode, decode, score -> a row of points.csv; the coded file is kept in the folder, if one is given."""
     original = kind.read(source.item.path)
     started = time.perf_counter()
     coded = codec.encode(original, setting)
     encoded_at = time.perf_counter()
+    if folder:
+        keep_coded(coded_path(folder, codec, setting, source), coded)
+    decoding_at = time.perf_counter()
     decoded = codec.decode(coded.data, setting)
     decoded_at = time.perf_counter()
     return {
@@ -391,7 +449,7 @@ def measure(kind: Kind, codec: Codec, setting: str, source: Source) -> dict:
         kind.rate_unit: kind.rate(coded.counted, kind.size(original)),
         **kind.score(original, codec.finish(original, decoded)),
         "encode_seconds": encoded_at - started,
-        "decode_seconds": decoded_at - encoded_at,
+        "decode_seconds": decoded_at - decoding_at,
     }
 
 
@@ -426,7 +484,7 @@ def mean_curves(benchmark: Benchmark, codecs: list[Codec], sources: list[Source]
     values = benchmark.columns[len(KEY) :]
     curves = {}
     for codec in codecs:
-        means = []
+        means, files = [], []
         for setting in codec.settings:
             rows = [points.get(source.key(codec, setting)) for source in sources]
             lacking = rows.count(None)
@@ -441,17 +499,13 @@ def mean_curves(benchmark: Benchmark, codecs: list[Codec], sources: list[Source]
                     "codec": codec.name,
                     "setting": setting,
                     "files": len(rows),
-                    **{name: _mean([row[name] for row in rows]) for name in values},
+                    **{name: mean([row[name] for row in rows]) for name in values},
                 }
             )
+            files.append(rows)
         if means:
-            curves[codec.name] = Curve(codec.label, means, "ours" if codec.ours else "others")
+            curves[codec.name] = Curve(codec.label, means, "ours" if codec.ours else "others", tuple(files))
     return curves
-
-
-def _mean(values: list[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
 
 
 def published_curves(benchmark: Benchmark, sources: list[Source]) -> dict[str, Curve]:
@@ -495,6 +549,95 @@ def compare(anchor: tuple[list, list], other: tuple[list, list]) -> float | None
         return None
 
 
+def resampled_values(curve: Curve, measure: Measure, rate_unit: str, counts: np.ndarray) -> list[tuple[list, list]]:
+    """`curve_values` of each resample of the files, counts (resamples, files); of a published curve the same for all."""
+    if not curve.rows:
+        return [curve_values(curve, measure, rate_unit)] * len(counts)
+    rates, qualities = (
+        weighted_means(np.array([[row[column] for row in rows] for rows in curve.rows]), counts)
+        for column in (rate_unit, measure.column)
+    )
+    return [
+        (
+            [rate for rate, quality in zip(*pair) if math.isfinite(quality)],
+            [measure.scale(quality) for quality in pair[1] if math.isfinite(quality)],
+        )
+        for pair in zip(rates.tolist(), qualities.tolist())
+    ]
+
+
+def bd_interval(anchor: Curve, other: Curve, measure: Measure, rate_unit: str) -> Interval | None:
+    """BD-rate with its interval over the files; None where `compare` has none.
+
+    A published curve has no files, so only those of the other one are drawn.
+    """
+    change = compare(curve_values(anchor, measure, rate_unit), curve_values(other, measure, rate_unit))
+    n_files = len(next((rows for curve in (anchor, other) for rows in curve.rows), ()))
+    if change is None or n_files < 2:
+        return None if change is None else Interval(change)
+    counts = resample(n_files)
+    pairs = zip(*(resampled_values(curve, measure, rate_unit, counts) for curve in (anchor, other)))
+    return interval(change, [drawn for pair in pairs if (drawn := compare(*pair)) is not None])
+
+
+def bd_rows(benchmark: Benchmark, curves: dict[str, Curve]) -> list[dict]:
+    """A row for each curve, reference and measure that can be compared: bd_rate.csv."""
+    return [
+        {
+            "codec": name,
+            "label": curve.label,
+            "reference": reference,
+            "reference_label": curves[reference].label,
+            "measure": measure.column,
+            "bd_rate": change.value,
+            "bd_rate_low": change.low,
+            "bd_rate_high": change.high,
+        }
+        for name, curve in curves.items()
+        for reference in benchmark.references
+        if reference in curves and name != reference
+        for measure in benchmark.measures
+        if (change := bd_interval(curves[reference], curve, measure, benchmark.kind.rate_unit)) is not None
+    ]
+
+
+def win_rows(benchmark: Benchmark, curves: dict[str, Curve]) -> list[dict]:
+    """Every other codec against each curve of ours, file by file: wins.csv.
+
+    The BD-rate of the other codec over ours is taken on every file alone. It wins where it needs fewer bits.
+    """
+    rows, unit = [], benchmark.kind.rate_unit
+
+    def of_file(curve: Curve, measure: Measure, index: int):
+        points = [files[index] for files in curve.rows]
+        return curve_values(Curve(curve.label, points, curve.group), measure, unit)
+
+    for ours in (curve for curve in curves.values() if curve.group == "ours"):
+        for name, other in curves.items():
+            if other.group != "others":
+                continue
+            for measure in benchmark.measures:
+                changes = [
+                    change
+                    for index in range(len(ours.rows[0]))
+                    if (change := compare(of_file(ours, measure, index), of_file(other, measure, index))) is not None
+                ]
+                if changes:
+                    quartiles = np.percentile(changes, (25, 50, 75))
+                    rows.append(
+                        {
+                            "codec": name,
+                            "label": other.label,
+                            "against": ours.label,
+                            "measure": measure.column,
+                            "files": len(changes),
+                            "wins_percent": 100 * sum(change < 0 for change in changes) / len(changes),
+                            **dict(zip(("bd_rate_25", "bd_rate_50", "bd_rate_75"), quartiles.tolist())),
+                        }
+                    )
+    return rows
+
+
 def bd_table(benchmark: Benchmark, curves: dict[str, Curve]) -> str:
     """A Markdown table: mean rate difference of each curve against each reference, by measure."""
     unit = benchmark.kind.rate_unit
@@ -505,16 +648,24 @@ def bd_table(benchmark: Benchmark, curves: dict[str, Curve]) -> str:
         for measure in benchmark.measures
     ]
     header = ["", unit, *(f"{measure.label} against {curves[reference].label}" for reference, measure in columns)]
+    changes = {(row["codec"], row["reference"], row["measure"]): row for row in bd_rows(benchmark, curves)}
     rows = []
     for name, curve in curves.items():
         rates = [point[unit] for point in curve.points]
         cells = [curve.label, f"{min(rates):.3g} to {max(rates):.3g}"]
         for reference, measure in columns:
-            change = compare(curve_values(curves[reference], measure, unit), curve_values(curve, measure, unit))
-            cells.append("" if change is None else "0" if name == reference else f"{change:+.1f} %")
+            row = changes.get((name, reference, measure.column))
+            cells.append("0" if name == reference else "" if row is None else bd_cell(row))
         rows.append(cells)
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def bd_cell(row: dict) -> str:
+    """A BD-rate and its interval as tables show them."""
+    low, high = row["bd_rate_low"], row["bd_rate_high"]
+    bounds = f" ({low:+.1f} to {high:+.1f})" if math.isfinite(low) else ""
+    return f"{row['bd_rate']:+.1f} %{bounds}"
 
 
 def times_table(codecs: list[Codec], curves: dict[str, Curve]) -> str:
@@ -526,21 +677,38 @@ def times_table(codecs: list[Codec], curves: dict[str, Curve]) -> str:
     for codec in codecs:
         if codec.name in curves:
             seconds = [
-                _mean([point[name] for point in curves[codec.name].points])
+                mean([point[name] for point in curves[codec.name].points])
                 for name in ("encode_seconds", "decode_seconds")
             ]
             lines.append(f"| {codec.label} | {seconds[0]:.3f} | {seconds[1]:.3f} | {codec.cost} |")
     return "\n".join(lines) + "\n"
 
 
-def write_summary(path: Path, benchmark: Benchmark, curves: dict[str, Curve]) -> None:
-    columns = ("codec", "setting", "files", *benchmark.columns[len(KEY) :])
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """A CSV file of rows that all have the first one's columns; without rows no file, nor one of before."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        for curve in curves.values():
-            for point in curve.points:
-                writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in point.items()})
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
+def summary_rows(benchmark: Benchmark, curves: dict[str, Curve]) -> list[dict]:
+    """A row for each codec and setting: means, and the intervals of rate and measures."""
+    rows = []
+    for curve in curves.values():
+        for point, files in zip(curve.points, curve.rows):
+            row = {"codec": point["codec"], "label": curve.label}
+            for name, value in point.items():
+                row[name] = value
+                if name in (benchmark.kind.rate_unit, *benchmark.kind.metric_names):
+                    values = np.array([[each[name] for each in files]])
+                    bounds = interval(value, weighted_means(values, resample(len(files)))[:, 0])
+                    row |= {f"{name}_low": bounds.low, f"{name}_high": bounds.high}
+            rows.append(row)
+    return rows
 
 
 # -- plots -----------------------------------------------------------------------------------------
@@ -622,12 +790,15 @@ def report(
     measured = mean_curves(benchmark, codecs, sources, points)
     if not measured:
         return
-    write_summary(output / "summary.csv", benchmark, measured)
+    write_rows(output / "summary.csv", summary_rows(benchmark, measured))
     curves = measured | published_curves(benchmark, sources)
+    write_rows(output / "bd_rate.csv", bd_rows(benchmark, curves))
+    write_rows(output / "wins.csv", win_rows(benchmark, curves))
     table = bd_table(benchmark, curves)
     text = (
         "Mean rate difference at equal quality (BD-rate; negative: fewer bits), each over the qualities that both "
-        f"curves cover, empty if those are under {MIN_OVERLAP:.0%} of the shorter curve. {about}.\n\n"
+        f"curves cover, empty if those are under {MIN_OVERLAP:.0%} of the shorter curve. In parentheses: 95 % "
+        f"bootstrap intervals over the files. {about}.\n\n"
         f"{table}\nMeans over files and settings, on this machine with what else ran on it:\n\n"
         f"{times_table(codecs, measured)}"
     )
@@ -645,7 +816,7 @@ def report(
             )
     except ImportError:
         print("plots are skipped: pip install matplotlib", file=sys.stderr)
-    print(f"{output}: points.csv, summary.csv, bd_rate.md, plots")
+    print(f"{output}: points.csv, summary.csv, bd_rate.csv, bd_rate.md, wins.csv, plots")
 
 
 def run(benchmark: Benchmark, options) -> int:
@@ -656,7 +827,7 @@ def run(benchmark: Benchmark, options) -> int:
     conditions = note_run(benchmark, codecs, options)
     interrupted, failures = False, 0
     try:
-        failures = measure_all(codecs, sources, points, lambda *point: measure(benchmark.kind, *point))
+        failures = measure_all(codecs, sources, points, lambda *point: measure(benchmark.kind, *point, options.coded))
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; the points so far are kept, the same command goes on from them", file=sys.stderr)

@@ -3,7 +3,8 @@
     python -m benchmarks.page --input DIR --output results/page.html
 
 Each of the others runs at the setting that gives the fewest bytes that are no fewer than this codec's;
-one that cannot go as low is shown at its lowest. Settings and what counts as bytes are those of
+one that cannot go as low is shown at its lowest. With --results the page begins with the tables and plots of
+what was measured. Settings and what counts as bytes are those of
 benchmarks.images and benchmarks.speech. A version of a picture of 768x512 takes some 0.4 MB on the page, one of
 a sentence 0.2 MB: with the defaults some 25 MB in all.
 """
@@ -21,11 +22,12 @@ from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from utils.batch.conditions import caption, conditions_of
 from utils.batch.inputs import CodecsByKind, find_inputs
-from utils.batch.page import Version, original_version, writing_page
+from utils.batch.page import Page, Version, original_version, writing_page
 from utils.codec.settings import Settings
 from utils.console import fail, pick_device
+from utils.files import walk
 
-from . import images, speech
+from . import images, speech, tables
 from .common import OURS, Codec, at_size, find_codecs
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,17 @@ class Table:
         )
 
 
+def add_results(page: Page, folder: Path) -> None:
+    """The tables (Markdown) and plots (PNG) that benchmarks wrote below a folder, by their part and name."""
+    for path in sorted(walk(folder)):
+        title = path.relative_to(folder).with_suffix("").as_posix()
+        if path.suffix == ".md":
+            for lines in tables.parsed(path.read_text()):
+                page.add_table(title, lines)
+        elif path.suffix == ".png":
+            page.add_plot(title, path.read_bytes())
+
+
 def run(options) -> int:
     """-> exit code: 1 if a file or a codec failed; the page then lacks these."""
     from tqdm import tqdm
@@ -106,6 +119,8 @@ def run(options) -> int:
         + caption(conditions_of(options, device, codecs.used()), sum(map(len, by_kind.values())), inputs)
     )
     with writing_page(options.output, "BPGAN beside other codecs", introduction) as page:
+        if options.results:
+            add_results(page, options.results)
         for item in tqdm([item for kind in tables for item in by_kind[kind]], file=sys.stderr):
             table = tables[kind_of(item.path)]
             try:
@@ -160,6 +175,13 @@ def main(argv: list[str] | None = None) -> int:
         help="who else takes part",
     )
     add("--limit", type=in_range(int, 1, 10**6), default=4, help="only the first files of each kind")
+    add(
+        "--results",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="also show the tables and plots that benchmarks wrote below this folder",
+    )
     return parser.run(argv, run)
 
 

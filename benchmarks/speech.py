@@ -11,7 +11,9 @@ included; Opus and Speex for their packets' bytes, without the Ogg pages, header
 that weigh 0.8 to 1.2 kbps in clips of a few seconds; AMR for its frames' whole bytes, without the
 file's magic and the mode byte before each frame (0.4 kbps); Codec2's file has no container, and its frames are whole
 bytes. Column `file_bytes` has the whole file of each. Opus runs as shipped (20 ms frames) and with
-40 ms frames, which are better at the lowest rates; Speex in wideband with variable rate, which is
+40 ms frames, which are better at the lowest rates; and with 40 ms frames in a newer libopus, decoded
+plainly and with NoLACE (Büthe et al. 2024), the deep postfilter of Opus 1.5, which acts from some 8 kbps
+on, where Opus codes wideband. Its decoder is a package of npm and runs in Node. Speex in wideband with variable rate, which is
 better there than constant rate; both at their highest complexity. AMR is decoded by the OpenCORE
 libraries, which score a little higher than ffmpeg's own decoders.
 
@@ -19,6 +21,7 @@ Delays: Opus, Speex and AMR follow the waveform, and the shift of up to 15 ms th
 the original is undone. Codec2 does not: 18 ms (700C: 28 ms), measured once on envelopes, are undone.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -203,6 +206,118 @@ def opus_40(_) -> list[Codec]:
     return _opus("opus-40", "Opus, 40 ms frames", 40)
 
 
+def _opus_packets(clip: np.ndarray, kbps: str) -> list[bytes]:
+    """Packets of 40 ms by the libopus that PyAV brings, at the settings of `_opus`."""
+    import av
+
+    context = av.CodecContext.create("libopus", "w")
+    context.sample_rate, context.layout, context.format = RATE, "mono", "s16"
+    context.bit_rate = round(1000 * float(kbps))
+    context.options = {"application": "voip", "frame_duration": "40", "vbr": "on", "compression_level": "10"}
+    context.open()
+    samples = np.frombuffer(to_raw(clip), "<i2")
+    samples = np.pad(samples, (0, -samples.size % context.frame_size))
+    packets = []
+    for start in range(0, samples.size, context.frame_size):
+        frame = av.AudioFrame.from_ndarray(
+            samples[None, start : start + context.frame_size], format="s16", layout="mono"
+        )
+        frame.sample_rate, frame.pts = RATE, start
+        packets += context.encode(frame)
+    return [bytes(packet) for packet in packets + context.encode(None)]
+
+
+def pack(packets: list[bytes]) -> Coded:
+    """Packets with their lengths in 2 bytes each; the rate counts the packets."""
+    return Coded(b"".join(len(packet).to_bytes(2, "little") + packet for packet in packets), sum(map(len, packets)))
+
+
+def unpack(data: bytes) -> list[bytes]:
+    """Invert `pack`."""
+    packets, position = [], 0
+    while position < len(data):
+        size = int.from_bytes(data[position : position + 2], "little")
+        packets.append(data[position + 2 : position + 2 + size])
+        position += 2 + size
+    return packets
+
+
+def _opus_of_pyav(name: str, label: str, version: str, decode, settings: tuple[str, ...]) -> list[Codec]:
+    import av
+
+    if "libopus" not in av.codecs_available:
+        raise Missing("this PyAV was built without libopus; pip install --force-reinstall av")
+    own = f"PyAV {av.__version__}"
+    return [
+        Codec(
+            name,
+            label,
+            settings,
+            f"{own} {version}".strip(),
+            lambda clip, kbps: pack(_opus_packets(clip, kbps)),
+            decode,
+            align,
+            scale=tuple(map(str, range(int(settings[0]), 65))),
+            coded_as=("opus-pyav", own),
+        )
+    ]
+
+
+def opus_pyav(_) -> list[Codec]:
+    def decode(data: bytes, _) -> np.ndarray:
+        import av
+
+        context = av.CodecContext.create("libopus", "r")
+        context.sample_rate, context.layout = 48000, "mono"
+        frames = [frame.to_ndarray() for packet in unpack(data) for frame in context.decode(av.Packet(packet))]
+        return _resample(np.concatenate(frames, axis=None).astype(np.float32) / 32768, 48000, RATE)
+
+    return _opus_of_pyav(
+        "opus-pyav", "Opus, newer libopus, 40 ms frames", "", decode, ("6", "7", "8", "10", "12", "16", "20", "24")
+    )
+
+
+# Packets as `pack` has them on standard input, float32 at 16 kHz on standard output.
+_NOLACE = """
+import { OpusMLDecoder } from "@wasm-audio-decoders/opus-ml";
+import { readFileSync, writeSync } from "node:fs";
+const data = readFileSync(0), packets = [];
+for (let at = 0; at < data.length; ) {
+    const size = data.readUInt16LE(at);
+    packets.push(new Uint8Array(data.subarray(at + 2, at + 2 + size)));
+    at += 2 + size;
+}
+const decoder = new OpusMLDecoder({ channels: 1, sampleRate: 16000, speechQualityEnhancement: "nolace" });
+await decoder.ready;
+const { channelData, errors } = decoder.decodeFrames(packets);
+if (errors.length) throw new Error(errors[0].message);
+const [{ buffer, byteOffset, byteLength }] = channelData;
+const samples = Buffer.from(buffer, byteOffset, byteLength);
+for (let at = 0; at < samples.length; ) at += writeSync(1, samples, at);
+"""
+CHECKOUT = Path(__file__).resolve().parent.parent
+NOLACE_PACKAGE = "@wasm-audio-decoders/opus-ml"
+
+
+def opus_nolace(_) -> list[Codec]:
+    _need("nodejs npm", "node")
+    manifest = CHECKOUT / "node_modules" / NOLACE_PACKAGE / "package.json"
+    if not manifest.exists():
+        raise Missing(f"no {NOLACE_PACKAGE} here; in the checkout: npm install --no-save {NOLACE_PACKAGE}")
+    version = json.loads(manifest.read_text())["version"]
+
+    def decode(data: bytes, _) -> np.ndarray:
+        done = subprocess.run(
+            ["node", "--input-type=module", "-e", _NOLACE], input=data, capture_output=True, cwd=CHECKOUT
+        )
+        if done.returncode:
+            raise ValueError(f"node failed with code {done.returncode}: {done.stderr.decode(errors='replace')[-200:]}")
+        return np.frombuffer(done.stdout, "<f4")
+
+    settings = ("8", "9", "10", "12", "16", "20", "24")
+    return _opus_of_pyav("opus-nolace", "Opus, NoLACE, 40 ms frames", f"opus-ml {version}", decode, settings)
+
+
 def _speex(name: str, label: str, rate: int, *options: str) -> list[Codec]:
     _need("speex", "speexenc", "speexdec")
 
@@ -305,6 +420,8 @@ BENCHMARK = Benchmark(
         OURS: own_codecs,
         "opus": opus,
         "opus-40": opus_40,
+        "opus-pyav": opus_pyav,
+        "opus-nolace": opus_nolace,
         "amr-wb": amr_wb,
         "amr-nb": amr_nb,
         "speex": speex,

