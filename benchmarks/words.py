@@ -31,13 +31,14 @@ from pathlib import Path
 import numpy as np
 
 from data.corpora import default_dataroot
+from data.speech_prompts import read_raw
 from options.base_options import in_range
 from utils.console import fail
 from utils.files import replacing
 
 from . import yardsticks
 from .common import Source, find_sources
-from .speech import BENCHMARK, RATE
+from .speech import BENCHMARK, RATE, to_raw
 from .yardsticks import Figure, Sample, Yardstick, digest, need, yardstick_parser
 
 SPEECH = dataclasses.replace(BENCHMARK, output=Path("results/benchmark_words"))
@@ -125,14 +126,6 @@ def read_prompt_texts(path: Path) -> dict[str, str]:
     return {name.strip(): text.strip() for name, text in pairs if "[" not in text}
 
 
-def _read_g722(path: Path) -> np.ndarray:
-    """int16 (n,) at 16 kHz from a file of bare G.722, which has no header to be known by."""
-    import av
-
-    with av.open(str(path), format="g722") as container:
-        return np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
-
-
 def unpack_prompts(prompts: Path, texts: dict[str, str], output: Path, min_words: int) -> dict[str, str]:
     """Write each prompt of enough words as a WAV file -> file name -> text. Raises ValueError without any."""
     import soundfile
@@ -146,7 +139,8 @@ def unpack_prompts(prompts: Path, texts: dict[str, str], output: Path, min_words
         if not wav.exists():
             wav.parent.mkdir(parents=True, exist_ok=True)
             with replacing(wav) as temporary:
-                soundfile.write(temporary, _read_g722(path), RATE, format="WAV", subtype="PCM_16")
+                samples = np.frombuffer(to_raw(read_raw(path.read_bytes(), "g722", RATE)), "<i2")
+                soundfile.write(temporary, samples, RATE, format="WAV", subtype="PCM_16")
         found[wav.name] = texts[name]
     if not found:
         raise ValueError(

@@ -288,7 +288,7 @@ def convert(archive: Path, package: Package, output: Path) -> int:
 def _read(content: bytes, suffix: str) -> np.ndarray:
     """A sound file's bytes -> float32 (n,) at RATE; empty where it cannot be read."""
     if suffix in RAW_FORMATS:
-        return _read_raw(content, *RAW_FORMATS[suffix])
+        return read_raw(content, *RAW_FORMATS[suffix])
     with tempfile.NamedTemporaryFile(suffix=suffix) as file:
         file.write(content)
         file.flush()
@@ -298,7 +298,8 @@ def _read(content: bytes, suffix: str) -> np.ndarray:
             return np.zeros(0, np.float32)
 
 
-def _read_raw(content: bytes, name: str, rate: int) -> np.ndarray:
+def read_raw(content: bytes, name: str, rate: int) -> np.ndarray:
+    """Sound without a header, in FFmpeg's format of that name and rate -> float32 (n,) at RATE; empty if it is damaged."""
     import av
     from soxr import resample
 
