@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import multiprocessing
 import os
+import re
 import resource
 import statistics
 import sys
@@ -73,6 +74,15 @@ def sized(kind_name: str, signal: np.ndarray, size: float) -> np.ndarray:
 # -- a process -------------------------------------------------------------------------------------
 
 
+def peak_mib() -> float:
+    """The most memory that this process, or a program that it ran, ever held.
+
+    Its own is taken from Linux's VmHWM: ru_maxrss begins with that of the process that started this one.
+    """
+    own = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
+
+
 def _work(task: Task, pipe) -> None:
     """In a process of its own: encode or decode and send (coded, seconds, MiB), or the error."""
     try:
@@ -88,8 +98,7 @@ def _work(task: Task, pipe) -> None:
             else:
                 codec.decode(task.data, task.setting)
             seconds.append(time.perf_counter() - started)
-        kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        pipe.send((result, statistics.median(seconds[1:]), kib / 1024))
+        pipe.send((result, statistics.median(seconds[1:]), peak_mib()))
     except Exception as error:  # whatever it is, the parent says it
         pipe.send(error if isinstance(error, ValueError | OSError) else ValueError(f"{type(error).__name__}: {error}"))
 
