@@ -15,7 +15,12 @@ def run(options) -> int:
 
     def work(options) -> int:
         codecs, items = load_codecs(options), find_signals(options)
-        how = dict(batch_size=options.batch_size, decode=not options.no_decode, trace=options.trace)
+        how = dict(
+            batch_size=options.batch_size,
+            decode=not options.no_decode,
+            trace=options.trace,
+            keep_metadata=options.keep_metadata,
+        )
         return code_files(options, items, codecs, settings, [options.quality], target_function(options), **how)
 
     return one_file(work, TO_PACKED)(options)

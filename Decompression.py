@@ -6,11 +6,14 @@ from options.codec_options import decompress_parser
 
 
 def run(options) -> int:
-    from utils.batch.decode import decode_inputs
-    from utils.batch.info import show_info
     from utils.batch.pipes import FROM_PACKED, one_file
 
-    return one_file(show_info if options.info else decode_inputs, FROM_PACKED)(options)
+    if options.info:  # which does without PyTorch, and so without its seconds
+        from utils.batch.info import show_info as work
+    else:
+        from utils.batch.decode import decode_inputs as work
+
+    return one_file(work, FROM_PACKED)(options)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -35,7 +35,7 @@ from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from utils.batch.conditions import caption, check_conditions, conditions_of, note_conditions
 from utils.batch.inputs import Item, find_inputs
-from utils.codec.checkpoint import CHECKPOINTS
+from utils.codec.fingerprint import CHECKPOINTS
 from utils.console import fail, pick_device
 from utils.entropy import CODERS
 from utils.files import replacing

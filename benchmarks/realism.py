@@ -20,7 +20,7 @@ from data.corpora import default_dataroot
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from utils.batch.inputs import checkpoint_used, find_inputs
-from utils.codec.checkpoint import CHECKPOINTS
+from utils.codec.fingerprint import CHECKPOINTS
 
 PATCH = 7
 PATCHES = 2048  # of each picture and level

@@ -78,6 +78,37 @@ class Kind(ABC):
     def from_picture(self, picture: np.ndarray, size: tuple[int, int], level: int) -> np.ndarray:
         """Invert `to_picture`: picture (C, H, W), any float32, is clamped; exact original size."""
 
+    # What a file holds of a signal beside its symbols. A kind for which that is nothing leaves these as they are.
+
+    section_names: tuple[str, ...] = ()  # of `utils.codec.bitstream.SECTIONS`, those that its files may have
+    has_gray: bool = False  # whether its signals may be gray
+
+    def is_gray(self, signal: np.ndarray) -> bool:
+        """Whether the receiver shows `gray_picture` of what the generator makes."""
+        return False
+
+    def gray_picture(self, picture):
+        """A picture (..., C, H, W), array or tensor -> what is shown of it: (..., 1, H, W) in [-1, 1], differentiable."""
+        raise NotImplementedError(f"{self.name} has no gray")
+
+    def read_with_metadata(self, path: Path) -> tuple[np.ndarray, dict[str, bytes]]:
+        """`read`, and the metadata of the file, which `to_sections` takes, and `write` as arguments."""
+        return self.read(path), {}
+
+    def to_sections(self, signal: np.ndarray, metadata: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Names and contents of what is stored losslessly. Raises ValueError for metadata that the kind does not keep."""
+        if metadata:
+            raise ValueError(f"{self.name} keeps no metadata, found {', '.join(metadata)}")
+        return {}
+
+    def join(self, signal: np.ndarray, sections: Mapping[str, bytes]) -> np.ndarray:
+        """What `from_picture` made, and the sections -> the signal. Raises ValueError for contents that no sender writes."""
+        return signal
+
+    def metadata(self, sections: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The metadata in the sections. Raises ValueError for contents that no sender writes."""
+        return {}
+
     @abstractmethod
     def extent(self, size: tuple[int, int]) -> float:
         """How large a signal of that size is, in `extent_unit`."""

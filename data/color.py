@@ -10,6 +10,7 @@ Whether a description is sRGB under another name is judged by what it does to co
 
 import struct
 from collections.abc import Callable
+from functools import cached_property
 from io import BytesIO
 
 import numpy as np
@@ -180,9 +181,12 @@ class Profile:
 
         Raises ColorError if the profile has no way to sRGB.
         """
-        if self.space == "RGB" and _is_identity(lambda samples: np.asarray(self._apply(Image.fromarray(samples)))):
-            return image
-        return self._apply(image)
+        return image if self.is_srgb else self._apply(image)
+
+    @cached_property
+    def is_srgb(self) -> bool:
+        """Whether it leaves sRGB colors where they are."""
+        return self.space == "RGB" and _is_identity(lambda samples: np.asarray(self._apply(Image.fromarray(samples))))
 
     def curves_and_matrix(self) -> RGBSpace | None:
         """The profile as an `RGBSpace`, which 16-bit samples need; None if it works by tables instead."""

@@ -4,6 +4,7 @@ Whatever a file holds (palette, transparency, CMYK, 16 bits, a color profile, a 
 rotation) is brought to the 8-bit sRGB pixels that a viewer would show (`data.picture_files`).
 """
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -16,16 +17,20 @@ from utils.files import replacing
 
 from .base import Kind, Preview
 from .folders import is_held_out
-from .picture_files import read_picture
+from .picture_files import read_picture, read_with_metadata
+from .sections import pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 
 # Rows and columns that a page shows. Cut, not reduced: reduced, every codec looks flawless.
 _SHOWN = 768
+
+_LAYOUTS = ((), (2,), (3,), (4,))  # of a pixel: gray, gray and alpha, RGB, RGBA
 
 _STRIP = 256  # rows at once, where a picture becomes pixels
 
 
 class ImageKind(Kind):
-    """Still pictures: uint8 (H, W, 3), RGB, of any size up to `max_extent`."""
+    """Still pictures of any size up to `max_extent`: uint8 (H, W, 3) RGB or (H, W) gray, and with transparency
+    (H, W, 4) RGBA or (H, W, 2). What is decoded has the layout of what was encoded."""
 
     name = "image"
     code = 0
@@ -63,6 +68,8 @@ class ImageKind(Kind):
     # Cameras of 100 megapixels and phones of 108 are below (docs/robustness.md).
     max_extent = 128_000_000
     metric_names = ("psnr_db", "ms_ssim")
+    section_names = ("alpha", "exif", "icc")
+    has_gray = True
     network: ClassVar = dict(
         in_channels=3,
         latent_channels=256,
@@ -82,22 +89,27 @@ class ImageKind(Kind):
         return {}
 
     def read(self, path: Path) -> np.ndarray:
-        """Read a picture as a viewer shows it -> uint8 (H, W, 3) RGB, of at most `max_extent` pixels.
+        """Read a picture as a viewer shows it -> uint8 of any layout, of at most `max_extent` pixels.
 
         `data.picture_files.read_picture` says what becomes of colors, transparency, pages and depth.
         Raises ValueError with one line for whatever is not a readable picture.
         """
         return read_picture(path, self.check_extent)
 
-    def write(self, path: Path, signal: np.ndarray) -> None:
-        """Write uint8 (H, W, 3) as PNG; the file appears under its name only when complete.
+    def read_with_metadata(self, path: Path) -> tuple[np.ndarray, dict[str, bytes]]:
+        """`read`, with "exif" and "icc" where the file has them: `data.picture_files.read_with_metadata`."""
+        return read_with_metadata(path, self.check_extent)
+
+    def write(self, path: Path, signal: np.ndarray, exif: bytes | None = None, icc: bytes | None = None) -> None:
+        """Write uint8 of any layout as PNG, with EXIF data and profile; the file appears only when complete.
 
         Raises ValueError for another dtype or shape.
         """
         _check_pixels(signal)
+        known = {name: value for name, value in (("exif", exif), ("icc_profile", icc)) if value}
         # Through memory: what goes wrong on the disk is then the system's own error.
         stream = BytesIO()
-        Image.fromarray(signal).save(stream, format="PNG")
+        Image.fromarray(signal).save(stream, format="PNG", **known)
         with replacing(path) as temporary:
             temporary.write_bytes(stream.getbuffer())
 
@@ -112,28 +124,33 @@ class ImageKind(Kind):
         return height, width
 
     def to_picture(self, signal: np.ndarray) -> tuple[np.ndarray, int]:
-        """uint8 (H, W, 3) -> (float32 (3, H, W) in [-1, 1], level 0, which images do not use)."""
+        """uint8 of any layout -> (float32 (3, H, W) in [-1, 1], level 0, which images do not use).
+
+        Gray is in all three channels. Transparency is laid on white.
+        """
         _check_pixels(signal)
-        picture = np.ascontiguousarray(signal.transpose(2, 0, 1), dtype=np.float32)
+        color = on_white(signal)
+        picture = np.empty((self.channels, *color.shape[:2]), np.float32)
+        picture[:] = color.transpose(2, 0, 1)
         picture /= 127.5
         picture -= 1
         return picture, 0
 
     def from_picture(self, picture: np.ndarray, size: tuple[int, int], level: int) -> np.ndarray:
-        """float (3, >=H, >=W) -> uint8 (H, W, 3): clamped to [-1, 1], scaled, rounded, cropped.
+        """float (3, >=H, >=W) -> uint8 (H, W, 3): clamped to [-1, 1], scaled, rounded, cropped. (1, >=H, >=W) -> (H, W).
 
-        Exactly undoes `to_picture`. `level` is not used. Raises ValueError if the picture is
-        smaller than `size` or holds NaN.
+        Exactly undoes `to_picture` of a picture without transparency, for which there is `join`. `level` is not
+        used. Raises ValueError if the picture is smaller than `size` or holds NaN.
         """
         height, width = size
         if (
             picture.ndim != 3
-            or picture.shape[0] != self.channels
+            or picture.shape[0] not in (1, self.channels)
             or picture.shape[1] < height
             or picture.shape[2] < width
         ):
             raise ValueError(f"picture {picture.shape} does not hold an image of {size}")
-        pixels = np.empty((height, width, self.channels), np.uint8)
+        pixels = np.empty((height, width, picture.shape[0]), np.uint8)
         for top in range(0, height, _STRIP):  # temporaries of a strip, not of the whole
             scaled = picture[:, top : min(top + _STRIP, height), :width].astype(np.float32)
             if np.isnan(scaled).any():
@@ -142,7 +159,48 @@ class ImageKind(Kind):
             scaled += 1
             scaled *= 127.5
             pixels[top : top + _STRIP] = np.rint(scaled, out=scaled).transpose(1, 2, 0)
-        return pixels
+        return pixels if picture.shape[0] == self.channels else pixels[..., 0]
+
+    def is_gray(self, signal: np.ndarray) -> bool:
+        """By the layout: (H, W) and (H, W, 2). `read` gives these where red, green and blue are equal."""
+        return signal.ndim == 2 or signal.shape[2] == 2
+
+    def gray_picture(self, picture):
+        """The mean of the three channels clamped to [-1, 1]: (..., 3, H, W) -> (..., 1, H, W).
+
+        Of all weights, equal ones come closest to gray originals: the generator's errors are alike in the channels, and
+        so the weights of luma leave more of them (docs/formats.md).
+        """
+        return sum(picture[..., i : i + 1, :, :].clip(-1, 1) for i in range(self.channels)) / self.channels
+
+    def to_sections(self, signal: np.ndarray, metadata: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Transparency, losslessly, and the metadata that `read_with_metadata` gives."""
+        sections = pack_metadata(metadata)
+        if signal.shape[2:] in ((2,), (4,)):
+            sections["alpha"] = pack_alpha(np.ascontiguousarray(signal[..., -1]))
+        return sections
+
+    def join(self, signal: np.ndarray, sections: Mapping[str, bytes]) -> np.ndarray:
+        """uint8 (H, W, 3) or (H, W), with the alpha of the sections a channel more. Raises ValueError for a damaged one.
+
+        The colors are those that give the decoded picture when they are laid on white. On any other background an
+        error is then as large as on white.
+        """
+        if "alpha" not in sections:
+            return signal
+        alpha = unpack_alpha(sections["alpha"], self.size(signal))
+        color = signal.reshape(*alpha.shape, -1)
+        joined = np.dstack([color, alpha])
+        for row in range(len(joined)):
+            share = np.maximum(alpha[row], 1)[:, None] / np.float32(255)
+            straight = 255 - (255 - color[row].astype(np.float32)) / share
+            straight[alpha[row] == 0] = 255
+            joined[row, :, :-1] = np.rint(np.clip(straight, 0, 255))
+        return joined
+
+    def metadata(self, sections: Mapping[str, bytes]) -> dict[str, bytes]:
+        """ "exif" and "icc", as `write` takes them. Raises ValueError for damaged ones."""
+        return unpack_metadata({name: sections[name] for name in ("exif", "icc") if name in sections})
 
     def extent(self, size: tuple[int, int]) -> float:
         """Pixels."""
@@ -155,20 +213,25 @@ class ImageKind(Kind):
         return 8 * n_bytes / (height * width)
 
     def score(self, original: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
-        """PSNR (dB) and MS-SSIM between two uint8 (H, W, 3)."""
+        """PSNR (dB) and MS-SSIM between two uint8 of any layout, both laid on white."""
         from utils.metrics import ms_ssim, psnr
 
+        original, decoded = on_white(original), on_white(decoded)
+        if original.shape[2] != decoded.shape[2]:  # gray as one channel, and in three
+            shape = (*original.shape[:2], self.channels)
+            original, decoded = np.broadcast_to(original, shape), np.broadcast_to(decoded, shape)
         return {"psnr_db": psnr(original, decoded), "ms_ssim": ms_ssim(original, decoded)}
 
     def preview(self, signal: np.ndarray, reference: np.ndarray) -> Preview:
-        """The pixels themselves; of a large picture the middle, at most 768x768 of them."""
+        """The pixels themselves, on white; of a large picture the middle, at most 768x768 of them."""
         height, width = signal.shape[:2]
         rows, columns = min(height, _SHOWN), min(width, _SHOWN)
         top, left = (height - rows) // 2, (width - columns) // 2
         note = f"{width}x{height} pixels"
         if (rows, columns) != (height, width):
             note = f"the middle {columns}x{rows} of {note}, not reduced; the figures are of the whole"
-        return Preview(signal[top : top + rows, left : left + columns], note=note)
+        shown = on_white(signal[top : top + rows, left : left + columns])
+        return Preview(np.broadcast_to(shown, (rows, columns, self.channels)), note=note)
 
     def augment(self, crop, rng):
         """Mirrored left to right, half of the time; in some, a rectangle of one color.
@@ -204,6 +267,23 @@ class ImageKind(Kind):
         return found
 
 
+def on_white(signal: np.ndarray) -> np.ndarray:
+    """uint8 of any layout -> (H, W, 3), or (H, W, 1) of gray: what a viewer shows on a white page."""
+    if signal.ndim == 2:
+        return signal[..., None]
+    if signal.shape[2] not in (2, 4):
+        return signal
+    color, alpha = signal[..., :-1], signal[..., -1:]
+    result = np.empty_like(color)
+    for row in range(len(color)):
+        weight = alpha[row] / np.float32(255)
+        result[row] = np.rint(255 + weight * (color[row] - np.float32(255)))
+    return result
+
+
 def _check_pixels(signal: np.ndarray) -> None:
-    if signal.dtype != np.uint8 or signal.ndim != 3 or signal.shape[2] != 3 or signal.size == 0:
-        raise ValueError(f"an image is uint8 (H, W, 3) and not empty, found {signal.dtype} {signal.shape}")
+    if signal.dtype != np.uint8 or signal.ndim not in (2, 3) or signal.shape[2:] not in _LAYOUTS or signal.size == 0:
+        raise ValueError(
+            "an image is uint8 (H, W, 3), (H, W), with alpha (H, W, 4) or (H, W, 2), and not empty, "
+            f"found {signal.dtype} {signal.shape}"
+        )

@@ -3,8 +3,8 @@
 Pillow reads the formats, pillow-heif HEIC. TIFF layouts that Pillow does not know (big-endian 12 bits,
 gray with alpha at 16 bits, floats with three channels and others) go to tifffile. What is read
 becomes one of two things: a Pillow image of 8 bits a channel, or uint16 samples where the file holds
-more. Colors are converted (`data.color`) from those, then transparency is laid on white, then the
-picture is turned as its EXIF orientation says.
+more. Colors are converted (`data.color`) from those, then the picture is turned as its EXIF orientation
+says. What is gray becomes one channel, and transparency stays a channel of its own.
 
 Nothing of Pillow's global state is changed, so that a program which uses this reader keeps its own.
 """
@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from . import color
 from .color import ColorError, Profile, RGBSpace
+from .sections import pack_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +84,17 @@ class _Picture:
     color: Profile | RGBSpace | None = None  # None: sRGB
     orientation: int = 1
     notes: list[str] = field(default_factory=list)  # what is left out or changed
+    exif: Image.Exif | None = None
+    icc: bytes | None = None  # what `color` was made of, where it is a profile
 
 
 def read_picture(path: Path, check_size: SizeCheck) -> np.ndarray:
-    """Read a picture as a viewer shows it -> uint8 (H, W, 3) RGB, contiguous.
+    """Read a picture as a viewer shows it -> uint8, contiguous: (H, W, 3) RGB, (H, W) where it is gray, and with
+    transparency (H, W, 4) RGBA or (H, W, 2).
 
-    The declared colors are converted to sRGB, transparency is laid on white, the camera's orientation is
-    applied and 16 bits are rounded to 8. Of an animation or a file of several pages the first is taken.
+    The declared colors are converted to sRGB, the camera's orientation is applied and 16 bits are rounded to
+    8. Alpha that is opaque everywhere is dropped, and what is fully transparent is white. A picture is gray
+    where red, green and blue are equal in all pixels. Of an animation or a file of several pages the first is taken.
     Integers beyond 16 bits and floats outside 0..1 and 0..255 have no agreed range: they are stretched from
     minimum to maximum. What is left out or changed by this is told in one warning per file.
 
@@ -97,13 +102,31 @@ def read_picture(path: Path, check_size: SizeCheck) -> np.ndarray:
     decoder raised, and for high dynamic range (PQ, HLG). `check_size` gets (height, width) before memory
     is taken for the pixels, and refuses a size by a ValueError whose message becomes that of the file.
     """
-    path = Path(path)
+    return _read(path, check_size, with_metadata=False)[0]
+
+
+def read_with_metadata(path: Path, check_size: SizeCheck) -> tuple[np.ndarray, dict[str, bytes]]:
+    """`read_picture`, and what of the file's metadata is true of the pixels that it gives.
+
+    "exif": EXIF data with GPS and maker's notes, without the thumbnail and the tags that describe the file's layout.
+    The orientation is 1, for the pixels are upright. "icc": an RGB profile, where it leaves sRGB colors as they are.
+    Pixels of other profiles have been converted to sRGB. What cannot be kept is told in the file's warning.
+    """
+    return _read(path, check_size, with_metadata=True)
+
+
+def _read(path: Path, check_size: SizeCheck, with_metadata: bool) -> tuple[np.ndarray, dict[str, bytes]]:
+    path, metadata = Path(path), {}
     try:
         if path.is_dir():
             raise PictureError("a folder, not an image")
         with open(path, "rb") as file, _quiet():
             picture = _decoded(file, check_size)
             pixels = _to_srgb(picture)
+            turned = _TURNED.get(picture.orientation)
+            pixels = np.ascontiguousarray(turned(pixels) if turned else pixels)
+            if with_metadata:
+                metadata = _metadata(picture, pixels)
     except (PictureError, ColorError) as error:
         raise ValueError(f"{path}: {error}") from None
     except FileNotFoundError:
@@ -119,8 +142,7 @@ def read_picture(path: Path, check_size: SizeCheck) -> np.ndarray:
         raise ValueError(_damaged(path, error)) from error
     if picture.notes:
         logger.warning("%s: %s", path, "; ".join(dict.fromkeys(picture.notes)))
-    turned = _TURNED.get(picture.orientation)
-    return np.ascontiguousarray(turned(pixels) if turned else pixels)
+    return pixels, metadata
 
 
 @contextmanager
@@ -169,7 +191,8 @@ def _decoded(file: BinaryIO, check_size: SizeCheck) -> _Picture:
     picture = _Picture(image, notes=_frames(image))
     image.load()
     picture.color = _declared(file, image, picture.notes)
-    picture.orientation = _orientation(image, picture.notes)
+    picture.icc = image.info.get("icc_profile")
+    _note_exif(picture, image)
     _split(picture)
     return picture
 
@@ -226,13 +249,14 @@ def _frames(image: ImageFile.ImageFile) -> list[str]:
     return [_SEVERAL] if several else []
 
 
-def _orientation(image: Image.Image, notes: list[str]) -> int:
-    """EXIF's orientation, 1 to 8; damaged EXIF data leave the picture as it is."""
+def _note_exif(picture: _Picture, image: Image.Image) -> None:
+    """EXIF's data, and of them the orientation, 1 to 8; damaged ones leave the picture as it is."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        picture.exif = image.getexif()
+        picture.orientation = int(picture.exif.get(_ORIENTATION, 1))
     except Exception as error:
-        notes.append(f"orientation ignored, EXIF data damaged ({error})")
-        return 1
+        picture.notes.append(f"orientation ignored, EXIF data damaged ({error})")
+        picture.exif = None
 
 
 # Colors that a file declares
@@ -439,8 +463,9 @@ def _png(file: BinaryIO, image: ImageFile.ImageFile) -> _Picture:
     depth, key = chunks[b"IHDR"][8], chunks.get(b"tRNS", b"")
     deep = _deep_color(file, image)
     image.load()
-    picture.orientation = _orientation(image, picture.notes)
+    _note_exif(picture, image)
     picture.color, narrow = _png_color(chunks, image, picture.notes)
+    picture.icc = image.info.get("icc_profile")
     if deep is not None:
         picture.samples = deep[..., :3]
         if deep.shape[2] == 4:
@@ -547,8 +572,9 @@ def _tiff(file: BinaryIO, check_size: SizeCheck) -> _Picture:
         for tile in image.tile
     ]
     image.load()
-    picture.orientation = _orientation(image, picture.notes)
-    picture.color = _profile(image.info.get("icc_profile"), picture.notes)
+    _note_exif(picture, image)
+    picture.icc = image.info.get("icc_profile")
+    picture.color = _profile(picture.icc, picture.notes)
     if deep is not None:
         picture.samples = deep[..., :3]
         picture.alpha = deep[..., 3] if image.mode == "RGBA" else None
@@ -629,7 +655,8 @@ def _rare_tiff(file: BinaryIO, check_size: SizeCheck) -> _Picture:
             white = white or (full if samples.max(initial=0) <= full * 1.001 else None)
     samples = _sixteen_bits(samples, picture.notes, white, photometric == 0)
     picture.samples = np.repeat(samples, 3, axis=2) if colors == 1 else samples
-    picture.color = _profile(tags.get(34675), picture.notes)
+    picture.icc = tags.get(34675)
+    picture.color = _profile(picture.icc, picture.notes)
     picture.orientation = int(tags.get(_ORIENTATION, 1))
     return picture
 
@@ -661,23 +688,73 @@ def _color_pfm(file: BinaryIO, check_size: SizeCheck) -> _Picture:
     return picture
 
 
+# Metadata
+
+
+# Tags of a TIFF's first directory that describe how its pixels are stored, and copies of what is kept elsewhere: XMP,
+# IPTC, Photoshop's resources, the profile.
+_LAYOUT_TAGS = (
+    *range(254, 260), 262, 263, 264, 265, 266, 273, *range(277, 282), 284, *range(288, 294), 297, 301, 317,
+    *range(320, 335), *range(336, 348), *range(512, 533), 700, 33723, 34377, 34675, 37724,
+)  # fmt: skip
+_COLOR_SPACE, _WIDTH, _HEIGHT = 0xA001, 0xA002, 0xA003  # of the EXIF block
+_SRGB = 1
+
+
+def _metadata(picture: _Picture, pixels: np.ndarray) -> dict[str, bytes]:
+    """What `read_with_metadata` says; `pixels` are upright."""
+    found = {}
+    if picture.exif:
+        try:
+            found["exif"] = _upright_exif(picture.exif, pixels.shape[:2])
+        except Exception as error:  # tags that their own reader cannot write
+            picture.notes.append(f"EXIF data not kept ({type(error).__name__}: {error})")
+    profile = picture.color
+    if isinstance(profile, Profile) and picture.icc and profile.is_srgb and pixels.shape[2:] in ((3,), (4,)):
+        found["icc"] = bytes(picture.icc)
+    metadata = {}
+    for name, value in found.items():
+        try:
+            pack_metadata({name: value})
+            metadata[name] = value
+        except ValueError as error:
+            picture.notes.append(f"{name} not kept ({error})")
+    return metadata
+
+
+def _upright_exif(exif: Image.Exif, size: tuple[int, int]) -> bytes:
+    """EXIF data, as they are true of upright sRGB pixels of that (height, width)."""
+    kept = Image.Exif()
+    kept.load(exif.tobytes())
+    for tag in _LAYOUT_TAGS:
+        kept.pop(tag, None)
+    block = kept.get_ifd(ExifTags.IFD.Exif)
+    for tag, values, value in (
+        (_ORIENTATION, kept, 1),
+        (_COLOR_SPACE, block, _SRGB),
+        (_WIDTH, block, size[1]),
+        (_HEIGHT, block, size[0]),
+    ):
+        if tag in values:
+            values[tag] = value
+    return kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else b""
+
+
 # To sRGB
 
 
 def _to_srgb(picture: _Picture) -> np.ndarray:
-    """-> uint8 (H, W, 3), sRGB, on white."""
-    pixels = _converted(picture)
-    if picture.alpha is None:
-        return pixels
-    full = np.iinfo(picture.alpha.dtype).max
-    if int(picture.alpha.min()) == full:
-        return pixels
-    picture.notes.append("transparency is laid on white")
-    result = np.empty_like(pixels)
-    for row in range(len(pixels)):
-        weight = (picture.alpha[row] / full).astype(np.float32)[:, None]
-        result[row] = np.rint(255 + weight * (pixels[row] - np.float32(255)))
-    return result
+    """-> uint8 (H, W, 3), sRGB, or one of its simpler or larger layouts, as `read_picture` says."""
+    pixels, alpha = _converted(picture), picture.alpha
+    if alpha is not None and alpha.dtype == np.uint16:
+        alpha = _eight_bits(alpha)
+    if alpha is not None and int(alpha.min()) == 255:
+        alpha = None
+    if alpha is not None:  # what no one sees must not decide whether a picture is gray
+        pixels = np.where(alpha[..., None] == 0, np.uint8(255), pixels)
+    if all((pixels[..., 0] == pixels[..., i]).all() for i in (1, 2)):
+        pixels = pixels[..., 0]
+    return pixels if alpha is None else np.dstack([pixels, alpha])
 
 
 def _converted(picture: _Picture) -> np.ndarray:

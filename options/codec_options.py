@@ -196,6 +196,11 @@ def compress_parser() -> Parser:
     parser.add_argument(
         "--no_decode", action="store_true", help="write the .bpgan files alone: nothing is decoded and scored"
     )
+    parser.add_argument(
+        "--keep_metadata",
+        action="store_true",
+        help="keep the EXIF data of pictures, where they were taken too, and a color profile that their pixels still have",
+    )
     _add_overwrite(parser, _OVERWRITE_RESULTS)
     _add_report(parser)
     return parser

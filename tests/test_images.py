@@ -12,6 +12,7 @@ from PIL import Image, ImageCms, features
 
 from data import images
 from data.images import ImageKind
+from tests.helpers.signals import on_page
 
 SIGNAL = ImageKind()
 
@@ -26,6 +27,10 @@ def one_line(error) -> str:
     text = str(error.value)
     assert text and "\n" not in text
     return text
+
+
+def seen(path) -> np.ndarray:
+    return on_page(SIGNAL.read(path))
 
 
 # Reading
@@ -46,7 +51,7 @@ def test_lossless_formats_keep_every_pixel(tmp_path, ramp_image, name):
 def test_lossy_formats_are_close(tmp_path, ramp_image, name, options):
     if name.endswith("avif") and not features.check("avif"):
         pytest.skip("this Pillow is built without AVIF")
-    read = SIGNAL.read(save(tmp_path, Image.fromarray(ramp_image), name, **options))
+    read = seen(save(tmp_path, Image.fromarray(ramp_image), name, **options))
     assert read.shape == ramp_image.shape
     assert np.abs(read.astype(int) - ramp_image).mean() < 6
 
@@ -69,7 +74,7 @@ def test_orientation_is_applied(tmp_path, ramp_image, orientation, suffix):
     exif[0x0112] = orientation
     options = {"quality": 100, "subsampling": 0} if suffix == ".jpg" else {}
     path = save(tmp_path, Image.fromarray(np.ascontiguousarray(stored)), f"turned{suffix}", exif=exif, **options)
-    read = SIGNAL.read(path)
+    read = seen(path)
     assert read.shape == ramp_image.shape
     assert np.abs(read.astype(int) - ramp_image).max() <= (12 if suffix == ".jpg" else 0)
 
@@ -77,16 +82,16 @@ def test_orientation_is_applied(tmp_path, ramp_image, orientation, suffix):
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 def test_grey_and_palette(tmp_path, ramp_image, mode):
     image = Image.fromarray(ramp_image).convert(mode)
-    read = SIGNAL.read(save(tmp_path, image, "a.png"))
+    read = seen(save(tmp_path, image, "a.png"))
     np.testing.assert_array_equal(read, np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_composited_on_white(tmp_path, ramp_image, mode):
+def test_a_white_page_shows_alpha(tmp_path, ramp_image, mode):
     image = Image.fromarray(ramp_image).convert(mode)
     alpha = np.tile(np.linspace(0, 255, 80).astype(np.uint8), (48, 1))
     image.putalpha(Image.fromarray(alpha))
-    read = SIGNAL.read(save(tmp_path, image, "a.png"))
+    read = seen(save(tmp_path, image, "a.png"))
     solid = np.asarray(image.convert("RGB"), float)
     weight = alpha[..., None] / 255
     np.testing.assert_allclose(read, weight * solid + (1 - weight) * 255, atol=1)
@@ -96,24 +101,24 @@ def test_alpha_is_composited_on_white(tmp_path, ramp_image, mode):
 
 def test_opaque_alpha_changes_nothing(tmp_path, ramp_image):
     path = save(tmp_path, Image.fromarray(ramp_image).convert("RGBA"), "a.png")
-    np.testing.assert_array_equal(SIGNAL.read(path), ramp_image)
+    np.testing.assert_array_equal(seen(path), ramp_image)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.gif"])
-def test_transparent_palette_entry_is_white(tmp_path, name):
+def test_transparent_palette_entry(tmp_path, name):
     image = Image.new("P", (4, 2), 1)
     image.putpalette([0, 0, 0, 10, 200, 30])
     image.putpixel((0, 0), 0)
-    read = SIGNAL.read(save(tmp_path, image, name, transparency=0))
+    read = seen(save(tmp_path, image, name, transparency=0))
     assert read[0, 0].tolist() == [255, 255, 255]
     assert read[1, 3].tolist() == [10, 200, 30]
 
 
 @pytest.mark.parametrize("mode, key", [("L", 7), ("RGB", (7, 7, 7)), ("I;16", 7)])
-def test_transparent_color_key_is_white(tmp_path, mode, key):
+def test_transparent_color_key(tmp_path, mode, key):
     image = Image.new(mode, (4, 2), key)
     image.putpixel((3, 1), 0 if mode != "RGB" else (0, 0, 0))
-    read = SIGNAL.read(save(tmp_path, image, "a.png", transparency=key))
+    read = seen(save(tmp_path, image, "a.png", transparency=key))
     assert read[0, 0].tolist() == [255, 255, 255]
     assert read[1, 3].tolist() == [0, 0, 0]
 
@@ -129,27 +134,27 @@ def test_cmyk(tmp_path, suffix):
     for ink, color in inks.items():
         options = {"quality": 100} if suffix == ".jpg" else {}
         path = save(tmp_path, Image.new("CMYK", (16, 16), ink), f"a{suffix}", **options)
-        read = SIGNAL.read(path)
+        read = seen(path)
         np.testing.assert_allclose(read, np.broadcast_to(color, read.shape), atol=3)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bit_grey_is_scaled(tmp_path, suffix):
     deep = np.array([[0, 128, 129, 257 * 100], [257 * 100 + 128, 257 * 100 + 129, 65000, 65535]], np.uint16)
-    read = SIGNAL.read(save(tmp_path, Image.fromarray(deep), f"a{suffix}"))
+    read = seen(save(tmp_path, Image.fromarray(deep), f"a{suffix}"))
     np.testing.assert_array_equal(read, np.stack([np.rint(deep / 257)] * 3, axis=-1))
 
 
 def test_big_endian_sixteen_bit_tiff(tmp_path):
     deep = np.arange(0, 65536, 1024, dtype=">u2").reshape(8, 8)
     path = save(tmp_path, Image.frombytes("I;16B", (8, 8), deep.tobytes()), "a.tif")
-    np.testing.assert_array_equal(SIGNAL.read(path)[..., 0], np.rint(deep / 257))
+    np.testing.assert_array_equal(seen(path)[..., 0], np.rint(deep / 257))
 
 
 def test_pgm_with_its_own_maximum(tmp_path):
     path = tmp_path / "a.pgm"
     path.write_bytes(b"P5 3 1 1023\n" + struct.pack(">3H", 0, 512, 1023))
-    assert SIGNAL.read(path)[0, :, 0].tolist() == [0, 128, 255]
+    assert seen(path)[0, :, 0].tolist() == [0, 128, 255]
 
 
 def test_sixteen_bit_rgb_png(tmp_path, ramp_image):
@@ -168,7 +173,7 @@ def test_sixteen_bit_rgb_png(tmp_path, ramp_image):
         + chunk(b"IDAT", body)
         + chunk(b"IEND", b"")
     )
-    np.testing.assert_array_equal(SIGNAL.read(path), ramp_image)
+    np.testing.assert_array_equal(seen(path), ramp_image)
 
 
 @pytest.mark.parametrize(
@@ -182,12 +187,12 @@ def test_sixteen_bit_rgb_png(tmp_path, ramp_image):
 )
 def test_float_images(tmp_path, values, expected):
     path = save(tmp_path, Image.fromarray(np.array([values], np.float32)), "a.tif")
-    assert SIGNAL.read(path)[0, :, 0].tolist() == expected
+    assert seen(path)[0, :, 0].tolist() == expected
 
 
 def test_integers_beyond_sixteen_bits_are_stretched(tmp_path, caplog):
     path = save(tmp_path, Image.fromarray(np.array([[0, 10**6, 2 * 10**6]], np.int32)), "a.tif")
-    assert SIGNAL.read(path)[0, :, 0].tolist() == [0, 128, 255]
+    assert seen(path)[0, :, 0].tolist() == [0, 128, 255]
     assert "stretched" in caplog.text
 
 
@@ -196,7 +201,7 @@ def test_animation_gives_its_first_frame(tmp_path, caplog, suffix):
     frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
     options = {"lossless": True} if suffix == ".webp" else {}
     path = save(tmp_path, frames[0], f"a{suffix}", save_all=True, append_images=frames[1:], **options)
-    read = SIGNAL.read(path)
+    read = seen(path)
     np.testing.assert_array_equal(read, np.broadcast_to([255, 0, 0], (6, 8, 3)))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "only the first is taken" in caplog.text
@@ -205,9 +210,7 @@ def test_animation_gives_its_first_frame(tmp_path, caplog, suffix):
 def test_color_profile_is_applied_unless_srgb(tmp_path, ramp_image):
     image = Image.fromarray(ramp_image)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    np.testing.assert_array_equal(
-        SIGNAL.read(save(tmp_path, image, "srgb.png", icc_profile=srgb.tobytes())), ramp_image
-    )
+    np.testing.assert_array_equal(seen(save(tmp_path, image, "srgb.png", icc_profile=srgb.tobytes())), ramp_image)
     # The same profile with red and blue primaries exchanged, and another description.
     data = srgb.tobytes()
     for encoding in ("utf-16-be", "ascii"):
@@ -219,18 +222,18 @@ def test_color_profile_is_applied_unless_srgb(tmp_path, ramp_image):
     }
     red, blue = (slice(tags[name] + 4, tags[name] + 12) for name in (b"rXYZ", b"bXYZ"))
     data[red], data[blue] = data[blue], data[red]
-    read = SIGNAL.read(save(tmp_path, image, "swapped.png", icc_profile=bytes(data)))
+    read = seen(save(tmp_path, image, "swapped.png", icc_profile=bytes(data)))
     np.testing.assert_allclose(read, ramp_image[..., ::-1], atol=3)
 
 
 def test_damaged_color_profile_is_ignored(tmp_path, ramp_image):
     path = save(tmp_path, Image.fromarray(ramp_image), "a.png", icc_profile=b"no profile")
-    np.testing.assert_array_equal(SIGNAL.read(path), ramp_image)
+    np.testing.assert_array_equal(seen(path), ramp_image)
 
 
 def test_one_pixel(tmp_path):
     path = save(tmp_path, Image.new("RGB", (1, 1), (1, 2, 3)), "a.png")
-    assert SIGNAL.read(path).tolist() == [[[1, 2, 3]]]
+    assert seen(path).tolist() == [[[1, 2, 3]]]
 
 
 # Refusing
@@ -300,7 +303,7 @@ def test_size_limit(tmp_path, monkeypatch, side):
 def test_larger_than_pillows_own_limit(tmp_path):
     path = save(tmp_path, Image.new("1", (10_000, 9_000), 1), "large.png")
     read = SIGNAL.read(path)
-    assert read.shape == (9_000, 10_000, 3) and read[-1, -1].tolist() == [255, 255, 255]
+    assert read.shape == (9_000, 10_000) and read[-1, -1] == 255
 
 
 # Pictures
@@ -328,7 +331,7 @@ def test_from_picture_clamps_rounds_and_crops():
     "picture, size",
     [
         (np.zeros((3, 4, 4), np.float32), (5, 4)),
-        (np.zeros((1, 4, 4), np.float32), (4, 4)),
+        (np.zeros((2, 4, 4), np.float32), (4, 4)),
         (np.full((3, 4, 4), np.nan, np.float32), (4, 4)),
     ],
 )
@@ -347,7 +350,7 @@ def test_write_read_back_and_leave_nothing_else(tmp_path, texture_image):
 def test_write_refuses_other_arrays_and_keeps_the_old_file(tmp_path, ramp_image):
     path = tmp_path / "out.png"
     SIGNAL.write(path, ramp_image)
-    for wrong in (ramp_image.astype(np.float32), ramp_image[..., 0], ramp_image[:0]):
+    for wrong in (ramp_image.astype(np.float32), ramp_image[..., :1], ramp_image[:0], ramp_image[0, 0]):
         with pytest.raises(ValueError, match="uint8"):
             SIGNAL.write(path, wrong)
     np.testing.assert_array_equal(SIGNAL.read(path), ramp_image)

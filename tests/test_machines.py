@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.scripts import ROOT, environment
-from utils.codec.checkpoint import CHECKPOINTS
 from utils.codec.codec import load_codec
+from utils.codec.fingerprint import CHECKPOINTS
 
 pytestmark = pytest.mark.slow
 

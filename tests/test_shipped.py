@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from data import KINDS
-from utils.codec.checkpoint import CHECKPOINTS
 from utils.codec.codec import Codec, load_codec
 from utils.codec.decoder import load_decoder
+from utils.codec.fingerprint import CHECKPOINTS
 from utils.codec.settings import Settings
 from utils.metrics import estoi, psnr
 

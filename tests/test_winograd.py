@@ -17,8 +17,8 @@ from models.config import ModelConfig
 from tests.helpers.scripts import ROOT
 from tests.helpers.winograd import both_ways, digest
 from utils import precision
-from utils.codec.checkpoint import CHECKPOINTS
 from utils.codec.decoder import load_decoder
+from utils.codec.fingerprint import CHECKPOINTS
 from utils.search import winograd
 from utils.search.winograd import FrozenStack, generator_for_search
 

@@ -1,10 +1,12 @@
 """Data parallelism under torchrun: one process a device, nothing to configure without it."""
 
 import os
+import sys
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
+if TYPE_CHECKING:
+    import torch
 
 
 def world() -> tuple[int, int]:
@@ -12,11 +14,14 @@ def world() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def start(device: torch.device) -> torch.device:
+def start(device: "torch.device") -> "torch.device":
     """Join the process group where torchrun started us; -> the device of this process."""
     _, size = world()
     if size == 1:
         return device
+    import torch
+    import torch.distributed as dist
+
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
@@ -25,15 +30,24 @@ def start(device: torch.device) -> torch.device:
     return device
 
 
+def _group():
+    """`torch.distributed` where `start` joined a group, else None; a program that never loaded PyTorch has none."""
+    dist = sys.modules.get("torch.distributed")
+    return dist if dist is not None and dist.is_initialized() else None
+
+
 def stop() -> None:
-    if dist.is_initialized():
+    if dist := _group():
         dist.destroy_process_group()
 
 
 def average_gradients(parameters) -> None:
     """Mean of the gradients over all processes, in one message."""
-    if not dist.is_initialized():
+    dist = _group()
+    if dist is None:
         return
+    import torch
+
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(flat)
@@ -44,8 +58,11 @@ def average_gradients(parameters) -> None:
 
 def broadcast_number(value: float) -> float:
     """The first process's number, for decisions on which all must agree (the clock's, say)."""
-    if not dist.is_initialized():
+    dist = _group()
+    if dist is None:
         return value
+    import torch
+
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     message = torch.tensor([value], dtype=torch.float64, device=device)
     dist.broadcast(message, src=0)
@@ -53,7 +70,7 @@ def broadcast_number(value: float) -> float:
 
 
 def barrier() -> None:
-    if dist.is_initialized():
+    if dist := _group():
         dist.barrier()
 
 
@@ -65,7 +82,8 @@ def share(items: list) -> list:
 
 def gather(value) -> list:
     """Every process's value, in order of rank, on the first process; [] on the others."""
-    if not dist.is_initialized():
+    dist = _group()
+    if dist is None:
         return [value]
     rank, size = world()
     values = [None] * size if rank == 0 else None

@@ -13,3 +13,10 @@ def save_picture(path, height, width, seed):
         + 8 * np.random.default_rng(seed).normal(size=(height, width))
     )
     Image.fromarray(np.clip(pixels[..., None] * [1, 0.9, 0.8], 0, 255).astype(np.uint8)).save(path)
+
+
+def on_page(pixels: np.ndarray) -> np.ndarray:
+    """What a white page shows of pixels of any layout: uint8 (H, W, 3)."""
+    from data.images import on_white
+
+    return np.broadcast_to(on_white(pixels), (*pixels.shape[:2], 3))

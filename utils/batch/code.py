@@ -15,7 +15,7 @@ from data import KINDS, Kind, kind_of
 from options.base_options import save_options
 from utils import distributed
 from utils.codec.bitstream import read_file
-from utils.codec.codec import Codec, Encoded, load_codec
+from utils.codec.codec import NO_METADATA, Codec, Encoded, Metadata, load_codec
 from utils.codec.limits import Limits
 from utils.codec.observing import SearchStep
 from utils.codec.settings import Settings
@@ -55,6 +55,7 @@ def code_files(
     realism: float = 0.0,
     decode: bool = True,
     trace: Path | None = None,
+    keep_metadata: bool = False,
 ) -> int:
     """Every file at every quality, tables, report; -> exit code.
 
@@ -89,7 +90,9 @@ def code_files(
             journal = Journal(
                 folder, settings_of(options, device=device.type, quality=quality), overwrite=options.overwrite
             )
-            coding = Coding(folder, codecs, journal, settings, quality, target_of, realism, decode, progress)
+            coding = Coding(
+                folder, codecs, journal, settings, quality, target_of, realism, decode, keep_metadata, progress
+            )
             name = f"quality {quality:g}" if len(qualities) > 1 else "compressing"
             result = run_batch(items, coding, name, batch_size, options.quiet)
             exit_codes.append(result.exit_code)
@@ -160,6 +163,7 @@ class _Job:
     item: Item
     codec: Codec
     original: np.ndarray
+    metadata: Metadata  # of the original, where it is to be kept
     key: str  # in the journal
     targets: list[Path]  # the file, and what it decodes to where that is wanted
 
@@ -179,6 +183,7 @@ class Coding:
     target_of: Callable[[Kind], Target | None] | None
     realism: float
     decode: bool
+    keep_metadata: bool
     progress: Progress
     n_reused: int = 0  # rows of this process that an earlier run had finished
     _warmed: set[str] = field(default_factory=set)  # kinds whose codec has coded something
@@ -215,7 +220,7 @@ class Coding:
             if target.exists() and target.samefile(item.path):
                 raise ValueError(f"{item.path}: its results would overwrite it, choose another --output")
             self.journal.check(target)
-        return _Job(item, codec, _read(codec.kind, item.path), key, targets)
+        return _Job(item, codec, *_read(codec.kind, item.path, self.keep_metadata), key, targets)
 
     def _code(self, group: list[_Job], guard: Guard) -> Iterator[tuple[Item, dict]]:
         """Signals that go together; each file is written as soon as it is coded."""
@@ -232,7 +237,13 @@ class Coding:
         codec, signals = group[0].codec, [job.original for job in group]
         target = self.target_of(codec.kind) if self.target_of else None
         with self.progress.searching([name_of(job.item.path) for job in group]) as searching:
-            encoded = codec.encode_batch(signals, target or self.quality, self.settings, searching.observe)
+            encoded = codec.encode_batch(
+                signals,
+                target or self.quality,
+                self.settings,
+                observe=searching.observe,
+                metadata=[job.metadata for job in group],
+            )
         return list(zip(encoded, searching.steps))
 
     def _finish(self, job: _Job, encoded: Encoded, steps: list[SearchStep]) -> dict:
@@ -257,9 +268,10 @@ class Coding:
             decode_seconds = {}
             if self.decode:
                 started = time.perf_counter()
-                decoded = codec.decompress(read_file(temporaries[0]), self.realism)
+                data = read_file(temporaries[0])
+                decoded = codec.decompress(data, self.realism)
                 decode_seconds = {"decode_seconds": time.perf_counter() - started}
-                kind.write(temporaries[1], decoded)
+                kind.write(temporaries[1], decoded, **codec.metadata(data))
                 written.append(checksum(temporaries[1]))
                 row |= kind.score(job.original, decoded)
             row |= {
@@ -294,10 +306,10 @@ class Coding:
             codec.decompress(codec.compress(kind.from_picture(picture, size, 0), self.quality, settings), self.realism)
 
 
-def _read(kind, path: Path) -> np.ndarray:
+def _read(kind: Kind, path: Path, keep_metadata: bool) -> tuple[np.ndarray, Metadata]:
     """`kind.read`, for which libraries of others open files of strangers: whatever they raise concerns this file."""
     try:
-        return kind.read(path)
+        return kind.read_with_metadata(path) if keep_metadata else (kind.read(path), NO_METADATA)
     except (ValueError, OSError, MemoryError):
         raise
     except Exception as error:

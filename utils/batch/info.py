@@ -1,4 +1,4 @@
-"""What .bpgan files hold, by their headers: what Decompression.py --info prints."""
+"""What .bpgan files hold, by their headers: what Decompression.py --info prints. PyTorch is not loaded for it."""
 
 import argparse
 import json
@@ -11,8 +11,7 @@ from data import KINDS, build_kind, kind_class
 from models.config import QUALITY_STEPS
 from utils import distributed
 from utils.codec import bitstream
-from utils.codec.checkpoint import CHECKPOINTS, load_checkpoint
-from utils.codec.decoder import check_picture
+from utils.codec.fingerprint import CHECKPOINTS, fingerprint_of_file
 from utils.console import as_text, name_of, pick_device, printable
 from utils.entropy import CODERS, coder_class
 
@@ -21,13 +20,26 @@ from .run import one_by_one, run_batch
 
 logger = logging.getLogger(__name__)
 
-_HEADINGS = ("file", "signal", "size", "bytes", "rate", "quality", "coder", "fingerprint", "checkpoint", "flags")
+_HEADINGS = (
+    "file",
+    "signal",
+    "size",
+    "bytes",
+    "rate",
+    "quality",
+    "coder",
+    "fingerprint",
+    "checkpoint",
+    "flags",
+    "sections",
+)
 _NUMBERS = ("bytes", "rate", "quality")  # headings of columns that are aligned on the right
 
 
 def show_info(options: argparse.Namespace) -> int:
     """A line for every input, as a table or as JSON; -> exit code. Nothing is decoded, and nothing is written."""
-    distributed.start(pick_device("cpu"))
+    if distributed.world()[1] > 1:
+        distributed.start(pick_device("cpu"))
     items = find_packed(options.input)
     checkpoints = fingerprints(options.checkpoint)
 
@@ -52,7 +64,7 @@ def fingerprints(paths: Sequence[Path] | None) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(CHECKPOINTS.glob("*.safetensors")) if paths is None else paths:
         try:
-            fingerprint = load_checkpoint(path).fingerprint.hex()
+            fingerprint = fingerprint_of_file(path).hex()
         except ValueError as error:
             if paths is not None:
                 raise
@@ -72,12 +84,11 @@ def describe(data: bytes, checkpoints: Mapping[str, Sequence[str]]) -> dict:
     kind = build_kind(kind_of_packed(data))
     usual = {known.code: known.usual_size_b for known in map(kind_class, KINDS) if known.usual_size_b is not None}
     header, _ = bitstream.unpack(data, usual)
-    check_picture(header, kind)
+    bitstream.check_kind(header, kind)
     coder = next((name for name in CODERS if coder_class(name).code == header.coder), None)
     if coder is None:
         raise bitstream.BitstreamError(f"entropy coder {header.coder} is unknown to this version")
     size, fingerprint = (header.size_a, header.size_b), header.fingerprint.hex()
-    flags = [field.name for field in bitstream.FIELDS if (field.low, field.high) == (0, 1)]
     return {
         "signal": kind.name,
         "size": kind.size_text(size),
@@ -89,7 +100,8 @@ def describe(data: bytes, checkpoints: Mapping[str, Sequence[str]]) -> dict:
         "entropy_coder": coder,
         "fingerprint": fingerprint,
         "checkpoints": list(checkpoints.get(fingerprint, [])),
-        "flags": [name for name in flags if getattr(header, name)],
+        "flags": [name for name in bitstream.FLAGS if getattr(header, name)],
+        "sections": {name: len(content) for name, content in header.sections.items()},
     }
 
 
@@ -121,4 +133,5 @@ def _cells(row: dict) -> tuple[str, ...]:
         row["fingerprint"],
         printable(", ".join(row["checkpoints"])) or "none here",
         " ".join(row["flags"]) or "-",
+        ", ".join(f"{name} {n_bytes}" for name, n_bytes in row["sections"].items()) or "-",
     )

@@ -13,7 +13,7 @@ from data import KINDS, kind_class, kind_of
 from data.folders import DATAROOT_VARIABLE
 from utils import distributed
 from utils.codec.bitstream import BitstreamError, kind_of_file
-from utils.codec.checkpoint import CHECKPOINTS
+from utils.codec.fingerprint import CHECKPOINTS
 from utils.console import as_text
 from utils.files import locked, remove_leftovers, walk
 

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from utils import distributed
@@ -99,11 +98,11 @@ class _Hopeless(Exception):
 
 def _concerns_one_file(error: Exception) -> bool:
     """Whether other files may fare better. PyTorch has a class for a lack of memory on a GPU, and a text on a CPU."""
-    return (
-        not isinstance(error, RuntimeError)
-        or isinstance(error, torch.OutOfMemoryError)
-        or "can't allocate memory" in str(error)
-    )
+    if not isinstance(error, RuntimeError):
+        return True
+    import torch  # here, since not all work of this kind needs it
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def attempt_together(function: Callable[[], list]) -> list | None:

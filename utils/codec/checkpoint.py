@@ -9,7 +9,6 @@ Metadata: format (version), config (ModelConfig), signal (picture settings), def
 """
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,12 @@ from safetensors.torch import save
 from models.config import ModelConfig
 from utils.files import replacing
 
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"  # the trained weights that are shipped
+from .fingerprint import OF_THE_SENSES, fingerprint, hash_of
+
 FORMAT = 2
 FLOATS = (torch.float16, torch.float32)
 INTEGERS = (torch.uint8, torch.uint16, torch.int8, torch.int16, torch.int32, torch.int64)
 MAX_SIZE, MAX_DEPTH = 4096, 64  # of a config's numbers: far above what is ever built
-OF_THE_SENSES = ("realistic", "discriminator")  # how a file looks, not what it means
 KEPT_IN_FLOAT32 = ("gains.", "codebook.")  # exponents and centers decide symbols
 
 
@@ -123,6 +122,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"checkpoint {path} holds an unknown tensor {name!r}")
     if default_coder not in tables:
         raise ValueError(f"checkpoint {path} has no tables of its default coder {default_coder!r}")
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return Checkpoint(
         config,
         settings,
@@ -132,8 +132,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tables,
         default_coder,
         info,
-        fingerprint(tensors, metadata),
-        _hash(tensors, [metadata[name] for name in ("config", "signal", "default_coder")]).hexdigest(),
+        fingerprint(arrays, metadata),
+        hash_of(arrays, [metadata[name] for name in ("config", "signal", "default_coder")]).hexdigest(),
     )
 
 
@@ -155,25 +155,6 @@ def _check_config(config: ModelConfig, path: Path) -> None:
         fits = all(type(n) in ((int,) if whole else (int, float)) and low <= n <= limit for n in numbers)
         if not fits or (listed and field.name != "context_groups" and len(numbers) != 3):
             raise ValueError(f"checkpoint {path}: {field.name} {value} in its config is not possible")
-
-
-def fingerprint(tensors: dict[str, torch.Tensor], metadata: dict) -> bytes:
-    """4 bytes over everything a file's meaning depends on: weights, tables, model and picture settings.
-
-    The realistic generator is another reading of the same files, and the discriminator only steers
-    the search: adding them later leaves files valid.
-    """
-    of_files = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in OF_THE_SENSES}
-    return _hash(of_files, [metadata["config"], metadata["signal"]]).digest()[:4]
-
-
-def _hash(tensors: dict[str, torch.Tensor], settings: list):
-    """SHA-256 of settings, as JSON has them, and of names and bytes of tensors."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].numpy().tobytes())
-    return digest
 
 
 def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], what: str) -> None:

@@ -10,10 +10,11 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -42,6 +43,10 @@ from .tiling import Window, latent_shape, pad_to_stride, windows
 # Latent positions that are searched at once. A CPU gains nothing from more than a picture of half a
 # megapixel at a time, and much from small pictures together; a GPU takes more.
 BATCH_POSITIONS = {"cpu": 2048, "cuda": 65536}
+
+
+Metadata = Mapping[str, bytes]
+NO_METADATA: Metadata = MappingProxyType({})
 
 
 @dataclass
@@ -93,9 +98,10 @@ class Codec(Decoder):
         quality: float | Target = 3,
         settings: Settings | str = DEFAULT,
         observe: Observe | None = None,
+        metadata: Metadata = NO_METADATA,
     ) -> bytes:
         """A signal, as `Kind.read` returns it -> the bytes of a file. See `encode`."""
-        return self.encode(signal, quality, settings, observe).data
+        return self.encode(signal, quality, settings, observe, metadata).data
 
     def encode(
         self,
@@ -103,6 +109,7 @@ class Codec(Decoder):
         quality: float | Target = 3,
         settings: Settings | str = DEFAULT,
         observe: Observe | None = None,
+        metadata: Metadata = NO_METADATA,
     ) -> Encoded:
         """Like `compress`, with what is known of the result.
 
@@ -110,10 +117,11 @@ class Codec(Decoder):
         settings  `Settings`; a search method's name stands for its preset
         observe   called with a `SearchStep` after each iteration of the search; where it returns True, the search of
                   this tile ends with the best that it has found
+        metadata  what `Kind.read_with_metadata` gives beside the signal, to be kept in the file
 
         Raises ValueError for an argument out of range, a signal beyond the limits, a target that cannot be met.
         """
-        return self.encode_batch([signal], quality, settings, observe)[0]
+        return self.encode_batch([signal], quality, settings, observe, [metadata])[0]
 
     def encode_batch(
         self,
@@ -121,34 +129,47 @@ class Codec(Decoder):
         quality: float | Target = 3,
         settings: Settings | str = DEFAULT,
         observe: Observe | None = None,
+        metadata: Sequence[Metadata] | None = None,
     ) -> list[Encoded]:
         """`encode` of several signals, faster: those that go `together` are searched at once.
 
-        With a target each is searched alone, for a quality of its own.
+        With a target each is searched alone, for a quality of its own. `metadata`: that of each signal.
         """
         if isinstance(settings, str):
             settings = Settings.of(settings)
+        beside = metadata or [NO_METADATA] * len(signals)
         if isinstance(quality, Target):
-            return [self._encode_to(signal, quality, settings, observe, place) for place, signal in enumerate(signals)]
+            return [
+                self._encode_to(signal, quality, settings, kept, observe, place)
+                for place, (signal, kept) in enumerate(zip(signals, beside))
+            ]
         step, encoded = quality_step(quality), {}
         for places in self.together(signals):
+            group, kept = [signals[place] for place in places], [beside[place] for place in places]
             watch = Watch(observe, places) if observe else None
-            encoded.update(zip(places, self._encode([signals[place] for place in places], step, settings, watch)))
+            encoded.update(zip(places, self._encode(group, step, settings, kept, watch)))
         return [encoded[place] for place in range(len(signals))]
 
     def together(self, signals: list[np.ndarray]) -> list[list[int]]:
-        """Places in the list, in groups of one picture shape, as large as BATCH_POSITIONS allow."""
-        by_shape: dict[tuple[int, int], list[int]] = {}
+        """Places in the list, in groups of one picture shape, gray or not, as large as BATCH_POSITIONS allow."""
+        alike: dict[tuple[tuple[int, int], bool], list[int]] = {}
         for place, signal in enumerate(signals):
-            by_shape.setdefault(self.kind.picture_shape(self.kind.size(signal)), []).append(place)
+            shape = self.kind.picture_shape(self.kind.size(signal))
+            alike.setdefault((shape, self.kind.is_gray(signal)), []).append(place)
         groups = []
-        for shape, places in by_shape.items():
+        for (shape, _), places in alike.items():
             count = max(1, BATCH_POSITIONS[self.device.type] // max(1, math.prod(latent_shape(*shape))))
             groups += [places[start : start + count] for start in range(0, len(places), count)]
         return groups
 
     def _encode_to(
-        self, signal: np.ndarray, target: Target, settings: Settings, observe: Observe | None, place: int
+        self,
+        signal: np.ndarray,
+        target: Target,
+        settings: Settings,
+        metadata: Metadata,
+        observe: Observe | None,
+        place: int,
     ) -> Encoded:
         """The encoding that meets a target; its time is that of all that were tried."""
         started = time.perf_counter()
@@ -165,7 +186,7 @@ class Codec(Decoder):
             watch = None
             if observe and settings.search.iterations:
                 watch = Watch(observe, [place], next(trials), started)
-            return self._encode([signal], step, settings, watch)[0]
+            return self._encode([signal], step, settings, [metadata], watch)[0]
 
         @functools.cache
         def measure(step: int, settings: Settings) -> float:
@@ -181,9 +202,14 @@ class Codec(Decoder):
         return dataclasses.replace(encoded(step, settings), seconds=time.perf_counter() - started)
 
     def _encode(
-        self, signals: list[np.ndarray], step: int, settings: Settings, watch: Watch | None = None
+        self,
+        signals: list[np.ndarray],
+        step: int,
+        settings: Settings,
+        metadata: Sequence[Metadata],
+        watch: Watch | None = None,
     ) -> list[Encoded]:
-        """Encodings at a quality step of signals with pictures of one shape."""
+        """Encodings at a quality step of signals with pictures of one shape, all of them gray or none."""
         started = time.perf_counter()
         search, coder = settings.search, self._coder(settings.entropy_coder)
         if search.objective not in self.objectives:
@@ -192,12 +218,26 @@ class Codec(Decoder):
             )
         self.check_size(self.kind.size(signals[0]))
         pictures, levels = zip(*(self.kind.to_picture(signal) for signal in signals))
+        sections = [self.kind.to_sections(signal, kept) for signal, kept in zip(signals, metadata)]
+        gray = self.kind.is_gray(signals[0])
         plain = torch.stack([self._analyze(picture, step) for picture in pictures])
-        found = self._search(pictures, plain, step, settings, coder, watch)
+        found = self._search(pictures, plain, step, settings, coder, gray, watch)
         results = []
-        for signal, picture, level, rounded, symbols in zip(signals, pictures, levels, _symbols(plain), found):
-            size = self.kind.size(signal)
-            data, saved = self._write(picture, rounded, symbols, step, coder, size, level, search.objective)
+        for place, signal in enumerate(signals):
+            size_a, size_b = self.kind.size(signal)
+            header = bitstream.FileHeader(
+                kind=self.kind.code,
+                coder=coder.code,
+                quality_step=step,
+                fingerprint=self.fingerprint,
+                size_a=size_a,
+                size_b=size_b,
+                level=levels[place],
+                gray=int(gray),
+                sections=sections[place],
+            )
+            rounded = _symbols(plain[place])
+            data, saved = self._write(header, pictures[place], rounded, found[place], coder, search.objective)
             results.append(
                 Encoded(
                     data,
@@ -223,11 +263,22 @@ class Codec(Decoder):
             raise ValueError(f"entropy coder {name!r} has no tables in this checkpoint, only {', '.join(self.coders)}")
         return self.coders[name]
 
-    def _distortion(self, objective: str, x: torch.Tensor, start: Callable[[], torch.Tensor]) -> Distortion:
+    def _distortion(
+        self, objective: str, x: torch.Tensor, start: Callable[[], torch.Tensor], gray: bool = False
+    ) -> Distortion:
         """What the search minimizes beside the bits, for pictures x (B, C, H, W).
 
-        `start()` is what they are before the search: some objectives are relative to it.
+        `start()` is what they are before the search: some objectives are relative to it. `gray`: the receiver shows
+        the luma alone, so that nothing but its errors counts.
         """
+        if gray:
+
+            def shown(x_hat: torch.Tensor) -> torch.Tensor:
+                return self.kind.gray_picture(x_hat.float()).expand_as(x_hat)
+
+            distance = self._distortion(objective, x, lambda: shown(start()))
+            return lambda x, x_hat: distance(x, shown(x_hat))
+
         return objective_class(objective)(Reference(x, start, self.kind.weights, self._feature_distances))
 
     def _feature_distances(self) -> list[Distortion]:
@@ -266,6 +317,7 @@ class Codec(Decoder):
         step: int,
         settings: Settings,
         coder: Coder,
+        gray: bool,
         watch: Watch | None,
     ) -> np.ndarray:
         """Search of pictures of one shape, window by window; the margin of each holds what is decided so far.
@@ -292,6 +344,7 @@ class Codec(Decoder):
                     settings.search.objective,
                     x[area].contiguous(memory_format=torch.channels_last),
                     lambda f=fallback, a=area: self._searchable.decode(f, self.quality_row(step))[a],
+                    gray,
                 )
                 problem = self._problem(x, first, fallback, step, movable, valid, coder, distance)
                 observe = None
@@ -333,40 +386,33 @@ class Codec(Decoder):
 
     def _write(
         self,
+        header: bitstream.FileHeader,
         picture: np.ndarray,
         plain: np.ndarray,
         symbols: np.ndarray,
-        step: int,
         coder: Coder,
-        size: tuple[int, int],
-        level: int,
         objective: str,
     ) -> tuple[bytes, float]:
-        """The file of the better of two symbol grids, judged by true bits and the receiver's picture."""
+        """The file of the better of two symbol grids, judged by true bits and the receiver's picture.
+
+        `header` is complete but for the repeats. -> the file, and the fraction of F + bits that was saved.
+        """
+        step = header.quality_step
         coded = [coder.encode(plain, step)]
         best, saved = 0, 0.0
         if not np.array_equal(plain, symbols):
             coded.append(coder.encode(symbols, step))
-            distortion = self._distortion_bits(picture, [plain, symbols], step, objective)
+            distortion = self._distortion_bits(picture, [plain, symbols], step, objective, bool(header.gray))
             costs = [8 * len(payload) + bits for (payload, _), bits in zip(coded, distortion)]
             best = int(costs[1] < costs[0])
             saved = 1 - costs[best] / costs[0]
         payload, repeats = coded[best]
-        header = bitstream.FileHeader(
-            kind=self.kind.code,
-            coder=coder.code,
-            repeats=int(repeats),
-            quality_step=step,
-            fingerprint=self.fingerprint,
-            size_a=size[0],
-            size_b=size[1],
-            level=level,
-        )
+        header = dataclasses.replace(header, repeats=int(repeats))
         return bitstream.pack(header, payload, self.default_sizes), saved
 
     @torch.no_grad()
     def _distortion_bits(
-        self, picture: np.ndarray, candidates: list[np.ndarray], step: int, objective: str
+        self, picture: np.ndarray, candidates: list[np.ndarray], step: int, objective: str, gray: bool = False
     ) -> list[float]:
         """The objective of each candidate in bits, window by window like the search's, the first being its start."""
         rows, columns = picture.shape[1:]
@@ -379,7 +425,7 @@ class Codec(Decoder):
             for place, part in enumerate(parts):
                 x, y = (torch.from_numpy(np.ascontiguousarray(p[part]))[None].to(self.device) for p in (picture, x_hat))
                 if not total:
-                    distances.append(self._distortion(objective, x, lambda y=y: y))
+                    distances.append(self._distortion(objective, x, lambda y=y: y, gray))
                 bits += weight * float(distances[place](x, y)) * x.shape[-2] * x.shape[-1]
             total.append(bits)
         return total

@@ -1,5 +1,7 @@
 """The receiver: a checkpoint and the bytes of a file give the signal, and nothing else is needed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +112,7 @@ class Decoder:
                 f"file of kind {header.kind}, this checkpoint is for {self.kind.name} ({self.kind.code})"
             )
         bitstream.check_fingerprint(header, self.fingerprint)
-        check_picture(header, self.kind)
+        bitstream.check_kind(header, self.kind)
         try:
             self.check_size((header.size_a, header.size_b))
         except ValueError as error:
@@ -145,14 +147,32 @@ class Decoder:
         checkpoint.
         """
         header, symbols = self.read_symbols(data)
-        return self.rebuild(symbols, header.quality_step, (header.size_a, header.size_b), header.level, realism)
+        size = header.size_a, header.size_b
+        signal = self.rebuild(symbols, header.quality_step, size, header.level, realism, bool(header.gray))
+        with _damage_named():
+            return self.kind.join(signal, header.sections)
+
+    def metadata(self, data: bytes) -> dict[str, bytes]:
+        """What a whole .bpgan file keeps of the original's metadata, as `Kind.write` takes it: for images "exif" and
+        "icc", where the sender was told to keep them. Raises BitstreamError like `decompress`."""
+        header, _ = self.unpack(data)
+        with _damage_named():
+            return self.kind.metadata(header.sections)
 
     def rebuild(
-        self, symbols: np.ndarray, quality_step: int, size: tuple[int, int], level: int, realism: float = 0.0
+        self,
+        symbols: np.ndarray,
+        quality_step: int,
+        size: tuple[int, int],
+        level: int,
+        realism: float = 0.0,
+        gray: bool = False,
     ) -> np.ndarray:
         """What the receiver makes of symbols (C, h, w): generator, then post-processing."""
         rows, columns = self.kind.picture_shape(size)
         picture = self.generate(symbols, quality_step, realism)[:, :rows, :columns]
+        if gray:
+            picture = self.kind.gray_picture(picture)
         return self.kind.from_picture(picture, size, level)
 
     @torch.no_grad()
@@ -176,14 +196,13 @@ class Decoder:
         return torch.tensor([quality_step / QUALITY_STEPS], dtype=torch.float32, device=self.device)
 
 
-def check_picture(header: bitstream.FileHeader, kind: Kind) -> None:
-    """Raise BitstreamError for a size that no signal of the kind has."""
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """A block in which a ValueError tells of a section's content: raises BitstreamError with its message."""
     try:
-        rows, columns = kind.picture_shape((header.size_a, header.size_b))
+        yield
     except ValueError as error:
-        raise bitstream.BitstreamError(f"damaged header: {error}") from None
-    if rows < 1 or columns < 1:
-        raise bitstream.BitstreamError(f"damaged header: a picture of {rows}x{columns}")
+        raise bitstream.BitstreamError(f"damaged file: {error}") from error
 
 
 def load_decoder(path: Path | str, device: torch.device | str = "cpu", limits: Limits | None = None) -> Decoder:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from models.complexity import multiply_adds
-from utils.codec.checkpoint import CHECKPOINTS, Checkpoint, load_checkpoint
+from utils.codec.checkpoint import Checkpoint, load_checkpoint
+from utils.codec.fingerprint import CHECKPOINTS
 from utils.files import replacing
 
 SOURCES_FILE = "LICENSES.txt"  # in a folder of training files: a line for each source, comments begin with #
