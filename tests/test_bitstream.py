@@ -128,7 +128,7 @@ def patched(offset: int, replacement: bytes, cut: int | None = None) -> bytes:
         (patched(2, b"\x20"), "version 2.*version 1"),
         (patched(2, b"\x18"), "kind 8.*0..7"),
         (patched(3, b"\x05"), "coder 5.*0..4"),
-        (patched(3, b"\x21"), "repeats 2.*0..1"),
+        (patched(3, b"\x80"), "sectioned 2.*0..1"),
         (patched(4, b"\xe1"), "quality_step 225.*0..224"),
         (patched(10, b"\xff\xff\xff\xff\x0f", 2), "size_a 4294967295"),
         (patched(10, b"\xff\xff\xff\xff\xff\x01", 2), "size_a has more than 5 bytes"),
@@ -187,3 +187,73 @@ def test_files_are_written_whole(tmp_path, monkeypatch):
         temporary.write_bytes(b"second")
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["a.bpgan"]
+
+
+# -- gray pictures and sections ------------------------------------------------------------------------
+
+SECTIONS = {"icc": b"profile", "alpha": b"plane"}
+SECTIONED = FileHeader(**{**vars(IMAGE), "gray": 1, "sections": SECTIONS})
+SECTIONED_BYTES = "b6 47 10 60 04 01 02 03 04 00 80 04 81 06 81 05" + b"plane".hex() + "41 07" + b"profile".hex()
+
+
+def test_known_bytes_of_sections():
+    data = pack(SECTIONED, b"payload")
+    assert data[:-4].hex() == SECTIONED_BYTES.replace(" ", "") + b"payload".hex()
+    assert unpack(data) == (SECTIONED, b"payload")
+
+
+def test_a_reader_from_before_refuses_gray_and_sections():
+    """It took the high nibble of byte 3 for the number of repeats, 0 or 1."""
+    for changes in ({"gray": 1}, {"sections": SECTIONS}):
+        assert pack(FileHeader(**{**vars(IMAGE), **changes}), b"")[3] >> 4 > 1
+
+
+def test_truncation_and_flips_in_sections():
+    data = pack(SECTIONED, b"payload")
+    for length in range(len(data)):
+        with pytest.raises(BitstreamError):
+            unpack(data[:length])
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BitstreamError):
+            unpack(bytes(damaged))
+
+
+def sectioned(content: bytes) -> bytes:
+    """The header of a file with sections, these bytes as sections and payload, a right checksum."""
+    body = bytearray(pack(IMAGE, b"")[:-4])
+    body[3] |= 0x40
+    return with_checksum(bytes(body) + content)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "ends inside its sections"),
+        (b"\x02\x01x", "section 2 is unknown.*newer version"),
+        (b"\x01\x00", "section alpha of 0 bytes"),
+        (b"\x01\x05abc", "ends inside section alpha"),
+        (b"\x01\xff\xff\xff\xff\x07", "section alpha of 2147483647 bytes, allowed 1..1073741824"),
+        (b"\x40\x81\x80\x40", "section exif of 1048577 bytes"),
+        (b"\x01\x81\x00", "section alpha has redundant bytes"),
+        (b"\x81\x01x\x01\x01y", "section 1 after section 1"),
+        (b"\xc1\x01x\x01\x01y", "section 1 after section 65"),
+        (b"\x81\x01x", "ends inside its sections"),
+    ],
+)
+def test_sections_that_lie(content, message):
+    with pytest.raises(BitstreamError, match=message) as caught:
+        unpack(sectioned(content))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_sections_that_may_be_skipped_are():
+    header, payload = unpack(sectioned(b"\x81\x01x" + b"\xc1\x01y" + b"\x7f\x03new" + b"payload"))
+    assert (header.sections, payload) == ({"alpha": b"x", "icc": b"y"}, b"payload")
+
+
+@pytest.mark.parametrize("sections", [{"alpha": b""}, {"other": b"x"}, {"exif": bytes(2**20 + 1)}])
+def test_sections_that_are_not_written(sections):
+    with pytest.raises(BitstreamError, match=next(iter(sections))):
+        pack(FileHeader(**{**vars(IMAGE), "sections": sections}), b"")

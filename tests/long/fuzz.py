@@ -23,10 +23,12 @@ import time
 import tracemalloc
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageCms
 from tqdm import tqdm
 
 from tests.helpers.models import tiny_codecs
@@ -74,7 +76,23 @@ def honest_files(codecs: list[Codec]) -> list[bytes]:
                 for coder in codec.coders:
                     for quality in (1, 4.5, 8):
                         files.append(codec.compress(original, quality, Settings.of("none", entropy_coder=coder)))
+        if codec.kind.section_names:
+            files += _files_with_sections(codec)
     return files
+
+
+def _files_with_sections(codec: Codec) -> list[bytes]:
+    """Pictures that are gray, that have transparency, and that keep their metadata."""
+    rows, columns = np.mgrid[:30, :41]
+    gray = (rows * 8).astype(np.uint8)
+    alpha = np.clip((columns - 12) * 20, 0, 255).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    metadata = {"exif": exif.tobytes(), "icc": profile}
+    layouts = [gray, np.dstack([gray, alpha]), np.dstack([gray, 255 - gray, gray, alpha])]
+    plain = Settings.of("none")
+    return [codec.compress(pixels, 3, plain, kept) for pixels in layouts for kept in ({}, metadata)] * 3
 
 
 # -- hostile files ---------------------------------------------------------------------------------
@@ -96,6 +114,8 @@ def _other_size(rng: np.random.Generator, size: int) -> int:
 
 def _change_header(rng: np.random.Generator, header: FileHeader, codecs: list[Codec]) -> FileHeader:
     field = bitstream.FIELDS[rng.integers(1, len(bitstream.FIELDS))]  # the version has one value
+    if field.name == "sectioned":
+        return dataclasses.replace(header, sections=_change_sections(rng, header.sections))
     if field.layout == "bytes":
         if rng.uniform() < 0.8:  # nearly all of these end at the fingerprint
             return header
@@ -105,6 +125,24 @@ def _change_header(rng: np.random.Generator, header: FileHeader, codecs: list[Co
     else:
         value = int(rng.integers(field.low, field.high + 1))
     return dataclasses.replace(header, **{field.name: value})
+
+
+def _change_sections(rng: np.random.Generator, sections: Mapping[str, bytes]) -> dict[str, bytes]:
+    """One of them damaged, gone, or filled with what belongs into another."""
+    names = list(bitstream.SECTIONS)
+    name = names[rng.integers(len(names))]
+    contents = list(sections.values()) or [b"x"]
+    changed = [
+        b"",
+        rng.bytes(40),
+        contents[rng.integers(len(contents))],
+        *5 * [_change_payload(rng, contents[0], contents)],
+    ]
+    found = {
+        **sections,
+        (name if rng.uniform() < 0.3 or not sections else next(iter(sections))): changed[rng.integers(8)],
+    }
+    return {name: content for name, content in found.items() if content}
 
 
 def _change_payload(rng: np.random.Generator, payload: bytes, others: list[bytes]) -> bytes:
@@ -201,6 +239,8 @@ class Judge:
         if peak > allowed:
             raise Finding(f"{peak} bytes of memory for {n_symbols} symbols, an honest file's would be {allowed:.0f}")
         if result == "decoded":
+            result = self._check_sections(codec, data, header)
+        if result == "decoded":
             return self._check_grid(codec, header, payload, shape, symbols, rebuild)
         return result
 
@@ -209,6 +249,27 @@ class Judge:
         if not str(error) or "\n" in str(error):
             raise Finding(f"a message that is not one line: {error!r}")
         return "refused: " + re.split(r"[:;,]| [0-9a-f]*\d", str(error))[0]
+
+    def _check_sections(self, codec: Codec, data: bytes, header: FileHeader) -> str:
+        """What becomes of the sections, each of which is decoded."""
+        if not header.sections:
+            return "decoded"
+        size = header.size_a, header.size_b
+        started = time.process_time()
+        try:
+            codec.metadata(data)
+            joined = codec.kind.join(np.zeros(size, np.uint8), header.sections)
+        except BitstreamError as error:
+            return self._refusal(error)
+        except ValueError as error:
+            return self._refusal(BitstreamError(str(error)))
+        except Exception as error:
+            raise Finding(f"in a section: {type(error).__name__}: {error}") from error
+        if codec.kind.size(joined) != size:
+            raise Finding(f"a section of {joined.shape}, declared {size}")
+        if time.process_time() - started > SECONDS + size[0] * size[1] * SECONDS_PER_SYMBOL:
+            raise Finding(f"{time.process_time() - started:.2f} s for sections of {size}")
+        return "decoded"
 
     def _honest_bytes(self, codec: Codec, shape: tuple[int, int, int]) -> int:
         """Peak memory of decoding a blank or a noisy file of about that size, of whichever coder needs most."""
@@ -239,7 +300,9 @@ class Judge:
             raise Finding("decoded symbols that the encoder cannot write")
         if rebuild and shape[1] * shape[2] <= REBUILT_POSITIONS:
             try:
-                decoded = codec.rebuild(symbols, header.quality_step, (header.size_a, header.size_b), header.level)
+                size = header.size_a, header.size_b
+                decoded = codec.rebuild(symbols, header.quality_step, size, header.level, gray=bool(header.gray))
+                decoded = codec.kind.join(decoded, header.sections)
             except Exception as error:
                 raise Finding(f"after decoding: {type(error).__name__}: {error}") from error
             if codec.kind.size(decoded) != (header.size_a, header.size_b) or not np.isfinite(decoded).all():
