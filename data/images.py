@@ -1,6 +1,6 @@
-"""Photographs and other pictures: 8-bit RGB in memory, PNG on the way out.
+"""Photographs and other pictures: 8 bits a channel in memory, PNG on the way out.
 
-Whatever a file holds (palette, transparency, CMYK, 16 bits, a color profile, a camera's
+Whatever a file holds (palette, CMYK, 16 bits, a color profile, a camera's
 rotation) is brought to the 8-bit sRGB pixels that a viewer would show (`data.picture_files`).
 """
 
@@ -168,8 +168,7 @@ class ImageKind(Kind):
     def gray_picture(self, picture):
         """The mean of the three channels clamped to [-1, 1]: (..., 3, H, W) -> (..., 1, H, W).
 
-        Of all weights, equal ones come closest to gray originals: the generator's errors are alike in the channels, and
-        so the weights of luma leave more of them (docs/formats.md).
+        Equal weights come closer to gray originals than those of luma do (docs/formats.md).
         """
         return sum(picture[..., i : i + 1, :, :].clip(-1, 1) for i in range(self.channels)) / self.channels
 

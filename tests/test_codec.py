@@ -563,3 +563,37 @@ def test_objectives_take_pictures_of_any_size(codecs, objective, vgg, size, monk
     codec = codecs["image"]
     monkeypatch.setitem(vars(codec), "_vgg", PerceptualDistance(vgg_like()) if vgg else None)
     assert codec.decompress(codec.compress(picture(*size), 4, Settings.of("admm", 3, objective))).shape == (*size, 3)
+
+
+# -- gray and transparency -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [(), (2,), (3,), (4,)])
+def test_what_comes_back_has_the_layout_that_went_in(codecs, ramp_image, layout):
+    codec = codecs["image"]
+    alpha = np.tile(np.arange(80, dtype=np.uint8), (48, 1))
+    gray = ramp_image[..., 0]
+    pixels = {(): gray, (2,): np.dstack([gray, alpha]), (3,): ramp_image, (4,): np.dstack([ramp_image, alpha])}[layout]
+    decoded = codec.decompress(codec.compress(pixels, 3, Settings.of("admm", 2)))
+    assert decoded.shape == pixels.shape
+    if layout in ((2,), (4,)):
+        np.testing.assert_array_equal(decoded[..., -1], alpha)
+
+
+def test_the_search_of_a_gray_picture_minimizes_the_error_of_its_gray(codecs, ramp_image):
+    """Its F is that of the channels' mean, in which errors of color cancel."""
+    codec, gray = codecs["image"], ramp_image[..., 0]
+    x = torch.from_numpy(codec.kind.to_picture(gray)[0])[None]
+    tint = torch.tensor([0.02, -0.02, 0.0]).view(1, 3, 1, 1)
+    inside = x.clamp(-0.9, 0.9)
+    distance = codec._distortion("mse", inside, lambda: inside, gray=True)
+    assert (
+        float(distance(inside, inside + tint))
+        < 1e-9
+        < float(codec._distortion("mse", inside, lambda: inside)(inside, inside + tint))
+    )
+
+
+def test_gray_and_color_of_one_size_are_not_searched_together(codecs, ramp_image):
+    groups = codecs["image"].together([ramp_image, ramp_image[..., 0], ramp_image])
+    assert sorted(map(sorted, groups)) == [[0, 2], [1]]

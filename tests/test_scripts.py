@@ -1,5 +1,6 @@
 """The four scripts as a user calls them: files in, files out, tables, mistakes, several processes."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from PIL.ExifTags import IFD
 
 import Compression_ADMM
 import Decompression
@@ -481,6 +483,96 @@ def test_info_decodes_nothing_so_that_options_of_decoding_are_mistakes(run, comp
         one_line(code, err, word, exit_code=2)
     code, _, err = run(Decompression, "--info")
     one_line(code, err, "--input", exit_code=1)
+
+
+# -- gray, transparency, metadata ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory) -> Path:
+    """A gray picture, one with transparency, one of a camera that says where it was."""
+    folder = tmp_path_factory.mktemp("layouts") / "in"
+    save_picture(folder / "color.png", 40, 50, 0)
+    color = Image.open(folder / "color.png")
+    color.convert("L").save(folder / "gray.png")
+    ramp = np.tile(np.linspace(0, 255, 50).astype(np.uint8), (40, 1))
+    Image.fromarray(np.dstack([color, ramp])).save(folder / "clear.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(IFD.GPSInfo)[1] = "N"
+    color.save(folder / "camera.jpg", exif=exif)
+    return folder
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_layouts_and_metadata_come_back(run, layouts, tmp_path, kept):
+    option = ["--keep_metadata"] if kept else []
+    out, decoded = tmp_path / "out", tmp_path / "decoded"
+    arguments = ["--input", layouts, "--output", out, "--iterations", 2, *option]
+    assert run(Compression_ADMM, *arguments)[0] == 0
+    assert run(Decompression, "--input", out, "--output", decoded)[0] == 0
+    for name, mode, size in (
+        ("color", "RGB", (50, 40)),
+        ("gray", "L", (50, 40)),
+        ("clear", "RGBA", (50, 40)),
+        ("camera", "RGB", (40, 50)),
+    ):
+        with Image.open(decoded / f"{name}.png") as image:
+            image.load()
+            exif = image.getexif()
+            assert (image.mode, image.size) == (mode, size), name
+            assert dict(exif.get_ifd(IFD.GPSInfo)) == ({1: "N"} if kept and name == "camera" else {})
+            assert exif.get(0x0112, 1) == 1
+        assert (decoded / f"{name}.png").read_bytes() == (out / f"{name}.png").read_bytes()
+    ramp = np.asarray(Image.open(layouts / "clear.png"))[..., 3]
+    np.testing.assert_array_equal(np.asarray(Image.open(decoded / "clear.png"))[..., 3], ramp)
+    code, text, _ = run(Decompression, "--info", "--json", out)
+    rows = {Path(row["file"]).stem: row for row in map(json.loads, text.splitlines())}
+    assert code == 0 and {name: row["flags"] for name, row in rows.items() if row["flags"]} == {"gray": ["gray"]}
+    sections = {name: set(row["sections"]) for name, row in rows.items() if row["sections"]}
+    assert sections == {"clear": {"alpha"}, **({"camera": {"exif"}} if kept else {})}
+    lines = run(Decompression, "--info", out)[1].splitlines()
+    alpha = rows["clear"]["sections"]["alpha"]
+    assert any("clear.bpgan" in line and line.endswith(f"alpha {alpha}") for line in lines)
+    metrics = {row["file"]: row for row in table(out / "metrics.csv")[1]}
+    n_bytes = (out / "clear.bpgan").stat().st_size
+    assert int(metrics[(layouts / "clear.png").as_posix()]["bytes"]) == n_bytes > alpha
+    # the journal: what is finished stays, and the other choice is another result
+    assert "4 of them by an earlier run" in run(Compression_ADMM, *arguments)[1]
+    other = [a for a in arguments if a != "--keep_metadata"] + ([] if kept else ["--keep_metadata"])
+    assert "earlier run" not in run(Compression_ADMM, *other)[1]
+
+
+def test_a_target_counts_the_sections(run, layouts, tmp_path):
+    code, _, err = run(
+        Compression_ADMM, layouts / "camera.jpg", tmp_path / "a.bpgan", "--target_bytes", 120, "--iterations", 0,
+        "--keep_metadata",
+    )  # fmt: skip
+    kept = (tmp_path / "a.bpgan").stat().st_size if code == 0 else None
+    assert (code == 0 and kept <= 120) or "nearest reachable" in err
+
+
+def test_damaged_sections_are_one_line(run, layouts, tmp_path, codecs):
+    codec = codecs["image"]
+    data = codec.compress(codec.kind.read(layouts / "clear.png"), 3, Settings.of("none"))
+    header, payload = codec.unpack(data)
+    for name, content in (("alpha", b"RIFF of something"), ("exif", b"not deflated"), ("icc", b"x")):
+        damaged = dataclasses.replace(header, sections={**header.sections, name: content})
+        (tmp_path / f"{name}.bpgan").write_bytes(pack(damaged, payload))
+        code, _, err = run(Decompression, tmp_path / f"{name}.bpgan", tmp_path / "out.png")
+        one_line(code, err.splitlines()[0], name if name != "icc" else "icc", exit_code=1)
+        assert not (tmp_path / "out.png").exists()
+
+
+def test_info_does_not_load_pytorch(compressed):
+    """Which takes seconds; nor is there anything that would not name the checkpoint."""
+    program = (
+        "import sys, Decompression\n"
+        f"code = Decompression.main(['--info', {str(compressed / 'a.png.bpgan')!r}])\n"
+        "assert code == 0 and 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # -- one file to one file -------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
     2       version      bits 7..4  1             of this layout
     2       kind         bits 3..0  0..7          kind of signal
     3       sectioned    bits 7..6  0..1          1: sections come before the payload
-    3       gray         bit  5     0..1          1: a gray picture, of which the receiver shows the luma
+    3       gray         bit  5     0..1          1: a gray picture, which the receiver shows in one channel
     3       repeats      bit  4     0..1          1: the payload begins with a map of repeats
     3       coder        bits 3..0  0..4          entropy coder (0 huffman, 1 context)
     4       quality_step u8         0..224        above quality 1, in steps of 1/32

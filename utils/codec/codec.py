@@ -269,7 +269,7 @@ class Codec(Decoder):
         """What the search minimizes beside the bits, for pictures x (B, C, H, W).
 
         `start()` is what they are before the search: some objectives are relative to it. `gray`: the receiver shows
-        the luma alone, so that nothing but its errors counts.
+        the gray of a picture alone, so that nothing but its errors counts.
         """
         if gray:
 
