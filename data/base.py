@@ -8,6 +8,8 @@ Command lines read the kinds' names through here, so the module imports no NumPy
 
 from __future__ import annotations
 
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +30,12 @@ class Preview:
     sound: np.ndarray | None = None  # float (n,) in [-1, 1]
     sample_rate: int = 0  # Hz, of the sound
     note: str = ""  # what part of the signal it is, where it is not all; scales
+
+
+def is_tensor(source) -> bool:
+    """Whether this is a PyTorch tensor; PyTorch is not imported for the question."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.Tensor)
 
 
 class Kind(ABC):
@@ -57,6 +65,55 @@ class Kind(ABC):
     @abstractmethod
     def read(self, path: Path) -> np.ndarray:
         """Read a file. Raises ValueError with one clear line if it is not readable as this kind."""
+
+    # What Python programs may give instead of a file's path.
+    sources: str = "a path, a NumPy array or a PyTorch tensor"  # for errors
+    tensor_dims: int | None = None  # of one signal as a tensor: one of more is a batch. None: batches are lists
+
+    def batch_of(self, source) -> list | None:
+        """The members of a list, of a tuple, or of a tensor with a batch dimension; None for a single source."""
+        if isinstance(source, (list, tuple)):
+            return list(source)
+        has_batch = is_tensor(source) and self.tensor_dims is not None and source.ndim == self.tensor_dims + 1
+        return list(source) if has_batch else None
+
+    def signal_of(self, source, sample_rate: int | None = None) -> np.ndarray:
+        """What a Python program has -> the signal, as `read` returns it.
+
+        A path is read. Arrays and tensors of any device are converted; `sample_rate` is theirs in Hz where it
+        is not the kind's own. What `read` returned comes back as it is. A kind that takes more overrides the
+        methods below. Raises ValueError for a value, TypeError for a type that is not possible, in one line.
+        """
+        if isinstance(source, (str, os.PathLike)):
+            if sample_rate is not None:
+                raise ValueError(f"{source}: a file names its own sample rate; sample_rate is for arrays and tensors")
+            return self.read(Path(source))
+        signal = self._converted(source)
+        return signal if sample_rate is None else self._resampled(signal, sample_rate)
+
+    def _converted(self, source) -> np.ndarray:
+        """A source that is no path -> the signal."""
+        import numpy as np
+
+        if is_tensor(source):
+            values = source.detach().cpu()
+            # NumPy lacks bfloat16, and float32 has more than enough digits for all the others.
+            return self._from_tensor((values.float() if values.is_floating_point() else values).numpy())
+        if isinstance(source, np.ndarray):
+            return self._from_array(source)
+        raise TypeError(f"{self.name}: {self.sources} can be given, found {type(source).__name__}")
+
+    def _from_array(self, values: np.ndarray) -> np.ndarray:
+        """An array -> the signal; here the array itself."""
+        return values
+
+    def _from_tensor(self, values: np.ndarray) -> np.ndarray:
+        """The values of a tensor -> the signal; here as those of an array."""
+        return self._from_array(values)
+
+    def _resampled(self, signal: np.ndarray, sample_rate: int) -> np.ndarray:
+        """A signal that was sampled at another rate in Hz -> one at the kind's own; here there is none."""
+        raise ValueError(f"sample_rate {sample_rate}: {self.name} has no sample rate")
 
     @abstractmethod
     def write(self, path: Path, signal: np.ndarray) -> None:

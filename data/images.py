@@ -17,7 +17,7 @@ from utils.files import replacing
 
 from .base import Kind, Preview
 from .folders import is_held_out
-from .picture_files import read_picture, read_with_metadata
+from .picture_files import convert_image, read_picture, read_with_metadata
 from .sections import pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 
 # Rows and columns that a page shows. Cut, not reduced: reduced, every codec looks flawless.
@@ -82,6 +82,8 @@ class ImageKind(Kind):
     crop_shape = (256, 256)
     storage = "uint8"
     stretch = (2.0, 2.0)
+    sources = "a path, a Pillow image, a NumPy array or a PyTorch tensor"
+    tensor_dims = 3
 
     @property
     def settings(self) -> dict:
@@ -99,6 +101,27 @@ class ImageKind(Kind):
     def read_with_metadata(self, path: Path) -> tuple[np.ndarray, dict[str, bytes]]:
         """`read`, with "exif" and "icc" where the file has them: `data.picture_files.read_with_metadata`."""
         return read_with_metadata(path, self.check_extent)
+
+    def _converted(self, source) -> np.ndarray:
+        """Pillow images are treated like files, so that both give the same pixels."""
+        return (
+            convert_image(source, self.check_extent) if isinstance(source, Image.Image) else super()._converted(source)
+        )
+
+    def _from_array(self, values: np.ndarray) -> np.ndarray:
+        """(H, W, 3), gray (H, W), with alpha (H, W, 4) or (H, W, 2), uint8, uint16 of the full range or float in [0, 1]
+        -> uint8 of that layout."""
+        return _pixels_of(
+            values, values if values.ndim == 3 else values[..., None], "(H, W, 3) or (H, W), with alpha (H, W, 4 or 2)"
+        )
+
+    def _from_tensor(self, values: np.ndarray) -> np.ndarray:
+        """(3, H, W), gray (1, H, W), with alpha (4, H, W) or (2, H, W), otherwise as arrays."""
+        return _pixels_of(
+            values,
+            np.moveaxis(values, 0, -1) if values.ndim == 3 else values,
+            "(3, H, W) or (1, H, W), with alpha (4 or 2, H, W)",
+        )
 
     def write(self, path: Path, signal: np.ndarray, exif: bytes | None = None, icc: bytes | None = None) -> None:
         """Write uint8 of any layout as PNG, with EXIF data and profile; the file appears only when complete.
@@ -278,6 +301,32 @@ def on_white(signal: np.ndarray) -> np.ndarray:
         weight = alpha[row] / np.float32(255)
         result[row] = np.rint(255 + weight * (color[row] - np.float32(255)))
     return result
+
+
+def _pixels_of(values: np.ndarray, samples: np.ndarray, shapes: str) -> np.ndarray:
+    """Samples (H, W, 1 to 4) of an array -> uint8 of the same layout, gray without a third axis.
+
+    Raises ValueError, which names the values as they were given and the shapes that are possible.
+    """
+    is_float = samples.dtype.kind == "f"
+    if (
+        samples.ndim != 3
+        or not 1 <= samples.shape[2] <= 4
+        or samples.size == 0
+        or not (is_float or samples.dtype in (np.uint8, np.uint16))
+    ):
+        raise ValueError(
+            f"an image is {shapes}, uint8, uint16 or float in [0, 1], and not empty; found {values.dtype} {values.shape}"
+        )
+    if is_float and not (samples.min() >= 0 and samples.max() <= 1):  # NaN is neither
+        raise ValueError(f"pixels of type {values.dtype} are in [0, 1], found {samples.min():g} to {samples.max():g}")
+    if samples.dtype != np.uint8:
+        pixels = np.empty(samples.shape, np.uint8)
+        scale = np.float32(255 if is_float else 255 / 65535)
+        for top in range(0, len(samples), _STRIP):
+            pixels[top : top + _STRIP] = np.rint(samples[top : top + _STRIP].astype(np.float32) * scale)
+        samples = pixels
+    return samples if samples.shape[2] > 1 else samples[..., 0]
 
 
 def _check_pixels(signal: np.ndarray) -> None:

@@ -117,32 +117,66 @@ def read_with_metadata(path: Path, check_size: SizeCheck) -> tuple[np.ndarray, d
 
 def _read(path: Path, check_size: SizeCheck, with_metadata: bool) -> tuple[np.ndarray, dict[str, bytes]]:
     path, metadata = Path(path), {}
-    try:
+    with _errors_in_one_line(path), _quiet():
         if path.is_dir():
             raise PictureError("a folder, not an image")
-        with open(path, "rb") as file, _quiet():
+        with open(path, "rb") as file:
             picture = _decoded(file, check_size)
             pixels = _to_srgb(picture)
-            turned = _TURNED.get(picture.orientation)
-            pixels = np.ascontiguousarray(turned(pixels) if turned else pixels)
+            pixels = _upright(picture, _to_srgb(picture))
             if with_metadata:
                 metadata = _metadata(picture, pixels)
+    _warn(picture, path)
+    return pixels, metadata
+
+
+def convert_image(image: Image.Image, check_size: SizeCheck) -> np.ndarray:
+    """A Pillow image of any mode, opened or made -> the pixels that `read_picture` would have read of its file.
+
+    Its color profile, transparency and EXIF orientation count as they do there, unless Pillow itself has
+    dropped them. Errors and warnings are those of `read_picture`.
+    """
+    name = getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}"
+    with _errors_in_one_line(name), _quiet():
+        if 0 in image.size:
+            raise PictureError(f"no pixels ({image.width}x{image.height})")
+        _checked(check_size, *image.size)
+        picture = _of_pillow(image)
+        picture.color = _profile(image.info.get("icc_profile"), picture.notes)
+        pixels = _upright(picture, _to_srgb(picture))
+    _warn(picture, name)
+    return pixels
+
+
+def _upright(picture: _Picture, pixels: np.ndarray) -> np.ndarray:
+    turned = _TURNED.get(picture.orientation)
+    return np.ascontiguousarray(turned(pixels) if turned else pixels)
+
+
+def _warn(picture: _Picture, name: Path | str) -> None:
+    """One line of what was left out or changed."""
+    if picture.notes:
+        logger.warning("%s: %s", name, "; ".join(dict.fromkeys(picture.notes)))
+
+
+@contextmanager
+def _errors_in_one_line(name: Path | str):
+    """Whatever a reader raises becomes a ValueError of one line with the picture's name."""
+    try:
+        yield
     except (PictureError, ColorError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{name}: {error}") from None
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(f"{name}: no such file") from None
     except MemoryError:
-        raise ValueError(f"{path}: not enough memory for this image") from None
+        raise ValueError(f"{name}: not enough memory for this image") from None
     except OSError as error:
         if error.strerror:
-            raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-        raise ValueError(_damaged(path, error)) from error
+            raise ValueError(f"{name}: cannot be read ({error.strerror})") from error
+        raise ValueError(_damaged(name, error)) from error
     # The one place where decoders' exceptions end: they answer damage with a dozen kinds.
     except Exception as error:
-        raise ValueError(_damaged(path, error)) from error
-    if picture.notes:
-        logger.warning("%s: %s", path, "; ".join(dict.fromkeys(picture.notes)))
-    return pixels, metadata
+        raise ValueError(_damaged(name, error)) from error
 
 
 @contextmanager
@@ -161,7 +195,7 @@ def _quiet():
                 each.disabled = disabled
 
 
-def _damaged(path: Path, error: Exception) -> str:
+def _damaged(path: Path | str, error: Exception) -> str:
     cause = str(error).strip().partition("\n")[0] or type(error).__name__
     return f"{path}: damaged or truncated image ({cause})"
 
@@ -188,10 +222,16 @@ def _decoded(file: BinaryIO, check_size: SizeCheck) -> _Picture:
     _checked(check_size, *image.size)
     if image.format == "PNG":
         return _png(file, image)
-    picture = _Picture(image, notes=_frames(image))
-    image.load()
+    picture = _of_pillow(image)
     picture.color = _declared(file, image, picture.notes)
     picture.icc = image.info.get("icc_profile")
+    return picture
+
+
+def _of_pillow(image: Image.Image) -> _Picture:
+    """All that an image of 8 bits a channel, or of one channel, holds but the colors that its container declares."""
+    picture = _Picture(image, notes=_frames(image))
+    image.load()
     _note_exif(picture, image)
     _split(picture)
     return picture
@@ -243,7 +283,8 @@ def _heif_image(file: BinaryIO) -> ImageFile.ImageFile:
 
 def _frames(image: ImageFile.ImageFile) -> list[str]:
     try:
-        several = getattr(image, "is_animated", False)
+        # A program that went to another frame wants that one.
+        several = getattr(image, "is_animated", False) and image.tell() == 0
     except Exception:  # a damaged second frame: the first is what counts
         several = False
     return [_SEVERAL] if several else []

@@ -118,6 +118,28 @@ def read_mono(
     return signal
 
 
+def resampled(
+    samples: np.ndarray,
+    source_rate: int,
+    rate: int,
+    check_length: Callable[[int, int], None],
+    inform: Callable[[str], None] = logger.info,
+) -> np.ndarray:
+    """float32 (n,) at one rate in Hz -> at another, in [-1, 1].
+
+    `check_length` and `inform` are those of `read_mono`. Raises ValueError for a rate outside SAMPLE_RATES.
+    """
+    mix = _Mix(rate, None, check_length)
+    try:
+        mix.add(samples[:, None], source_rate)
+        mix.finish()
+    except _Unreadable as error:
+        raise ValueError(str(error)) from None
+    for note in mix.notes:
+        inform(note)
+    return np.clip(mix.signal(), -1, 1)
+
+
 # ---- decoding
 
 

@@ -8,6 +8,7 @@ Long recordings are transformed and rebuilt in overlapping chunks of 20 s.
 
 import logging
 from dataclasses import asdict
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +19,7 @@ from utils.files import replacing
 
 from .base import Kind, Preview
 from .folders import is_held_out, is_timit, timit_files
-from .sound_files import read_mono
+from .sound_files import read_mono, resampled
 from .stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class SpeechKind(Kind):
     storage = "float16"
     stretch = (1.0, 1.0)
     spare_columns = 8  # faster speech uses them up: 5 % of a crop, and one
+    tensor_dims = 1
 
     def __init__(self, **settings):
         self._settings = SpeechSettings(**settings)
@@ -119,6 +121,30 @@ class SpeechKind(Kind):
         What is done to the samples, what is warned of, and the errors are those of `sound_files.read_mono`.
         """
         return read_mono(path, self._settings.sample_rate, self._check_length, self._say_once)
+
+    def _from_array(self, values: np.ndarray) -> np.ndarray:
+        """(samples,), float in [-1, 1] or int16 -> float32 (samples,)."""
+        if values.ndim != 1 or values.size == 0 or not (values.dtype.kind == "f" or values.dtype == np.int16):
+            channels = "; average the channels, or take one" if values.ndim == 2 else ""
+            raise ValueError(
+                f"speech is (samples,), float in [-1, 1] or int16, and not empty; "
+                f"found {values.dtype} {values.shape}{channels}"
+            )
+        if values.dtype == np.int16:
+            return values.astype(np.float32) / np.float32(32768)
+        peak = np.abs(values).max()
+        if not peak <= 1:  # NaN is neither
+            raise ValueError(f"samples of type {values.dtype} are in [-1, 1], found a magnitude of {peak:g}")
+        return values.astype(np.float32, copy=False)
+
+    def _resampled(self, signal: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Resampled as files are. Raises ValueError for a rate that sound does not have."""
+        if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, float, np.number)):
+            raise ValueError(f"sample_rate {sample_rate!r} is not a number of Hz")
+        rate = self._settings.sample_rate
+        return (
+            signal if sample_rate == rate else resampled(signal, sample_rate, rate, self._check_length, self._say_once)
+        )
 
     def _check_length(self, n_samples: int, n_declared: int) -> None:
         """Raise ValueError for more than `max_extent`, with the whole length if the file declares it."""
@@ -258,8 +284,7 @@ class SpeechKind(Kind):
 
     def score(self, original: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
         """Metrics by name; NaN where a clip is too short for one."""
-        from utils import metrics
-
+        metrics = import_module("utils.metrics")
         return {name: getattr(metrics, name)(original, decoded) for name in self.metric_names}
 
     def weights(self, x):

@@ -68,12 +68,20 @@ def fail(error: BaseException, prefix: str = "") -> int:
     return 1
 
 
-def pick_device(name: str) -> "torch.device":
-    """--device -> torch device. Raises ValueError if cuda is asked for and there is none."""
+def pick_device(name: "str | torch.device") -> "torch.device":
+    """--device -> torch device; a torch device or its name, such as "cuda:1", will do.
+
+    Raises ValueError if cuda is asked for and there is none, or for another kind of device.
+    """
     import torch  # here, so that errors and help need not wait for it
 
-    if name == "cuda" and not torch.cuda.is_available():
+    kind, _, number = str(name).partition(":")
+    if kind not in ("cpu", "cuda", "auto") or not (number or "0").isdecimal():
+        raise ValueError(f"device {name} is not one of cpu, cuda, auto")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    elif kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no CUDA device is available here; use --device cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name}: the last one here is cuda:{torch.cuda.device_count() - 1}")
+    return torch.device(kind, int(number)) if number else torch.device(kind)

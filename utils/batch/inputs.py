@@ -12,8 +12,8 @@ from pathlib import Path
 from data import KINDS, kind_class, kind_of
 from data.folders import DATAROOT_VARIABLE
 from utils import distributed
-from utils.codec.bitstream import BitstreamError, kind_of_file
-from utils.codec.fingerprint import CHECKPOINTS
+from utils.codec.fingerprint import shipped
+from utils.codec.info import kind_of_packed
 from utils.console import as_text
 from utils.files import locked, remove_leftovers, walk
 
@@ -151,7 +151,7 @@ class CodecsByKind:
         if kind not in self._loaded:
             if self._given:
                 raise ValueError(f"none of the given checkpoints is for {kind}")
-            self._keep(CHECKPOINTS / f"{kind}.safetensors")
+            self._keep(shipped(kind))
         return self._loaded[kind]
 
     def _keep(self, path: Path) -> None:
@@ -170,12 +170,3 @@ class CodecsByKind:
 def checkpoint_used(path: Path, codec) -> dict[str, str]:
     """What `conditions_of` is told of a checkpoint file and the codec, or decoder, that was made from it."""
     return {"signal": codec.kind.name, "file": as_text(path.name), "fingerprint": codec.fingerprint.hex()}
-
-
-def kind_of_packed(data: bytes) -> str:
-    """Name of the kind of signal that a .bpgan file holds, by its header. Raises BitstreamError."""
-    code = kind_of_file(data)
-    for name in KINDS:
-        if kind_class(name).code == code:
-            return name
-    raise BitstreamError(f"kind of signal {code} is unknown to this version")

@@ -364,3 +364,12 @@ def read_file(path: str | os.PathLike) -> bytes:
     """All bytes of a file; OSError if it cannot be read, BitstreamError if it is too long."""
     with open(path, "rb") as stream:
         return read_stream(stream)
+
+
+def bytes_of(file: bytes | str | os.PathLike) -> bytes:
+    """A file's content, given itself or by the file's path; errors as those of `read_file`, TypeError for all else."""
+    if isinstance(file, (bytes, bytearray, memoryview)):
+        return bytes(file)
+    if isinstance(file, (str, os.PathLike)):
+        return read_file(file)
+    raise TypeError(f"a .bpgan file is its bytes or its path, found {type(file).__name__}")

@@ -1,7 +1,7 @@
 """The sender: a signal into the bytes of a .bpgan file, with as much search as one likes.
 
 codec = load_codec("checkpoints/image.safetensors")
-data = codec.compress(pixels, quality=3)
+data = codec.compress("photo.jpg", quality=3)
 pixels = codec.decompress(data)
 """
 
@@ -94,40 +94,57 @@ class Codec(Decoder):
 
     def compress(
         self,
-        signal: np.ndarray,
+        source,
         quality: float | Target = 3,
         settings: Settings | str = DEFAULT,
+        *,
+        sample_rate: int | None = None,
         observe: Observe | None = None,
         metadata: Metadata = NO_METADATA,
-    ) -> bytes:
-        """A signal, as `Kind.read` returns it -> the bytes of a file. See `encode`."""
-        return self.encode(signal, quality, settings, observe, metadata).data
+    ) -> bytes | list[bytes]:
+        """A signal -> the bytes of a file; a batch of signals -> a list. See `encode`."""
+        encoded = self.encode(source, quality, settings, sample_rate=sample_rate, observe=observe, metadata=metadata)
+        return encoded.data if isinstance(encoded, Encoded) else [member.data for member in encoded]
 
     def encode(
         self,
-        signal: np.ndarray,
+        source,
         quality: float | Target = 3,
         settings: Settings | str = DEFAULT,
+        *,
+        sample_rate: int | None = None,
         observe: Observe | None = None,
         metadata: Metadata = NO_METADATA,
-    ) -> Encoded:
+    ) -> Encoded | list[Encoded]:
         """Like `compress`, with what is known of the result.
 
-        quality   1..8, to 1/32; or a `Target` for the file's size or the decoded signal's score
-        settings  `Settings`; a search method's name stands for its preset
-        observe   called with a `SearchStep` after each iteration of the search; where it returns True, the search of
-                  this tile ends with the best that it has found
-        metadata  what `Kind.read_with_metadata` gives beside the signal, to be kept in the file
+        source       what `Kind.signal_of` takes: for images a path, a Pillow image, an array (H, W, 3) or (H, W), a
+                     tensor (3, H, W); for speech a path, an array or a tensor (samples,). A list of them, or a
+                     tensor with a batch dimension before, gives a list: see `encode_batch`
+        quality      1..8, to 1/32; or a `Target` for the file's size or the decoded signal's score
+        settings     `Settings`; a search method's name stands for its preset
+        sample_rate  of arrays and tensors, in Hz; None: the kind's own
+        observe      called with a `SearchStep` after each iteration of the search; where it returns True, the search
+                     of this tile ends with the best that it has found
+        metadata     what `Kind.read_with_metadata` gives beside the signal, to be kept in the file, or in each one
 
-        Raises ValueError for an argument out of range, a signal beyond the limits, a target that cannot be met.
+        Raises ValueError for a source or an argument out of range, a signal beyond the limits, a target that cannot
+        be met; TypeError for a source of another type.
         """
-        return self.encode_batch([signal], quality, settings, observe, [metadata])[0]
+        batch = self.kind.batch_of(source)
+        sources = [source] if batch is None else batch
+        encoded = self.encode_batch(
+            sources, quality, settings, sample_rate=sample_rate, observe=observe, metadata=[metadata] * len(sources)
+        )
+        return encoded[0] if batch is None else encoded
 
     def encode_batch(
         self,
-        signals: list[np.ndarray],
+        sources: Sequence,
         quality: float | Target = 3,
         settings: Settings | str = DEFAULT,
+        *,
+        sample_rate: int | None = None,
         observe: Observe | None = None,
         metadata: Sequence[Metadata] | None = None,
     ) -> list[Encoded]:
@@ -137,6 +154,7 @@ class Codec(Decoder):
         """
         if isinstance(settings, str):
             settings = Settings.of(settings)
+        signals = [self.kind.signal_of(source, sample_rate) for source in sources]
         beside = metadata or [NO_METADATA] * len(signals)
         if isinstance(quality, Target):
             return [

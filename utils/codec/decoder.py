@@ -10,10 +10,12 @@ import torch
 from data import Kind, build_kind
 from models.bpgan import BPGAN, build_encoder, build_generator
 from models.config import QUALITY_STEPS, STRIDE
+from utils.console import pick_device
 from utils.entropy import CorruptPayload
 
 from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
+from .info import describe, fingerprints
 from .limits import Limits
 from .tiling import latent_shape, windows
 from .weights import load_coders, load_weights, network_of
@@ -25,9 +27,10 @@ class Decoder:
     with_encoder = False
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu", limits: Limits | None = None):
-        """`limits`: the largest signal, else the kind's default. Raises ValueError where the checkpoint's
-        parts do not fit together."""
-        self.device = torch.device(device)
+        """`device`: "cpu", "cuda" or "auto"; `limits`: the largest signal, else the kind's default.
+
+        Raises ValueError where the checkpoint's parts do not fit together, or there is no such device."""
+        self.device = pick_device(device)
         self.config = checkpoint.config
         self.fingerprint, self.digest = checkpoint.fingerprint, checkpoint.digest
         try:
@@ -140,24 +143,32 @@ class Decoder:
         except CorruptPayload as error:
             raise bitstream.BitstreamError(f"damaged file: {error}") from None
 
-    def decompress(self, data: bytes, realism: float = 0.0) -> np.ndarray:
-        """A whole .bpgan file -> the signal, as `Kind.from_picture` returns it.
+    def decompress(self, file: bytes | str | Path, realism: float = 0.0) -> np.ndarray:
+        """A whole .bpgan file, its bytes or its path -> the signal, as `Kind.from_picture` returns it.
 
         Raises BitstreamError (a ValueError) for anything that is not a whole file of this
-        checkpoint.
+        checkpoint, OSError for a path that cannot be read.
         """
-        header, symbols = self.read_symbols(data)
+        header, symbols = self.read_symbols(bitstream.bytes_of(file))
         size = header.size_a, header.size_b
         signal = self.rebuild(symbols, header.quality_step, size, header.level, realism, bool(header.gray))
         with _damage_named():
             return self.kind.join(signal, header.sections)
 
-    def metadata(self, data: bytes) -> dict[str, bytes]:
-        """What a whole .bpgan file keeps of the original's metadata, as `Kind.write` takes it: for images "exif" and
+    def metadata(self, file: bytes | str | Path) -> dict[str, bytes]:
+        """What a whole .bpgan file, its bytes or its path, keeps of the original's metadata, as `Kind.write` takes it: for images "exif" and
         "icc", where the sender was told to keep them. Raises BitstreamError like `decompress`."""
-        header, _ = self.unpack(data)
+        header, _ = self.unpack(bitstream.bytes_of(file))
         with _damage_named():
             return self.kind.metadata(header.sections)
+
+    def info(self, file: bytes | str | Path) -> dict:
+        """What the header of a .bpgan file says, and which checkpoints here have its fingerprint: see `describe`.
+
+        Files of other checkpoints and of other kinds of signal are described too. Nothing is decoded.
+        Raises BitstreamError for a damaged file, OSError for a path that cannot be read.
+        """
+        return describe(bitstream.bytes_of(file), fingerprints(None))
 
     def rebuild(
         self,

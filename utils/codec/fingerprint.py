@@ -12,6 +12,11 @@ CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"  # the trained
 OF_THE_SENSES = ("realistic", "discriminator")  # how a file looks, not what it means
 
 
+def shipped(kind: str) -> Path:
+    """Where the trained weights for a kind of signal are, by its name."""
+    return CHECKPOINTS / f"{kind}.safetensors"
+
+
 def fingerprint(tensors: Mapping[str, np.ndarray], metadata: Mapping) -> bytes:
     """4 bytes over everything a file's meaning depends on: weights, tables, model and picture settings.
 

@@ -1,0 +1,60 @@
+"""Once this is imported, Image.open and Image.save know .bpgan files, with the weights in checkpoints/."""
+
+import functools
+from io import BytesIO
+
+from PIL import Image, ImageFile
+
+from .bitstream import MAGIC, BitstreamError, read_stream
+from .settings import Settings
+
+
+@functools.cache
+def _codec():
+    """Loaded for the first pixels, not for the import."""
+    from .codec import load_codec
+    from .fingerprint import shipped
+
+    return load_codec(shipped("image"))
+
+
+class BpganImageFile(ImageFile.ImageFile):
+    """An image in a .bpgan file. Raises OSError with one line for damage, another kind or another checkpoint."""
+
+    format, format_description = "BPGAN", "BPGAN compressed image"
+
+    def _open(self):
+        from .info import describe
+
+        self._data = read_stream(self.fp)
+        try:
+            facts = describe(self._data, {})
+        except BitstreamError as error:
+            raise OSError(str(error)) from None
+        if facts["signal"] != "image":
+            raise OSError(f"a .bpgan file of {facts['signal']}, not of an image")
+        self._mode = ("L" if "gray" in facts["flags"] else "RGB") + ("A" if "alpha" in facts["sections"] else "")
+        self._size = facts["width"], facts["height"]
+
+    def load(self):
+        if self._data is not None:
+            try:
+                pixels = _codec().decompress(self._data)
+            except ValueError as error:
+                raise OSError(str(error)) from None
+            if self._exclusive_fp:
+                self.fp.close()
+            self.fp, self._data = BytesIO(pixels.tobytes()), None
+            self.tile = [ImageFile._Tile("raw", (0, 0, *self.size), 0, self.mode)]
+        return super().load()
+
+
+def _save(image, stream, filename):
+    quality, iterations = (image.encoderinfo.get(name) for name in ("quality", "iterations"))
+    settings = Settings.of(iterations=iterations)
+    stream.write(_codec().compress(image, 3 if quality is None else quality, settings))
+
+
+Image.register_open(BpganImageFile.format, BpganImageFile, lambda head: head.startswith(MAGIC))
+Image.register_save(BpganImageFile.format, _save)
+Image.register_extension(BpganImageFile.format, ".bpgan")
