@@ -93,6 +93,8 @@ def _own_packages() -> Iterator[None]:
                 import_module(module.name)
         clashes = sorted(name for name in aside if name in sys.modules and name not in _PACKAGES)
         if clashes:
+            for name in [name for name in sys.modules if name.partition(".")[0] in _PACKAGES and name not in before]:
+                del sys.modules[name]
             raise ImportError(
                 f"BPGAN and this program both have a module {clashes[0]} ({_place(aside[clashes[0]])}): "
                 "load BPGAN in a process of its own, or rename that module"

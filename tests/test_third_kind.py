@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 import Compression_ADMM
 import Decompression
@@ -103,8 +104,6 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def checkpoint(folder, tmp_path):
     """An untrained model of the kind's own sizes, its tables fitted to the recordings."""
-    import torch
-
     kind = build_kind("ecg")
     data = PictureSet(kind, kind.list_files(default_dataroot("ecg", "train"), "train"), progress=False)
     torch.manual_seed(0)
@@ -125,6 +124,10 @@ def test_there_and_back_with_targets_and_limits(checkpoint, folder):
     encoded = codec.encode(signal, 5, Settings.of("admm", 3))
     decoded = codec.decompress(encoded.data)
     assert kind_of(folder / "0.ecg") == "ecg" and decoded.dtype == np.int16 and decoded.shape == signal.shape
+    forms = [folder / "1.ecg", torch.from_numpy(signal)]  # what every kind takes without a line of its own
+    assert codec.compress([signal, *forms], 5, "none") == 3 * [codec.compress(signal, 5, "none")]
+    with pytest.raises(ValueError, match="ecg has no sample rate"):
+        codec.compress(signal, sample_rate=250)
     rates = [codec.kind.rate(len(codec.compress(signal, q, "none")), (4321, 500)) for q in (1, 8)]
     met = codec.encode(signal, Target("bps", sum(rates) / 2), Settings.of("admm", 2))
     assert codec.kind.rate(len(met.data), (4321, 500)) <= sum(rates) / 2

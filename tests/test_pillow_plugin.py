@@ -1,0 +1,73 @@
+"""utils/codec/pillow_plugin.py: .bpgan files for Pillow."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image, UnidentifiedImageError
+
+from utils.codec import pillow_plugin
+from utils.codec.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def image_codec(codecs, tiny_checkpoints, monkeypatch):
+    """The tiny codec, where the plugin looks for the shipped one."""
+    monkeypatch.setattr("utils.codec.checkpoint.CHECKPOINTS", tiny_checkpoints["image"].parent)
+    pillow_plugin._codec.cache_clear()
+    yield codecs["image"]
+    pillow_plugin._codec.cache_clear()
+
+
+def test_there_and_back(image_codec, ramp_image, tmp_path):
+    path = tmp_path / "a.bpgan"
+    Image.fromarray(ramp_image).save(path, quality=4, iterations=3)
+    assert path.read_bytes() == image_codec.compress(ramp_image, 4, Settings.of(iterations=3))
+    decoded = image_codec.decompress(path)
+    with Image.open(path) as image:
+        assert (image.format, image.mode, image.size) == ("BPGAN", "RGB", (80, 48))
+        assert np.array_equal(np.asarray(image), decoded)
+        assert np.array_equal(np.asarray(image.rotate(180)), decoded[::-1, ::-1])
+    assert np.array_equal(image_codec.kind.signal_of(Image.open(path)), decoded)
+
+
+def test_other_modes_streams_and_settings_left_out(image_codec, ramp_image, tmp_path):
+    gray = Image.fromarray(ramp_image[:32, :32, 0])
+    with open(tmp_path / "a", "w+b") as stream:
+        gray.save(stream, format="BPGAN")
+        stream.seek(0)
+        with Image.open(stream) as image:
+            assert image.getpixel((0, 0)) is not None and image.size == (32, 32)
+    assert (tmp_path / "a").read_bytes() == image_codec.compress(gray, 3, Settings.of())
+
+
+def test_nothing_is_left_of_a_save_that_fails(image_codec, ramp_image, tmp_path):
+    with pytest.raises(ValueError, match="quality 9 is outside 1 to 8"):
+        Image.fromarray(ramp_image).save(tmp_path / "a.bpgan", quality=9)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_image_of_the_checkpoint_ends_as_in_pillow(image_codec, codecs, ramp_image, voiced_clip, tmp_path):
+    path = tmp_path / "a.bpgan"
+    path.write_bytes(codecs["speech"].compress(voiced_clip[:8000], 3, "none"))
+    with pytest.raises(OSError, match=r"^a .bpgan file of speech, not of an image$"):
+        Image.open(path)
+    data = codecs["image_other"].compress(ramp_image, 3, "none")
+    path.write_bytes(data)
+    with Image.open(path) as image, pytest.raises(OSError, match=r"^file made with checkpoint .{8}, loaded is .{8};"):
+        image.load()
+    path.write_bytes(data[:-3])
+    with pytest.raises(OSError, match="damaged file: checksum"):
+        Image.open(path)
+    path.write_bytes(b"no image at all")
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(path)
+
+
+def test_the_import_loads_no_network():
+    program = "import sys; sys.modules['torch'] = None; from utils.codec import pillow_plugin"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
