@@ -2,14 +2,15 @@
 
 The packages data, models and utils of this repository have names that other projects use too. So they are loaded
 here without those of the caller in the way, and then the caller's are put back: `import utils` means the same before
-and after. What the codec needs later stays loaded under its full name, such as `utils.codec.codec`, and from there
-`from utils.codec.settings import Settings` works in the caller's program too.
+and after. What the codec needs later stays loaded under its full name, such as `utils.codec.codec`, so that
+`from utils.codec.settings import Settings` works in the caller's program.
 """
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
@@ -74,14 +75,14 @@ def _load(kind: str, checkpoint, device):
 def _own_packages() -> Iterator[None]:
     """While the block runs, data, models and utils are this repository's; afterwards they are the caller's again.
 
-    Where the caller had imported ours, they stay.
+    Where the caller has none of a name, or has imported ours, ours stay.
     """
     before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in _PACKAGES}
     aside = {name: module for name, module in before.items() if not _is_ours(module)}
-    hidden = [name for name in _PACKAGES if name not in before or name in aside]
+    theirs = [name for name in _PACKAGES if name in aside or (name not in before and PathFinder.find_spec(name))]
     for name in aside:
         del sys.modules[name]
-    for name in hidden:  # the same packages for every codec: they hold registries
+    for name in theirs:  # the same packages for every codec: they hold registries
         package = sys.modules.get(_KEPT_AS.format(name))
         if package is not None and _is_ours(package):
             sys.modules[name] = package
@@ -102,7 +103,7 @@ def _own_packages() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(_ROOT))
-        for name in hidden:
+        for name in theirs:
             if name in sys.modules:
                 sys.modules[_KEPT_AS.format(name)] = sys.modules.pop(name)
         sys.modules.update(aside)
