@@ -79,7 +79,8 @@ def _own_packages() -> Iterator[None]:
     """
     before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in _PACKAGES}
     aside = {name: module for name, module in before.items() if not _is_ours(module)}
-    theirs = [name for name in _PACKAGES if name in aside or (name not in before and PathFinder.find_spec(name))]
+    path = [folder for folder in sys.path if Path(folder).resolve() != _ROOT]  # where torch.hub has put this folder
+    theirs = [name for name in _PACKAGES if name in aside or (name not in before and PathFinder.find_spec(name, path))]
     for name in aside:
         del sys.modules[name]
     for name in theirs:  # the same packages for every codec: they hold registries

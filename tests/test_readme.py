@@ -100,6 +100,8 @@ def test_python_examples_run(page, ramp_image, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
     shutil.copytree(ROOT / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "bpgan").symlink_to(ROOT)
     small = ramp_image[:32, :32]
     Image.fromarray(small).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
