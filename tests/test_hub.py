@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, environment
 from PIL import Image
 
 import hubconf
+from tests.helpers.scripts import ROOT, environment
 from utils.codec.checkpoint import load_checkpoint, shipped
 
 pytestmark = pytest.mark.slow

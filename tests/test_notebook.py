@@ -5,16 +5,16 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, environment
+
+from tests.helpers.scripts import ROOT, environment
 
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
-# Each cell in the names of those before, as a kernel runs them; what a cell says is followed by a mark.
+# Each cell in the names of those before and of the main module, as a kernel runs them; a mark follows what it prints.
 RUNNER = """
 import json, sys
-names = {"__name__": "__main__"}
 for number, cell in enumerate(json.load(open(sys.argv[1]))["cells"]):
     if cell["cell_type"] == "code":
-        exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+        exec(compile("".join(cell["source"]), f"cell {number}", "exec"), globals())
         print(f"-- cell {number} --", flush=True)
 """
 

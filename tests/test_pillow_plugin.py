@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image, UnidentifiedImageError
 
+from tests.helpers.scripts import ROOT
 from utils.codec import pillow_plugin
 from utils.codec.settings import Settings
 
