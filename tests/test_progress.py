@@ -28,11 +28,17 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.fixture
-def terminal(monkeypatch):
-    """Standard error is a terminal, and searches show bars at once."""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+def terminal(run, monkeypatch):
+    """`run` where standard error is a terminal, and searches show bars at once."""
     monkeypatch.setattr(progress, "BAR_SECONDS", 0.0)
     monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        # Not before: what captures standard error may be another object while fixtures are made.
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        return run(*arguments)
+
+    return call
 
 
 @pytest.fixture
@@ -48,16 +54,16 @@ def lines_of(path: Path) -> list[dict]:
 # -- the bar ---------------------------------------------------------------------------------------
 
 
-def test_a_search_shows_a_bar_on_a_terminal(run, folder, terminal):
-    code, out, err = run(Compression_ADMM, folder / "in" / "0.png", folder / "o.bpgan", *SEARCH)
+def test_a_search_shows_a_bar_on_a_terminal(folder, terminal):
+    code, out, err = terminal(Compression_ADMM, folder / "in" / "0.png", folder / "o.bpgan", *SEARCH)
     assert code == 0 and "0.png: " in err and " of 5 [" in err and "iteration" not in out
-    code, out, err = run(Compression_ADMM, folder / "in", folder / "out", *SEARCH)
+    code, out, err = terminal(Compression_ADMM, folder / "in", folder / "out", *SEARCH)
     assert code == 0 and "0.png and 1 more: " in err and "compressing: " in err and "iteration" not in out
 
 
-def test_a_bar_tells_bytes_distortion_and_tile(run, folder, terminal, small_tiles, monkeypatch):
+def test_a_bar_tells_bytes_distortion_and_tile(folder, terminal, small_tiles, monkeypatch):
     monkeypatch.setattr("tqdm.tqdm.update", lambda bar, n=1: (setattr(bar, "n", bar.n + n), bar.refresh()))
-    code, _, err = run(Compression_ADMM, folder / "in" / "0.png", folder / "o.bpgan", *SEARCH)
+    code, _, err = terminal(Compression_ADMM, folder / "in" / "0.png", folder / "o.bpgan", *SEARCH)
     bars = [text for text in err.split("\r") if "iteration" in text and " dB]" in text]
     assert code == 0 and bars and " bytes, " in bars[-1] and "<" in bars[-1]
     assert "tile 1 of 4" in bars[0] and "tile 4 of 4" in bars[-1]
