@@ -158,7 +158,12 @@ def test_quality_out_of_range(codecs, quality):
 
 
 def test_what_is_no_signal_is_refused(codecs):
-    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
+    for wrong in (
+        np.zeros((4, 4, 5), np.uint8),
+        np.full((4, 4, 3), 2.0),
+        np.zeros((4, 4, 3), int),
+        np.zeros((0, 4, 3), np.uint8),
+    ):
         with pytest.raises(ValueError):
             codecs["image"].compress(wrong)
     with pytest.raises(ValueError, match="'adam' is not one of"):
@@ -379,9 +384,9 @@ def test_a_target_takes_few_searches(codecs, texture_image, monkeypatch):
     codec, searched = codecs["image"], []
     encode = type(codec)._encode
 
-    def counted(self, signals, step, settings):
+    def counted(self, signals, step, settings, *others):
         searched.append((step, settings.search.iterations))
-        return encode(self, signals, step, settings)
+        return encode(self, signals, step, settings, *others)
 
     target = measured(codec, texture_image, "bpp", codec.encode(texture_image, 5, "none"))
     monkeypatch.setattr(type(codec), "_encode", counted)

@@ -11,7 +11,8 @@ from PIL import Image
 
 import hubconf
 from tests.helpers.scripts import ROOT, environment
-from utils.codec.checkpoint import load_checkpoint, shipped
+from utils.codec.checkpoint import load_checkpoint
+from utils.codec.fingerprint import shipped
 
 pytestmark = pytest.mark.slow
 

@@ -133,7 +133,7 @@ def test_odd_files_work_or_get_one_line(run, odd, tmp_path, coder):
     _, rows = table(tmp_path / "out" / "metrics.csv")
     assert {row["file"] for row in rows} == {(folder / name).as_posix() for name in good}
     files = listing(tmp_path / "out")
-    assert len(files) == 2 * len(good) + 3 and not any(".tmp" in name for name in files)
+    assert len(files) == 2 * len(good) + 4 and not any(".tmp" in name for name in files)
 
     stems = {row["file"]: row for row in rows}
     for name, size in pictures.items():

@@ -42,7 +42,7 @@ def test_it_runs_from_top_to_bottom():
     for words in ("'psnr_db'", "the search saved", "penalty 0.85", "in the middle", "quality 6: ", "Audio object"):
         assert words in ended.stdout, words
     saved = [float(line.split()[-2].rstrip("%")) for line in ended.stdout.splitlines() if line.startswith("penalty")]
-    assert len(saved) == 3 and min(saved) > 0
+    assert len(saved) == 3 and min(saved) >= 0 and max(saved) > 5  # one of the settings is too weak to find anything
     plain, centered = (
         float(line.split("mean squared error ")[1].split()[0])
         for line in ended.stdout.splitlines()

@@ -97,7 +97,7 @@ def test_signals_that_are_searched_together_end_when_each_may(codecs, ramp_image
         steps.append(step)
         return step.iteration == 2 + 3 * step.signal  # said once
 
-    codec.encode_batch([ramp_image, ramp_image[::-1].copy()], 3, Settings.of("admm", 40), enough)
+    codec.encode_batch([ramp_image, ramp_image[::-1].copy()], 3, Settings.of("admm", 40), observe=enough)
     assert max(step.iteration for step in steps) == 5
 
 

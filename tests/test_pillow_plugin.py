@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def image_codec(codecs, tiny_checkpoints, monkeypatch):
     """The tiny codec, where the plugin looks for the shipped one."""
-    monkeypatch.setattr("utils.codec.checkpoint.CHECKPOINTS", tiny_checkpoints["image"].parent)
+    monkeypatch.setattr("utils.codec.fingerprint.CHECKPOINTS", tiny_checkpoints["image"].parent)
     pillow_plugin._codec.cache_clear()
     yield codecs["image"]
     pillow_plugin._codec.cache_clear()

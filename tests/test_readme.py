@@ -1,5 +1,6 @@
 """What README and docs tell a reader to type works, and what they point to exists."""
 
+import json
 import re
 import shlex
 import shutil
@@ -85,7 +86,7 @@ def test_the_overview_names_every_module():
 def test_one_version():
     assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M).group(1) == utils.__version__
     headings = re.findall(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
-    assert [heading for heading in headings if heading != "Unreleased"][0] == utils.__version__
+    assert next(heading for heading in headings if heading != "Unreleased") == utils.__version__
 
 
 def python_code(page: str) -> str:
@@ -105,8 +106,11 @@ def test_python_examples_run(page, ramp_image, tmp_path, monkeypatch, capsys):
     (tmp_path / "path" / "to" / "bpgan").symlink_to(ROOT)
     small = ramp_image[:32, :32]
     Image.fromarray(small).save(tmp_path / "photo.jpg")
+    steps = [{"file": "photo.jpg", "iteration": number, "cost": 900.0 - number} for number in range(3)]
+    (tmp_path / "trace.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     names = {}
     exec(compile(python_code(page), page, "exec"), names)
     assert names["decoded"].shape == small.shape

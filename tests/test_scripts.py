@@ -430,7 +430,7 @@ def test_info(run, compressed, codecs, tmp_path, monkeypatch):
 
 def test_info_without_the_checkpoint(run, compressed, tiny_checkpoints, monkeypatch, tmp_path, caplog):
     """Those in checkpoints/ are looked into where none are given; a damaged one there costs a warning alone."""
-    monkeypatch.setattr("utils.codec.checkpoint.CHECKPOINTS", tmp_path / "checkpoints")
+    monkeypatch.setattr("utils.codec.fingerprint.CHECKPOINTS", tmp_path / "checkpoints")
     (tmp_path / "checkpoints").mkdir()
     packed = compressed / "a.png.bpgan"
     code, out, _ = run(Decompression, "--info", packed, checkpoint=False)

@@ -66,10 +66,14 @@ def test_a_picture_in_every_form_is_the_same(ramp_image, tmp_path):
     assert np.abs(near.astype(int) - ramp_image).max() <= 1
 
 
-def test_gray_is_three_equal_channels(ramp_image):
+def test_gray_and_transparency_keep_their_layout(ramp_image):
     gray = ramp_image[..., 0]
-    for form in (gray, gray / 255, torch.from_numpy(gray)[None], Image.fromarray(gray)):
-        assert np.array_equal(IMAGE.signal_of(form), np.repeat(gray[..., None], 3, axis=2))
+    for form in (gray, gray[..., None], gray / 255, torch.from_numpy(gray)[None], Image.fromarray(gray)):
+        assert np.array_equal(IMAGE.signal_of(form), gray)
+    alpha = np.maximum(gray, 1)  # what is fully transparent is white in images and files
+    for layout in (np.dstack([gray, alpha]), np.dstack([ramp_image, alpha])):
+        for form in (layout, layout / 255, torch.from_numpy(layout).permute(2, 0, 1), Image.fromarray(layout)):
+            assert np.array_equal(IMAGE.signal_of(form), layout)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -81,12 +85,13 @@ def test_pillow_s_modes_as_in_files(mode, ramp_image, tmp_path):
     except ValueError:  # no conversion leads there
         image = Image.new(mode, (80, 48), 0)
     pixels = IMAGE.signal_of(image)
-    assert pixels.shape == (48, 80, 3) and pixels.dtype == np.uint8
+    assert pixels.shape[:2] == (48, 80) and pixels.dtype == np.uint8
     try:
         image.save(tmp_path / "a.tif")
     except (OSError, KeyError, ValueError):
         return
     expected = IMAGE.read(tmp_path / "a.tif")
+    assert pixels.shape == expected.shape
     # The way to the file may round: YCbCr and the bytes of I;16B are converted.
     assert np.abs(pixels.astype(int) - expected).max() <= 2
 
@@ -102,9 +107,9 @@ def test_what_a_pillow_image_carries_counts(ramp_image, tmp_path, caplog):
     image.save(tmp_path / "a.png", exif=exif, icc_profile=profile)
     expected = IMAGE.read(tmp_path / "a.png")
     opened = Image.open(tmp_path / "a.png")
-    assert expected.shape == (80, 48, 3) and np.array_equal(IMAGE.signal_of(opened), expected)
+    assert expected.shape == (80, 48, 4) and np.array_equal(IMAGE.signal_of(opened), expected)
     assert np.array_equal(IMAGE.signal_of(ImageOps.exif_transpose(opened)), expected)
-    assert caplog.text.count("transparency is laid on white") == 3
+    assert not caplog.text
 
 
 def test_the_frame_that_is_shown_is_taken(ramp_image, tmp_path, caplog):
@@ -120,14 +125,14 @@ def test_the_frame_that_is_shown_is_taken(ramp_image, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (np.zeros((4, 5, 2), np.uint8), ("(H, W, 3) or (H, W)", "uint8 (4, 5, 2)")),
+        (np.zeros((4, 5, 5), np.uint8), ("(H, W, 3) or (H, W)", "uint8 (4, 5, 5)")),
         (np.zeros((0, 5, 3), np.uint8), ("not empty", "(0, 5, 3)")),
         (np.zeros((4, 5, 3), int), ("uint8, uint16 or float", "int64")),
         (np.zeros((1, 4, 5, 3), np.uint8), ("(H, W, 3) or (H, W)", "(1, 4, 5, 3)")),
         (np.full((4, 5, 3), 127.5), ("in [0, 1]", "found 127.5 to 127.5")),
         (np.full((4, 5), np.nan), ("in [0, 1]", "nan")),
         (torch.zeros(4, 5), ("(3, H, W) or (1, H, W)", "float32 (4, 5)")),
-        (torch.zeros(4, 5, 3), ("(3, H, W) or (1, H, W)", "float32 (4, 5, 3)")),
+        (torch.zeros(5, 4, 3), ("(3, H, W) or (1, H, W)", "float32 (5, 4, 3)")),
         (torch.full((3, 4, 5), -1.0), ("in [0, 1]", "found -1 to -1")),
         (Image.new("RGB", (0, 5)), ("Pillow image", "no pixels")),
         (3, ("a path, a Pillow image, a NumPy array or a PyTorch tensor", "found int")),
@@ -260,7 +265,7 @@ def test_info_is_what_the_header_says(codecs, ramp_image, voiced_clip, tmp_path)
 def test_info_finds_checkpoints_that_have_changed(codecs, tiny_checkpoints, ramp_image, tmp_path, monkeypatch):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    monkeypatch.setattr("utils.codec.checkpoint.CHECKPOINTS", folder)
+    monkeypatch.setattr("utils.codec.fingerprint.CHECKPOINTS", folder)
     data = codecs["image"].compress(ramp_image, 4, "none")
     for name, found in (("image_other", []), ("image", ["checkpoints/a.safetensors"]), ("speech", [])):
         (folder / "a.safetensors").write_bytes(tiny_checkpoints[name].read_bytes())

@@ -92,7 +92,7 @@ def _files_with_sections(codec: Codec) -> list[bytes]:
     metadata = {"exif": exif.tobytes(), "icc": profile}
     layouts = [gray, np.dstack([gray, alpha]), np.dstack([gray, 255 - gray, gray, alpha])]
     plain = Settings.of("none")
-    return [codec.compress(pixels, 3, plain, kept) for pixels in layouts for kept in ({}, metadata)] * 3
+    return [codec.compress(pixels, 3, plain, metadata=kept) for pixels in layouts for kept in ({}, metadata)] * 3
 
 
 # -- hostile files ---------------------------------------------------------------------------------

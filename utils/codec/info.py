@@ -9,8 +9,7 @@ from data import KINDS, build_kind, kind_class
 from models.config import QUALITY_STEPS
 from utils.entropy import CODERS, coder_class
 
-from . import bitstream
-from .fingerprint import CHECKPOINTS, fingerprint_of_file
+from . import bitstream, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ def describe(data: bytes, checkpoints: Mapping[str, Sequence[str]]) -> dict:
     coder = next((name for name in CODERS if coder_class(name).code == header.coder), None)
     if coder is None:
         raise bitstream.BitstreamError(f"entropy coder {header.coder} is unknown to this version")
-    size, fingerprint = (header.size_a, header.size_b), header.fingerprint.hex()
+    size, weights = (header.size_a, header.size_b), header.fingerprint.hex()
     return {
         "signal": kind.name,
         "size": kind.size_text(size),
@@ -38,8 +37,8 @@ def describe(data: bytes, checkpoints: Mapping[str, Sequence[str]]) -> dict:
         "rate_unit": kind.rate_unit,
         "quality": 1 + header.quality_step / QUALITY_STEPS,
         "entropy_coder": coder,
-        "fingerprint": fingerprint,
-        "checkpoints": list(checkpoints.get(fingerprint, [])),
+        "fingerprint": weights,
+        "checkpoints": list(checkpoints.get(weights, [])),
         "flags": [name for name in bitstream.FLAGS if getattr(header, name)],
         "sections": {name: len(content) for name, content in header.sections.items()},
     }
@@ -52,16 +51,16 @@ def fingerprints(paths: Sequence[Path] | None) -> dict[str, list[str]]:
     checkpoints/, of which damaged ones are logged and passed over.
     """
     found: dict[str, list[str]] = {}
-    for path in sorted(CHECKPOINTS.glob("*.safetensors")) if paths is None else paths:
+    for path in sorted(fingerprint.CHECKPOINTS.glob("*.safetensors")) if paths is None else paths:
         try:
-            fingerprint = _fingerprint(path)
+            weights = _fingerprint(path)
         except ValueError as error:
             if paths is not None:
                 raise
             logger.warning("%s", error)
             continue
-        shown = path.relative_to(CHECKPOINTS.parent) if paths is None else path
-        found.setdefault(fingerprint, []).append(shown.as_posix())
+        shown = path.relative_to(fingerprint.CHECKPOINTS.parent) if paths is None else path
+        found.setdefault(weights, []).append(shown.as_posix())
     return found
 
 
@@ -73,7 +72,7 @@ def _fingerprint(path: Path) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _fingerprint_of(path: Path, changed: int, size: int) -> str:
-    return fingerprint_of_file(path).hex()
+    return fingerprint.fingerprint_of_file(path).hex()
 
 
 def kind_of_packed(data: bytes) -> str:
