@@ -77,7 +77,7 @@ check: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test: $(TEST_STAMP)
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
 
 clean:
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -33,36 +33,38 @@ class BPGAN(nn.Module):
             c.context_groups, c.context_hidden, c.latent_rows, leading=c.linear_path, scales=c.quality_scales
         )
 
-    def analyze(self, x: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+    def analyze(self, x: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
         """x (B, C, H, W) in [-1, 1] -> y (B, latent_channels, H/16, W/16), float32, in steps."""
-        return self.gains.scale(self.encoder(x, quality).float(), quality)
+        return self.gains.scale(self.encoder(x, quality_row).float(), quality_row)
 
-    def generate(self, y_hat: torch.Tensor, quality: torch.Tensor, generator: Generator | None = None) -> torch.Tensor:
+    def generate(
+        self, y_hat: torch.Tensor, quality_row: torch.Tensor, generator: Generator | None = None
+    ) -> torch.Tensor:
         """y_hat in steps -> x_hat (B, C, H, W) float32, not clamped; by another generator of the same sizes if given."""
         y_hat = y_hat.contiguous(memory_format=torch.channels_last)
-        z_hat, features = self.gains.unscale(y_hat, quality), self.gains.features(y_hat, quality)
-        return (generator or self.generator)(z_hat, quality, features).float()
+        z_hat, features = self.gains.unscale(y_hat, quality_row), self.gains.features(y_hat, quality_row)
+        return (generator or self.generator)(z_hat, quality_row, features).float()
 
-    def rate(self, symbols: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+    def rate(self, symbols: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
         """Estimated bits (B,) of symbols (B, latent_channels, h, w), float, in the context of themselves."""
-        mean, log_scale = self.context(symbols, quality)
+        mean, log_scale = self.context(symbols, quality_row)
         return logistic_bits(symbols, mean, log_scale).flatten(1).sum(1)
 
-    def forward(self, x: torch.Tensor, quality: torch.Tensor) -> ForwardResult:
+    def forward(self, x: torch.Tensor, quality_row: torch.Tensor) -> ForwardResult:
         """Training pass: generator and entropy model see rounded latents, straight through.
 
         The encoder's own share of the rate's gradient is taken at latents plus uniform noise, as
         rounding has none (mixed quantization, Minnen and Singh 2020; there the entropy model sees
         the noise too, and then expects symbols more spread out than those that are coded).
         """
-        y = self.analyze(x, quality)
+        y = self.analyze(x, quality_row)
         y_hat = straight_through_round(y)
         noisy = y + torch.empty_like(y).uniform_(-0.5, 0.5)
-        mean, log_scale = self.context(y_hat, quality)
+        mean, log_scale = self.context(y_hat, quality_row)
         bits = logistic_bits(y_hat.detach(), mean, log_scale)
         slope = logistic_bits(noisy, mean.detach(), log_scale.detach())
         bits = bits + (slope - slope.detach())
-        return ForwardResult(self.generate(y_hat, quality), bits.flatten(1).sum(1))
+        return ForwardResult(self.generate(y_hat, quality_row), bits.flatten(1).sum(1))
 
 
 def build_encoder(config: ModelConfig) -> nn.Module:

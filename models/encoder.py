@@ -9,7 +9,7 @@ from .quality import affine
 
 
 class Encoder(nn.Module):
-    """x (B, C, H, W) in [-1, 1], H and W multiples of 16; quality (B,) in 0..7 -> z (B, latent_channels, H/16, W/16).
+    """x (B, C, H, W) in [-1, 1], H and W multiples of 16; quality_row (B,) in 0..7 -> z (B, latent_channels, H/16, W/16).
 
     Space-to-depth and 1x1 convolutions do the striding: they lose nothing and start well
     conditioned. `rows` > 0 adds a bias per latent row (pictures whose rows have a meaning, as
@@ -58,16 +58,16 @@ class Encoder(nn.Module):
         """Latent positions on each side whose samples a latent depends on."""
         return latent_reach(self.body16, self.body8, self.body4, self.in4)
 
-    def forward(self, x: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
         if x.shape[-2] % STRIDE or x.shape[-1] % STRIDE:
             raise ValueError(f"picture is {x.shape[-2]}x{x.shape[-1]}: pad it to multiples of {STRIDE}")
         h = self.body4(self.in4(self.down4(x)))  # (B, n4, H/4, W/4)
         h = self.in8(self.down2(h))  # (B, n8, H/8, W/8)
         if self.scale8 is not None:
-            h = affine(h, self.quality8, self.scale8, quality)
+            h = affine(h, self.quality8, self.scale8, quality_row)
         h = self.in16(self.down2(self.body8(h)))  # (B, n16, H/16, W/16)
         if self.scale16 is not None:
-            h = affine(h, self.quality16, self.scale16, quality)
+            h = affine(h, self.quality16, self.scale16, quality_row)
         if self.row_bias is not None:
             h = h + self.row_bias
         z = self.out(self.body16(h))

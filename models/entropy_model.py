@@ -109,15 +109,15 @@ class ContextModel(nn.Module):
             parts.append(F.conv2d(features, kernel, bias, padding=KERNEL // 2))
         return torch.cat(parts, dim=1)
 
-    def forward(self, symbols: torch.Tensor, quality: torch.Tensor, kernels: Kernels | None = None):
-        """symbols (B, C, h, w) float integers, quality (B,) in 0..7 -> (mean, log_scale), like symbols.
+    def forward(self, symbols: torch.Tensor, quality_row: torch.Tensor, kernels: Kernels | None = None):
+        """symbols (B, C, h, w) float integers, quality_row (B,) in 0..7 -> (mean, log_scale), like symbols.
 
         `kernels`: this model's own, where they are at hand.
         """
         kernels = kernels or self.kernels()
 
         def at(table: torch.Tensor) -> torch.Tensor:
-            return at_quality(table, quality)[:, :, None, None]
+            return at_quality(table, quality_row)[:, :, None, None]
 
         h = self._first_layer(symbols, kernels.first) + at(self.quality_bias)
         if self.row_bias is not None:

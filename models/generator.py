@@ -9,7 +9,7 @@ from .quality import affine
 
 
 class Generator(nn.Module):
-    """z_hat (B, latent_channels, h, w), quality (B,) in 0..7, fractions too -> x_hat (B, C, 16h, 16w).
+    """z_hat (B, latent_channels, h, w), quality_row (B,) in 0..7, fractions too -> x_hat (B, C, 16h, 16w).
 
     The output aims at [-1, 1] and is not clamped: a clamp would take the gradient that the
     search needs. Knowing the quality, the generator knows how coarse its latent is. `rows` > 0
@@ -56,13 +56,17 @@ class Generator(nn.Module):
         """Latent positions on each side that an output sample depends on."""
         return latent_reach(self.body16, self.body8, self.body4, self.out4)
 
-    def forward(self, z_hat: torch.Tensor, quality: torch.Tensor, features: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, z_hat: torch.Tensor, quality_row: torch.Tensor, features: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """features, like z_hat: what the network sees; z_hat itself where there is no linear path."""
         seen = z_hat if features is None else features
-        h = affine(self.in16(seen.to(self.in16.weight.dtype)), self.quality16, self.scale16, quality)  # (B, n16, h, w)
+        h = affine(
+            self.in16(seen.to(self.in16.weight.dtype)), self.quality16, self.scale16, quality_row
+        )  # (B, n16, h, w)
         if self.row_bias is not None:
             h = h + self.row_bias
-        h = affine(self.out16(self.body16(h)), self.quality8, self.scale8, quality)  # (B, n8, 2h, 2w)
+        h = affine(self.out16(self.body16(h)), self.quality8, self.scale8, quality_row)  # (B, n8, 2h, 2w)
         h = self.out8(self.body8(h))  # (B, n4, 4h, 4w)
         x_hat = self.out4(self.body4(h)).float()  # (B, C, 16h, 16w)
         if self.linear is None:

@@ -7,19 +7,19 @@ import torch
 from .config import QUALITIES, ModelConfig
 
 
-def at_quality(table: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
-    """table (8, N), quality (B,) in 0..7, integer or float -> (B, N)."""
-    quality = quality.to(table.dtype)
-    low = quality.floor().clamp(0, QUALITIES - 2)
+def at_quality(table: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
+    """table (8, N), quality_row (B,) in 0..7, integer or float -> (B, N)."""
+    quality_row = quality_row.to(table.dtype)
+    low = quality_row.floor().clamp(0, QUALITIES - 2)
     low_row, high_row = table[low.long()], table[low.long() + 1]
-    return low_row + (quality - low)[:, None] * (high_row - low_row)
+    return low_row + (quality_row - low)[:, None] * (high_row - low_row)
 
 
-def affine(h: torch.Tensor, bias: torch.Tensor, scale: torch.Tensor | None, quality: torch.Tensor) -> torch.Tensor:
+def affine(h: torch.Tensor, bias: torch.Tensor, scale: torch.Tensor | None, quality_row: torch.Tensor) -> torch.Tensor:
     """Features h (B, N, H, W) scaled and shifted channel by channel, as tables (8, N) say; without a scale, shifted."""
     if scale is not None:
-        h = h * at_quality(scale, quality)[:, :, None, None]
-    return h + at_quality(bias, quality)[:, :, None, None]
+        h = h * at_quality(scale, quality_row)[:, :, None, None]
+    return h + at_quality(bias, quality_row)[:, :, None, None]
 
 
 def resample(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

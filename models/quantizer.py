@@ -79,18 +79,18 @@ class Gains(nn.Module):
         self.log_inverse = nn.Parameter(-start)
         self.log_feature = nn.Parameter(torch.zeros_like(start)) if features else None
 
-    def scale(self, z: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
-        """z (B, C, h, w), quality (B,) in 0..7 -> y, the latent in quantization steps."""
-        return z * at_quality(self.log_gain, quality).exp()[:, :, None, None]
+    def scale(self, z: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
+        """z (B, C, h, w), quality_row (B,) in 0..7 -> y, the latent in quantization steps."""
+        return z * at_quality(self.log_gain, quality_row).exp()[:, :, None, None]
 
-    def unscale(self, y_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
-        return y_hat * at_quality(self.log_inverse, quality).exp()[:, :, None, None]
+    def unscale(self, y_hat: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
+        return y_hat * at_quality(self.log_inverse, quality_row).exp()[:, :, None, None]
 
-    def features(self, y_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor | None:
+    def features(self, y_hat: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor | None:
         """None where the generator sees z_hat."""
         if self.log_feature is None:
             return None
-        return y_hat * at_quality(self.log_feature, quality).exp()[:, :, None, None]
+        return y_hat * at_quality(self.log_feature, quality_row).exp()[:, :, None, None]
 
 
 def straight_through_round(y: torch.Tensor) -> torch.Tensor:

@@ -39,9 +39,9 @@ def latents(model: BPGAN, batches: list[torch.Tensor]) -> list[tuple[torch.Tenso
     result = []
     for x in batches:
         for q in range(QUALITIES):
-            quality = torch.full((len(x),), q, device=x.device)
+            quality_row = torch.full((len(x),), q, device=x.device)
             with autocast(x.device):
-                result.append((model.analyze(x, quality), q + 1))
+                result.append((model.analyze(x, quality_row), q + 1))
     return result
 
 
