@@ -130,13 +130,8 @@ def run(options) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("Every benchmark on the same files, and a page of the results.")
     add = parser.add_argument
-    add(
-        "--input",
-        type=Path,
-        nargs="+",
-        default=None,
-        metavar="FILE|DIR",
-        help="pictures, recordings or folders; without it, the test sets below the folder that BPGAN_DATA names are taken",
+    parser.add_inputs(
+        "pictures, recordings or folders; without it, the test sets below the folder that BPGAN_DATA names are taken"
     )
     add("--output", type=Path, default=Path("results/benchmarks"), metavar="DIR", help="where all of it goes")
     add("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS), help="which benchmarks run")

@@ -8,7 +8,6 @@ channel, with no cost for its tables; `estimate` the float entropy model's bits 
 
 import sys
 import time
-from pathlib import Path
 
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
@@ -90,15 +89,8 @@ def run(options) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("Bytes and times of the entropy coders on the same symbols.")
     add = parser.add_argument
-    add("--input", type=Path, nargs="+", required=True, metavar="FILE|DIR", help="images or recordings")
-    add(
-        "--checkpoint",
-        type=Path,
-        nargs="+",
-        default=None,
-        metavar="FILE",
-        help="trained weights; without it, those in checkpoints/ are used",
-    )
+    parser.add_inputs("images or recordings", required=True)
+    parser.add_checkpoints()
     add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=[2.0, 4.0, 6.0], help="one or several")
     return parser.run(argv, run)
 

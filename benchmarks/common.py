@@ -138,14 +138,7 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
     """Options of a benchmark; --codecs only where it names some."""
     parser = Parser(description)
     add = parser.add_argument
-    add(
-        "--input",
-        type=Path,
-        nargs="+",
-        default=None,
-        metavar="FILE|DIR",
-        help="files or folders; without it, the test set below the folder that BPGAN_DATA names is taken",
-    )
+    parser.add_inputs("files or folders; without it, the test set below the folder that BPGAN_DATA names is taken")
     add("--output", type=Path, default=benchmark.output, metavar="DIR", help="where points, tables and plots go")
     add(
         "--checkpoint",

@@ -57,15 +57,16 @@ def run(options) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("Bytes and PSNR of gray pictures that are coded as gray, and as color.")
     add = parser.add_argument
-    add(
-        "--input",
-        type=Path,
-        nargs="+",
-        default=None,
-        metavar="FILE|DIR",
-        help="images, which are made gray (else the validation set below the folder that BPGAN_DATA names)",
+    parser.add_inputs(
+        "images, which are made gray; without it, the validation set below the folder that BPGAN_DATA names is taken"
     )
-    add("--checkpoint", type=Path, default=None, metavar="FILE", help="trained weights (else those in checkpoints/)")
+    add(
+        "--checkpoint",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="trained weights; without it, those in checkpoints/ are used",
+    )
     add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=[1.0, 3.0, 6.0], help="one or several")
     add("--iterations", type=in_range(int, 0, 100000), nargs="+", default=[0, 10], help="of the search; one or several")
     add("--pictures", type=in_range(int, 1, 10**6), default=6, help="how many, evenly spaced among the inputs")

@@ -142,23 +142,11 @@ def run(options) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("A page of originals, this codec at several qualities, and others at the same bytes.")
     add = parser.add_argument
-    add(
-        "--input",
-        type=Path,
-        nargs="+",
-        default=None,
-        metavar="FILE|DIR",
-        help="images, recordings or folders; without it, the test sets below the folder that BPGAN_DATA names are taken",
+    parser.add_inputs(
+        "images, recordings or folders; without it, the test sets below the folder that BPGAN_DATA names are taken"
     )
     add("--output", type=Path, default=Path("results/page.html"), metavar="FILE", help="the page to write")
-    add(
-        "--checkpoint",
-        type=Path,
-        nargs="+",
-        default=None,
-        metavar="FILE",
-        help="trained weights, one file per kind of signal; without it, those in checkpoints/ are used",
-    )
+    parser.add_checkpoints()
     add(
         "--quality",
         type=in_range(float, 1, QUALITIES),

@@ -109,14 +109,7 @@ def run(options) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("Sliced Wasserstein distance and PSNR of the faithful and the realistic generator.")
     add = parser.add_argument
-    add(
-        "--input",
-        type=Path,
-        nargs="+",
-        default=None,
-        metavar="FILE|DIR",
-        help="images; without it, the test set below the folder that BPGAN_DATA names is taken",
-    )
+    parser.add_inputs("images; without it, the test set below the folder that BPGAN_DATA names is taken")
     add("--checkpoint", type=Path, default=CHECKPOINTS / "image.safetensors", metavar="FILE", help="trained weights")
     add("--quality", type=in_range(float, 1, QUALITIES), nargs="+", default=[1.0, 2.0], help="one or several")
     add("--realism", type=in_range(float, 0.0, 1.0), nargs="+", default=[0.0, 1.0], help="one or several")

@@ -58,6 +58,20 @@ class Parser(argparse.ArgumentParser):
         logging.basicConfig(handlers=[handler], level=logging.ERROR if getattr(options, "quiet", False) else level)
         return options
 
+    def add_inputs(self, what: str, required: bool = False) -> None:
+        """--input: files and folders, None without it; `what` says which."""
+        self.add_argument("--input", type=Path, nargs="+", required=required, metavar="FILE|DIR", help=what)
+
+    def add_checkpoints(self) -> None:
+        """--checkpoint: trained weights, one file per kind of signal; None without it."""
+        self.add_argument(
+            "--checkpoint",
+            type=Path,
+            nargs="+",
+            metavar="FILE",
+            help="trained weights, one file per kind of signal; without it, those in checkpoints/ are used",
+        )
+
     def run(self, argv: list[str] | None, work) -> int:
         """Parse, then `work(options)`; -> exit code. A user's mistake is one line, never a traceback.
 

@@ -23,7 +23,7 @@ class FilesParser(Parser):
         super().__init__(description)
         add = self.add_argument
         add("files", type=Path, nargs="*", metavar="IN OUT", help="the same as --input IN --output OUT")
-        add("--input", type=Path, nargs="+", default=None, metavar="FILE|DIR", help=what)
+        self.add_inputs(what)
         add(
             "--output",
             type=Path,
@@ -31,14 +31,7 @@ class FilesParser(Parser):
             metavar="DIR|FILE",
             help="where results go: a folder, or for one input the file that is made of it",
         )
-        add(
-            "--checkpoint",
-            type=Path,
-            nargs="+",
-            default=None,
-            metavar="FILE",
-            help="trained weights, one file per kind of signal; without it, those in checkpoints/ are used",
-        )
+        self.add_checkpoints()
         for name, what in (("--max_pixels", "picture, in pixels"), ("--max_seconds", "recording, in seconds")):
             add(
                 name,
