@@ -53,6 +53,7 @@ def true_rate(problem: Problem, symbols: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("weight", [3.0, 300.0])
+@pytest.mark.slow
 def test_never_worse_than_encode_and_round(method, weight):
     problem = toy_problem(weight=weight)
     result = optimize_latent(problem, preset(method, 30))

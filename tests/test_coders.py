@@ -167,6 +167,7 @@ def modest_model(rows=0, seed=3) -> ContextModel:
 
 
 @pytest.mark.parametrize("rows, step", [(0, 0), (0, 117), (8, 224)])
+@pytest.mark.slow
 def test_size_is_the_float_model_s_estimate(rows, step):
     model = modest_model(rows)
     network, quality = network_tables(model, np.zeros((8, 16), np.int16)), step / 32

@@ -16,6 +16,8 @@ import Decompression
 from data.images import ImageKind
 from tests.helpers.scripts import ROOT, environment, listing, table
 
+pytestmark = pytest.mark.slow
+
 RATE = 16000
 
 

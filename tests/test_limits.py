@@ -20,6 +20,8 @@ from utils.codec.decoder import load_decoder
 from utils.codec.limits import Limits, limit_names
 from utils.codec.tiling import latent_shape
 
+pytestmark = pytest.mark.slow
+
 
 def declared(codec, size: tuple[int, int]) -> bytes:
     """A file of 30 bytes or so that declares a size, and whose every check up to it holds."""

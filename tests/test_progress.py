@@ -16,6 +16,8 @@ from utils.batch import progress
 from utils.codec import tiling
 from utils.codec.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 SEARCH = ("--iterations", "5")
 
 

@@ -181,6 +181,7 @@ def test_cut_files_are_read_up_to_the_cut_and_said(made, name, tmp_path, caplog)
     assert closeness(signal[:n], whole[:n]) > 0.99
 
 
+@pytest.mark.slow
 def test_a_cut_file_is_coded_and_its_warning_seen(run, made, tmp_path, caplog):
     data = made("a.mp3").read_bytes()
     (tmp_path / "cut.mp3").write_bytes(data[: len(data) * 6 // 10])
