@@ -119,8 +119,9 @@ class Codec(Decoder):
         """Like `compress`, with what is known of the result.
 
         source       what `Kind.signal_of` takes: for images a path, a Pillow image, an array (H, W, 3) or (H, W), a
-                     tensor (3, H, W); for speech a path, an array or a tensor (samples,). A list of them, or a
-                     tensor with a batch dimension before, gives a list: see `encode_batch`
+                     tensor (3, H, W) or (1, H, W), these also with alpha as one channel more; for speech a path, an
+                     array or a tensor (samples,). A list of them, or a tensor with a batch dimension before, gives a
+                     list: see `encode_batch`
         quality      1..8, to 1/32; or a `Target` for the file's size or the decoded signal's score
         settings     `Settings`; a search method's name stands for its preset
         sample_rate  of arrays and tensors, in Hz; None: the kind's own

@@ -144,7 +144,7 @@ class Decoder:
             raise bitstream.BitstreamError(f"damaged file: {error}") from None
 
     def decompress(self, file: bytes | str | Path, realism: float = 0.0) -> np.ndarray:
-        """A whole .bpgan file, its bytes or its path -> the signal, as `Kind.from_picture` returns it.
+        """A whole .bpgan file, its bytes or its path -> the signal, in the layout that was encoded.
 
         Raises BitstreamError (a ValueError) for anything that is not a whole file of this
         checkpoint, OSError for a path that cannot be read.
