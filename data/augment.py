@@ -57,13 +57,17 @@ def augment(crop: torch.Tensor, rng: np.random.Generator, settings: SpeechSettin
 
 
 def to_power(picture: torch.Tensor, settings: SpeechSettings) -> torch.Tensor:
-    """[-1, 1] -> power relative to the level, 0 at the floor."""
+    """[-1, 1] -> power relative to the level, 0 at -1."""
+    if settings.exponent:
+        return ((picture + 1) / 2).clamp_min(0) ** (2 / settings.exponent)
     power = torch.exp((picture - 1) * (settings.floor_db / 20 * np.log(10)))
     return torch.where(picture > -1, power, 0)
 
 
 def to_picture(power: torch.Tensor, settings: SpeechSettings) -> torch.Tensor:
     """The way back, clamped to [-1, 1]."""
+    if settings.exponent:
+        return (2 * power ** (settings.exponent / 2) - 1).clamp_(-1, 1)
     decibels = 10 * torch.log10(power.clamp_min(1e-20))
     return (decibels * (2 / settings.floor_db) + 1).clamp_(-1, 1)
 

@@ -203,6 +203,10 @@ class Kind(ABC):
     def samples(self) -> list[Path]:
         """Real samples that need no download, used when no --input is given."""
 
+    def shown_by(self, pictures, settings: Mapping):
+        """Pictures (B, C, H, W), tensors, as this kind of other `settings` shows the same signals; here as they are."""
+        return pictures
+
     def weights(self, x):
         """Weights of the squared error, which training and search minimize, at each sample of pictures x (B, C, H, W).
 
@@ -221,6 +225,8 @@ class Kind(ABC):
         return Preview(np.repeat(gray[:, :, None], 3, axis=2))
 
     # What training needs to know of a kind.
+    # Settings of the models that are trained from now on; those that a checkpoint does not name are the defaults.
+    new_settings: Mapping = {}
     network: Mapping = {}  # the fields of `models.config.ModelConfig` in which it differs from the defaults
     folders: Mapping[str, str] = {}  # "train", "val", "test" -> folder below the one that BPGAN_DATA names
     crop_shape: tuple[int, int]  # rows and columns of a training crop

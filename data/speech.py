@@ -20,7 +20,7 @@ from utils.files import replacing
 from .base import Kind, Preview
 from .folders import is_held_out, is_timit, timit_files
 from .sound_files import read_mono, resampled
-from .stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear
+from .stft import SpeechSettings, magnitudes, mel_basis, mel_to_linear, to_decibels, to_shades
 
 logger = logging.getLogger(__name__)
 
@@ -90,14 +90,17 @@ class SpeechKind(Kind):
 
     network: ClassVar = dict(
         in_channels=1,
-        latent_channels=96,
+        latent_channels=128,
         latent_rows=8,
         encoder_widths=(48, 96, 160),
         generator_widths=(48, 96, 160),
-        context_groups=(4, 4, 8, 8, 16, 16, 16, 24),
-        lmbda_low=0.00025,
-        lmbda_high=0.01,
+        context_groups=(4, 4, 8, 8, 16, 16, 32, 40),
+        linear_path=True,
+        quality_scales=True,
+        lmbda_low=0.0007,
+        lmbda_high=0.09,
     )
+    new_settings: ClassVar = dict(exponent=1 / 3)
     folders: ClassVar = {"train": "speech/train", "val": "speech/val", "test": "speech/test"}
     # One second. Pictures are never stretched: resampling smooths the noise that is to be coded.
     crop_shape = (128, 128)
@@ -193,9 +196,7 @@ class SpeechKind(Kind):
             return np.full((1, rows, columns), -1, np.float32), 0
         level = _level_of(float(decibels.max()))
         decibels -= _level_db(level)
-        decibels *= 2 / settings.floor_db
-        decibels += 1
-        return np.clip(decibels, -1, 1, out=decibels)[None], level
+        return to_shades(decibels, settings)[None], level
 
     def from_picture(self, picture: np.ndarray, size: tuple[int, int], level: int) -> np.ndarray:
         """picture (1, >= n_mels, >= frames), clamped to [-1, 1] and cropped -> float32 (samples,).
@@ -242,7 +243,7 @@ class SpeechKind(Kind):
 
         settings = self._settings
         hop, margin = settings.hop_length, settings.margin
-        decibels = (np.clip(picture, -1, 1) - 1) * (settings.floor_db / 2) + _level_db(level)
+        decibels = to_decibels(picture, settings) + _level_db(level)
         decibels = np.where(picture > -1, decibels, decibels - BELOW_FLOOR_DB)
         mel = 10 ** (decibels / 20)
         mel[:, (picture <= -1).all(axis=0)] = 0  # a frame of nothing but floor is silence
@@ -288,8 +289,18 @@ class SpeechKind(Kind):
         return {name: getattr(metrics, name)(original, decoded) for name in self.metric_names}
 
     def weights(self, x):
-        """An error in a loud band is heard more than one in a soft band: 20 dB count 4.5 times."""
+        """An error in a loud band is heard more than one in a soft band: 20 dB count 4.5 times.
+
+        Where the picture shows a power of the magnitude, its values say so themselves.
+        """
+        if self._settings.exponent:
+            return None
         return (LOUDNESS_SLOPE * x).exp() / MEAN_WEIGHT
+
+    def shown_by(self, pictures, settings):
+        """The loudness that the pictures show, on the scale of the other settings."""
+        other = SpeechSettings(**settings)
+        return pictures.new_tensor(to_shades(to_decibels(pictures.cpu().numpy(), self._settings), other))
 
     def preview(self, signal: np.ndarray, reference: np.ndarray) -> Preview:
         """The spectrogram of the first 20 s, low bands at the bottom, and their sound.
@@ -301,9 +312,8 @@ class SpeechKind(Kind):
         n_shown = SHOWN_SECONDS * rate
         picture, level = self.to_picture(signal[:n_shown])
         loudest = self.to_picture(reference[:n_shown])[1] or 1
-        brightness = (
-            picture[0, ::-1].repeat(2, axis=0) + (_level_db(level) - _level_db(loudest)) * 2 / settings.floor_db
-        )
+        decibels = to_decibels(picture[0, ::-1].repeat(2, axis=0), settings) + _level_db(level) - _level_db(loudest)
+        brightness = 1 + decibels * 2 / settings.floor_db
         if level == 0:
             brightness[:] = -1
         scale = np.linspace(-1, 1, len(SHOWN_COLORS))

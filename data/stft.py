@@ -26,6 +26,7 @@ class SpeechSettings:
     fmax: float = 8000.0  # Hz, upper edge of the highest band
     floor_db: float = 80.0  # range of the picture below the file's level
     griffin_lim_iterations: int = 32  # refinements of the reconstructed phase
+    exponent: float = 0.0  # > 0: the picture shows magnitude^exponent in place of decibels
 
     def __post_init__(self):
         for name in ("sample_rate", "n_fft", "hop_length", "n_mels", "griffin_lim_iterations"):
@@ -45,6 +46,8 @@ class SpeechSettings:
                 f"negative, found {self.n_mels}, {self.floor_db}, "
                 f"{self.griffin_lim_iterations}"
             )
+        if not 0 <= self.exponent <= 1:
+            raise ValueError(f"exponent must be in [0, 1], found {self.exponent}")
 
     @property
     def n_bins(self) -> int:
@@ -118,6 +121,30 @@ def magnitudes(signal: np.ndarray, first: int, last: int, settings: SpeechSettin
     inside = signal[max(start, 0) : start + total]
     piece[max(-start, 0) : max(-start, 0) + len(inside)] = inside
     return np.abs(analyze(piece, settings)[:, margin : margin + last - first])
+
+
+def to_shades(decibels: np.ndarray, settings: SpeechSettings) -> np.ndarray:
+    """Loudness of mel bands in dB relative to the file's level -> the picture's values in [-1, 1], in place.
+
+    They grow with the decibels above the floor, or with a power of the magnitude. Loudness as it is heard grows
+    about with the cube root of the magnitude (Stevens 1955), so that an error there counts alike at all loudnesses.
+    """
+    if settings.exponent:
+        np.power(10, np.multiply(decibels, settings.exponent / 20, out=decibels), out=decibels)
+        decibels *= 2
+        decibels -= 1
+    else:
+        decibels *= 2 / settings.floor_db
+        decibels += 1
+    return np.clip(decibels, -1, 1, out=decibels)
+
+
+def to_decibels(shades: np.ndarray, settings: SpeechSettings) -> np.ndarray:
+    """The way back, of values that are clamped first; -1 is the floor, or -400 dB / exponent where there is none."""
+    shades = np.clip(shades, -1, 1)
+    if settings.exponent:
+        return 20 / settings.exponent * np.log10(np.maximum((shades + 1) / 2, 1e-20))
+    return (shades - 1) * (settings.floor_db / 2)
 
 
 def round_up(number: int, multiple: int) -> int:

@@ -49,8 +49,6 @@ class ModelConfig:
                 f"context_groups add up to {sum(self.context_groups)} channels, "
                 f"latent_channels is {self.latent_channels}: they must agree"
             )
-        if self.linear_path and self.latent_rows:
-            raise ValueError("linear_path has one basis for all latent rows, latent_rows asks for one each")
 
     def lmbda(self, quality: float) -> float:
         """Rate weight of `quality`, 1..8, fractions too."""

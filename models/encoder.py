@@ -15,7 +15,8 @@ class Encoder(nn.Module):
     conditioned. `rows` > 0 adds a bias per latent row (pictures whose rows have a meaning, as
     mel bands do). With `scales` the quality scales and shifts features. With `linear` the latent is
     a linear transform of 16x16 blocks, to which the network adds its part in units of `amplitude`,
-    the deviation of each coefficient: all channels carry the picture from the first step on.
+    the deviation of each coefficient: all channels carry the picture from the first step on. Where rows have a
+    meaning, each has its own mean, which is left out.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Encoder(nn.Module):
         if linear:
             self.down16 = nn.PixelUnshuffle(STRIDE)
             self.linear = linear_conv(STRIDE**2 * in_channels, latent_channels)
+            self.row_mean = nn.Parameter(torch.zeros(1, in_channels, STRIDE * rows, 1)) if rows else None
             self.register_buffer("amplitude", torch.ones(latent_channels))
             with torch.no_grad():  # the linear transform is good already: its correction starts small
                 self.out.weight.mul_(SMALL_START)
@@ -74,4 +76,9 @@ class Encoder(nn.Module):
         if self.linear is None:
             return z
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 is too coarse for the mean of a block
-            return self.linear(self.down16(x.float())) + self.amplitude[:, None, None] * z.float()
+            return self.linear_latent(x) + self.amplitude[:, None, None] * z.float()
+
+    def linear_latent(self, x: torch.Tensor) -> torch.Tensor:
+        """What the linear path alone makes of x, float32; for encoders that have one."""
+        x = x.float() if self.row_mean is None else x.float() - self.row_mean
+        return self.linear(self.down16(x))

@@ -17,7 +17,8 @@ class Generator(nn.Module):
 
     With `linear` the picture is a linear transform of z_hat, block by block, to which the network adds its
     part, made of `features`: the same latent with channels of about unit deviation. `linear` stays float32
-    where the rest of the network runs in bfloat16: its 8 bits are too few for the mean of a block.
+    where the rest of the network runs in bfloat16: its 8 bits are too few for the mean of a block. Where rows have a
+    meaning, it adds each one's mean.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Generator(nn.Module):
         self.body4 = stack(n4, depths[0])
         self.out4 = upsampling_conv(n4, out_channels, 4, kernel=3)
         self.linear = upsampling_conv(latent_channels, out_channels, STRIDE) if linear else None
+        self.row_mean = nn.Parameter(torch.zeros(1, out_channels, STRIDE * rows, 1)) if linear and rows else None
         with torch.no_grad():
             self.out4.weight.mul_(0.3)  # pictures have a standard deviation of about 0.3
             if linear:
@@ -72,4 +74,5 @@ class Generator(nn.Module):
         if self.linear is None:
             return x_hat
         with torch.autocast(z_hat.device.type, enabled=False):
-            return x_hat + self.linear(z_hat.float())
+            x_hat = x_hat + self.linear(z_hat.float())
+            return x_hat if self.row_mean is None else x_hat + self.row_mean

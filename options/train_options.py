@@ -42,7 +42,14 @@ def train_parser() -> Parser:
         help="length of the whole run in steps; it takes the place of --minutes",
     )
     add("--resume", action="store_true", help="go on from the run's last saved state")
-    add("--init", type=Path, default=None, help="start from the weights of this checkpoint")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--init", type=Path, default=None, help="start from the weights of this checkpoint")
+    start.add_argument(
+        "--trunk",
+        type=Path,
+        default=None,
+        help="start from the residual blocks of this checkpoint, whose latent or picture may be another",
+    )
     add("--batch_size", type=in_range(int, 1, 4096), default=8, help="crops per step and process")
     add(
         "--learning_rate",

@@ -85,8 +85,6 @@ def test_what_came_later_is_not_named_where_it_is_off():
     """Earlier checkpoints keep their fingerprint, which covers the config's names."""
     assert not {"linear_path", "quality_scales"} & set(tiny_config("speech").to_dict())
     assert {"linear_path", "quality_scales"} <= set(tiny_config("image").to_dict())
-    with pytest.raises(ValueError, match="linear_path.*latent_rows"):
-        tiny_config("speech", linear_path=True)
 
 
 def test_pictures_of_a_batch_do_not_mix():
@@ -115,6 +113,19 @@ def test_the_networks_correct_the_linear_path():
     z_hat = model.gains.unscale(y_hat, quality(3))
     expected = F.pixel_shuffle(F.conv2d(z_hat, model.generator.linear.weight, model.generator.linear.bias), 16)
     torch.testing.assert_close(model.generate(y_hat, quality(3)), expected)
+
+
+def test_the_linear_path_leaves_out_the_means_of_rows():
+    model = tiny_model("speech", linear_path=True)
+    for network, conv in ((model.encoder, model.encoder.out), (model.generator, model.generator.out4)):
+        conv.weight.zero_(), conv.bias.zero_()
+        network.row_mean.uniform_(-1, 1)
+    x = torch.rand(1, 1, 128, 32) * 2 - 1
+    blocks = F.pixel_unshuffle(x - model.encoder.row_mean, 16)
+    expected = F.conv2d(blocks, model.encoder.linear.weight, model.encoder.linear.bias)
+    torch.testing.assert_close(model.encoder(x, quality(3)), expected)
+    bare = model.generator.linear(expected)
+    torch.testing.assert_close(model.generator(expected, quality(3)), bare + model.generator.row_mean)
 
 
 @pytest.mark.parametrize("name", ["encoder.scale8", "encoder.quality16", "generator.scale16", "context.first_scale"])

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from data.phase import integrate_phase, reconstruct
-from data.stft import SpeechSettings, analyze, magnitudes, mel_basis, mel_to_linear, round_up, synthesize, windows
+from data.stft import (
+    SpeechSettings,
+    analyze,
+    magnitudes,
+    mel_basis,
+    mel_to_linear,
+    round_up,
+    synthesize,
+    to_decibels,
+    to_shades,
+    windows,
+)
 
 SETTINGS = SpeechSettings()
 
@@ -140,11 +151,33 @@ def test_reconstruction_continues_its_past(chirp):
         {"n_mels": 0},
         {"floor_db": 0.0},
         {"griffin_lim_iterations": -1},
+        {"exponent": -0.1},
+        {"exponent": 1.5},
     ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError):
         SpeechSettings(**wrong)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1 / 3, 0.5])
+def test_loudness_and_back(exponent):
+    settings = SpeechSettings(exponent=exponent)
+    decibels = np.linspace(-79, 0, 80, dtype=np.float32)
+    shades = to_shades(decibels.copy(), settings)
+    assert shades.dtype == np.float32 and (np.diff(shades) > 0).all() and shades[-1] == 1 and shades[0] > -1
+    np.testing.assert_allclose(to_decibels(shades, settings), decibels, atol=1e-3)
+    assert (to_decibels(shades * 3, settings) <= 0).all() and to_decibels(np.float32(-2), settings) <= -80
+
+
+def test_equal_steps_of_loudness_are_equal_errors():
+    """A power of the magnitude says in its values what the logarithm needs weights for."""
+    loudness, log = SpeechSettings(exponent=1.5 * 20 / np.log(10) / 40), SpeechSettings()
+    decibels = np.linspace(-60, 0, 61)
+    slope = np.gradient(to_shades(decibels.copy(), loudness)) / np.gradient(to_shades(decibels.copy(), log))
+    weight = np.exp(3 * to_shades(decibels.copy(), log))
+    ratio = (slope**2 / weight)[1:-1]
+    assert ratio.max() < 1.03 * ratio.min()
 
 
 def test_bands_without_a_bin_are_refused():

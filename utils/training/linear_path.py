@@ -71,7 +71,11 @@ def start_linear_path(model: BPGAN, pictures: torch.Tensor) -> None:
         model.context,
     )
     channels, first = config.latent_channels, config.context_groups[0]
-    basis, mean, variance = principal_components(pictures, channels)
+    row_mean = pictures.mean((0, 3), keepdim=True) if config.latent_rows else 0.0
+    if config.latent_rows:
+        encoder.row_mean.copy_(row_mean)
+        generator.row_mean.copy_(row_mean)
+    basis, mean, variance = principal_components(pictures - row_mean, channels)
     encoder.linear.weight.copy_(basis[:, :, None, None])
     encoder.linear.bias.copy_(-basis @ mean)
     generator.linear.weight.copy_(basis.T[:, :, None, None])
@@ -84,7 +88,7 @@ def start_linear_path(model: BPGAN, pictures: torch.Tensor) -> None:
     gains.log_inverse.copy_(step.log().expand(-1, channels))
     gains.log_feature.copy_(torch.log(step / (variance + step**2).sqrt()))
 
-    leading, left = _causal_predictor(encoder.linear(encoder.down16(pictures))[:, :first], context.causal)
+    leading, left = _causal_predictor(encoder.linear_latent(pictures)[:, :first], context.causal)
     context.leading.weight.copy_(leading)
     deviation = torch.cat([left, variance[first:]]).sqrt() / step
     context.prior[:, channels:] = torch.log(SCALE_OF_DEVIATION * deviation).clamp(*START_LIMITS)
@@ -92,4 +96,4 @@ def start_linear_path(model: BPGAN, pictures: torch.Tensor) -> None:
 
 def is_linear(name: str) -> bool:
     """Whether the parameter of this name is of a linear path, which `start_linear_path` sets."""
-    return ".linear." in name or ".leading." in name
+    return ".linear." in name or ".leading." in name or name.endswith(".row_mean")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from data import build_kind
 from data.dataset import PictureSet
 from models.bpgan import BPGAN, build_generator
 from models.config import ModelConfig
@@ -17,8 +18,10 @@ from utils.codec.weights import load_weights
 from utils.precision import autocast
 
 from .linear_path import start_linear_path
+from .trunk import start_trunk
 
 LINEAR_PATH_CROPS = 640  # that a linear path starts from
+TRUNK_CROPS = 320  # that the layers around a trunk are fitted to
 
 
 class Networks:
@@ -63,6 +66,17 @@ class Networks:
         rng = np.random.default_rng(0)
         pictures = torch.cat([data.batch(LINEAR_PATH_CROPS // 8, rng) for _ in range(8)]).to(self.device)
         start_linear_path(self.model, pictures)
+        self.average.load_state_dict(self.model.state_dict())
+
+    def start_trunk(self, checkpoint: Checkpoint, data: PictureSet) -> None:
+        """The residual blocks of a checkpoint of the same widths, after `start_linear_path`."""
+        old = BPGAN(checkpoint.config).requires_grad_(False)
+        load_weights(old, checkpoint)
+        old.eval().to(self.device, memory_format=torch.channels_last)
+        rng = np.random.default_rng(1)
+        pictures = torch.cat([data.batch(TRUNK_CROPS // 10, rng) for _ in range(10)]).to(self.device)
+        old_kind = build_kind(checkpoint.config.signal, checkpoint.signal_settings)
+        start_trunk(self.model, data.kind, old, old_kind, pictures)
         self.average.load_state_dict(self.model.state_dict())
 
     def adopt_model(self, checkpoint: Checkpoint) -> None:

@@ -17,6 +17,7 @@ from utils.files import remove_leftovers
 
 from .model_card import sources_of
 from .trainer import Settings, Trainer
+from .trunk import check_trunk
 
 
 def _rates(options: Namespace) -> dict[str, float]:
@@ -65,7 +66,10 @@ def build_trainer(options: Namespace) -> tuple[Trainer, PictureSet, PictureSet |
     rank, _ = distributed.world()
     start = load_checkpoint(options.init) if options.init else None
     config = starting_config(start.config, options) if start else new_config(options)
-    kind = build_kind(config.signal, start.signal_settings if start else {})
+    trunk = load_checkpoint(options.trunk) if options.trunk and not options.resume else None
+    if trunk:
+        check_trunk(config, trunk.config)
+    kind = build_kind(config.signal, start.signal_settings if start else kind_class(config.signal).new_settings)
     train_roots = options.dataroot or [default_dataroot(kind.name, "train")]
     val_roots = options.valroot or [default_dataroot(kind.name, "val")]
     files = list_split(train_roots, kind, "train")
@@ -92,5 +96,5 @@ def build_trainer(options: Namespace) -> tuple[Trainer, PictureSet, PictureSet |
     elif start:
         trainer.adopt(start)
     else:
-        trainer.start(data)
+        trainer.start(data, trunk)
     return trainer, data, validation

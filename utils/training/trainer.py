@@ -98,10 +98,13 @@ class Trainer:
         )
         self.description |= self.stage.facts()
 
-    def start(self, data: PictureSet) -> None:
-        """Start from scratch: a linear path from the pictures, everything else from random weights."""
+    def start(self, data: PictureSet, trunk: Checkpoint | None = None) -> None:
+        """Start anew: a linear path from the pictures, residual blocks from a trunk, if there is one, and everything
+        else from random weights."""
         if self.config.linear_path:
             self.networks.start_linear_path(data)
+            if trunk:
+                self.networks.start_trunk(trunk, data)
             self._begin_stage()
 
     def adopt(self, checkpoint: Checkpoint) -> None:
