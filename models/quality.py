@@ -4,7 +4,12 @@ import math
 
 import torch
 
-from .config import QUALITIES, ModelConfig
+from .config import QUALITIES, QUALITY_STEPS, ModelConfig
+
+
+def quality_row(quality_step: int, device: torch.device) -> torch.Tensor:
+    """A file's quality step -> the quality as the networks take it: its place among the trained ones, float32 (1,)."""
+    return torch.tensor([quality_step / QUALITY_STEPS], dtype=torch.float32, device=device)
 
 
 def at_quality(table: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,10 @@ import torch
 
 from tests.helpers.models import tiny_checkpoint
 from utils.codec.codec import Codec
+from utils.codec.settings import Settings
+from utils.codec.tiled_search import Task
 from utils.search import admm
 from utils.search.config import METHODS, SearchConfig, preset, solver
-from utils.search.objectives import clamped_squared_error
 from utils.search.optimize import optimize_latent
 from utils.search.problem import Iterate, Problem, StopSearch
 
@@ -413,17 +414,10 @@ def codec():
 def test_through_the_tiny_model(codec, method, coder, ramp_image):
     picture, _ = codec.kind.to_picture(ramp_image)
     step = 100
-    plain = codec._analyze(picture, step)
-    problem = codec._problem(
-        codec._window(picture, next(iter(_windows(plain)))),
-        plain[None],
-        plain[None].round(),
-        step,
-        None,
-        picture.shape[1:],
-        codec.coders[coder],
-        clamped_squared_error,
-    )
+    plain = codec.analyze(picture, step)
+    task = Task([picture], False, step, codec.coders[coder], Settings.of(method))
+    (window,) = codec.tiled_search.tiles(*plain.shape[1:])
+    problem, _ = codec.tiled_search.problem(task, plain[None], plain[None].round(), window)
     result = optimize_latent(problem, preset(method, 20))
     with torch.no_grad():
         torch.testing.assert_close(result.start_cost, objective(problem, plain[None].round()))
@@ -433,9 +427,3 @@ def test_through_the_tiny_model(codec, method, coder, ramp_image):
     assert float(true_rate(problem, result.symbols.float())) == pytest.approx(bits, rel=0.03, abs=8)
     if method in ("admm", "sga", "ste"):
         assert result.cost < 0.995 * result.start_cost
-
-
-def _windows(latent):
-    from utils.codec.tiling import windows
-
-    return windows(*latent.shape[1:], 1)

@@ -13,10 +13,11 @@ from torch import nn
 from models.perceptual import PerceptualDistance
 from utils.codec import bitstream, targets, tiling
 from utils.codec.bitstream import BitstreamError
-from utils.codec.codec import load_codec, quality_step
+from utils.codec.codec import load_codec
 from utils.codec.decoder import load_decoder
-from utils.codec.settings import Settings
+from utils.codec.settings import Settings, quality_step
 from utils.codec.targets import Target
+from utils.codec.tiled_search import Task, TiledSearch
 from utils.search.config import METHODS
 
 pytestmark = pytest.mark.slow
@@ -37,6 +38,13 @@ def picture(height, width, seed=0) -> np.ndarray:
 
 def clip(voiced_clip, samples) -> np.ndarray:
     return voiced_clip[3000 : 3000 + samples].copy()
+
+
+def distortion_bits(codec, x, symbols, header, objective="mse") -> float:
+    """F, in bits, of what the receiver makes of the symbols of a file."""
+    coder = codec.coders[codec.default_coder]
+    task = Task([x], bool(header.gray), header.quality_step, coder, Settings.of(objective=objective))
+    return codec.distortion_bits(task, x, [symbols])[0]
 
 
 # -- there and back -----------------------------------------------------------------------------------
@@ -85,7 +93,7 @@ def test_the_search_s_symbols_are_those_of_the_file(codecs, search):
     def judged(data) -> float:
         header, symbols = codec.read_symbols(data)
         picture_, _ = codec.kind.to_picture(pixels)
-        return 8 * len(data) + codec._distortion_bits(picture_, [symbols], header.quality_step, "mse")[0]
+        return 8 * len(data) + distortion_bits(codec, picture_, symbols, header)
 
     assert judged(encoded.data) <= judged(plain.data)
     if search in ("admm", "sga", "ste"):
@@ -99,11 +107,9 @@ def test_a_batch_is_coded_as_its_members_alone(codecs, monkeypatch):
     monkeypatch.setattr("utils.codec.codec.BATCH_POSITIONS", {"cpu": 24})
     assert codec.together(signals) == [[0, 2], [3, 4], [1]]
     searches = []
-    search = type(codec)._search
+    run = TiledSearch.run
     monkeypatch.setattr(
-        type(codec),
-        "_search",
-        lambda self, pictures, *rest: searches.append(len(pictures)) or search(self, pictures, *rest),
+        TiledSearch, "run", lambda self, task, *rest: searches.append(len(task.pictures)) or run(self, task, *rest)
     )
     for method in ("none", "admm"):
         together = codec.encode_batch(signals, 6, Settings.of(method, 10))
@@ -119,7 +125,7 @@ def test_a_batch_is_coded_as_its_members_alone(codecs, monkeypatch):
 def test_encode_and_round_writes_the_rounded_latent(codecs):
     codec, pixels = codecs["image"], picture(50, 70)
     step = quality_step(6.5)
-    index = codec._analyze(codec.kind.to_picture(pixels)[0], step)
+    index = codec.analyze(codec.kind.to_picture(pixels)[0], step)
     _, symbols = codec.read_symbols(codec.compress(pixels, 6.5, "none"))
     assert np.array_equal(symbols, index.round().numpy()) and symbols.shape == (16, 4, 5)
     assert np.abs(symbols).max() > 2
@@ -287,12 +293,12 @@ def test_tiles_give_the_picture_of_one_pass(codecs, size, monkeypatch):
 
 def test_tiles_give_the_latent_of_one_pass(codecs, monkeypatch):
     codec = codecs["image"]
-    monkeypatch.setattr("utils.codec.codec.autocast", contextlib.nullcontext)  # bfloat16 rounds by shape
+    monkeypatch.setattr("utils.codec.sender.autocast", contextlib.nullcontext)  # bfloat16 rounds by shape
     x, _ = codec.kind.to_picture(picture(310, 333))
-    whole = codec._analyze(x, 200)
+    whole = codec.analyze(x, 200)
     monkeypatch.setattr(tiling, "CORE_POSITIONS", 16)
     monkeypatch.setattr(tiling, "CORE_SIDE", 4)
-    torch.testing.assert_close(codec._analyze(x, 200), whole, atol=1e-3, rtol=0)
+    torch.testing.assert_close(codec.analyze(x, 200), whole, atol=1e-3, rtol=0)
 
 
 def test_a_tiled_search_pays_and_decodes(codecs, monkeypatch):
@@ -500,7 +506,7 @@ def test_each_objective_is_best_at_its_own_metric(codecs, texture_image, objecti
     def cost(encoded) -> float:
         header, symbols = codec.read_symbols(encoded.data)
         picture_, _ = codec.kind.to_picture(texture_image)
-        return 8 * len(encoded.data) + codec._distortion_bits(picture_, [symbols], header.quality_step, objective)[0]
+        return 8 * len(encoded.data) + distortion_bits(codec, picture_, symbols, header, objective)
 
     other = {"mse": "ms_ssim", "ms_ssim": "mse"}[objective]
     assert cost(both[objective]) < cost(both[other])
@@ -531,7 +537,7 @@ def test_the_perceptual_objective_lowers_the_features_distance(codecs, texture_i
         x_hat = torch.from_numpy(codec.generate(symbols, header.quality_step)[:, :203, :251]).clamp(-1, 1)[None]
         return float(distance(x, x_hat))
 
-    codec._vgg = None  # whether its weights are there or not
+    codec.distortions.vgg = None  # whether its weights are there or not
     assert features("perceptual") < features("mse")
 
 
@@ -541,7 +547,7 @@ def test_objectives_that_do_not_fit_are_refused(codecs, voiced_clip):
     with pytest.raises(ValueError, match="ms_ssim is not for speech: possible are mse, perceptual"):
         codecs["speech"].compress(voiced_clip, 3, Settings.of(objective="ms_ssim"))
     without = codecs["image_faithful"]
-    without._vgg = None
+    without.distortions.vgg = None
     with pytest.raises(ValueError, match="needs a checkpoint with a discriminator"):
         without.compress(picture(20, 20), 3, Settings.of(objective="perceptual"))
 
@@ -553,11 +559,11 @@ def vgg_like() -> nn.Sequential:
 
 
 def test_vgg_goes_to_the_codec_s_device(tiny_checkpoints, monkeypatch):
-    codec = load_codec(tiny_checkpoints["image"])
+    distortions = load_codec(tiny_checkpoints["image"]).distortions
     monkeypatch.setattr("models.perceptual.is_cached", lambda: True)
     monkeypatch.setattr("torchvision.models.vgg16", lambda weights: SimpleNamespace(features=vgg_like()))
-    codec.device = torch.device("meta")
-    assert codec._vgg.mean.is_meta and codec._vgg.features[0].weight.is_meta
+    distortions.device = torch.device("meta")
+    assert distortions.vgg.mean.is_meta and distortions.vgg.features[0].weight.is_meta
 
 
 @pytest.mark.parametrize(
@@ -566,7 +572,7 @@ def test_vgg_goes_to_the_codec_s_device(tiny_checkpoints, monkeypatch):
 @pytest.mark.parametrize("size", [(1, 1), (9, 40), (40, 170)])
 def test_objectives_take_pictures_of_any_size(codecs, objective, vgg, size, monkeypatch):
     codec = codecs["image"]
-    monkeypatch.setitem(vars(codec), "_vgg", PerceptualDistance(vgg_like()) if vgg else None)
+    monkeypatch.setitem(vars(codec.distortions), "vgg", PerceptualDistance(vgg_like()) if vgg else None)
     assert codec.decompress(codec.compress(picture(*size), 4, Settings.of("admm", 3, objective))).shape == (*size, 3)
 
 
@@ -591,11 +597,11 @@ def test_the_search_of_a_gray_picture_minimizes_the_error_of_its_gray(codecs, ra
     x = torch.from_numpy(codec.kind.to_picture(gray)[0])[None]
     tint = torch.tensor([0.02, -0.02, 0.0]).view(1, 3, 1, 1)
     inside = x.clamp(-0.9, 0.9)
-    distance = codec._distortion("mse", inside, lambda: inside, gray=True)
+    distance = codec.distortions.of("mse", inside, lambda: inside, gray=True)
     assert (
         float(distance(inside, inside + tint))
         < 1e-9
-        < float(codec._distortion("mse", inside, lambda: inside)(inside, inside + tint))
+        < float(codec.distortions.of("mse", inside, lambda: inside)(inside, inside + tint))
     )
 
 

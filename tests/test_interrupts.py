@@ -28,6 +28,7 @@ from utils.batch.inputs import Item
 from utils.batch.run import one_by_one, run_batch
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import Codec
+from utils.codec.trials import Trials
 from utils.files import locked, remove_leftovers, replacing
 
 pytestmark = pytest.mark.slow
@@ -229,15 +230,15 @@ def test_with_a_target_each_file_is_written_at_once(compress, folder, monkeypatc
     """Also where they are in one group: an interrupt loses one search, not those of the group."""
     calls = []
 
-    def stopped(self, signal, *_):
+    def stopped(self, _):
         calls.append(listing(folder / "out"))
         if len(calls) == 3:
             raise KeyboardInterrupt
         if len(calls) == 2:
             raise ValueError("out of reach")
-        return self.encode(signal, 3, "none")
+        return self.sender.encode(self.signal, 3, "none")
 
-    monkeypatch.setattr(Codec, "_encode_to", stopped)
+    monkeypatch.setattr(Trials, "meet", stopped)
     code, out, err = compress(target, "8", "--batch_size", "8")
     assert code == 130 and "1 of 4 files" in out and err.count("error") == 1 and "1.png: out of reach" in err
     assert calls[0] == {".lock"} and calls[1] == calls[2] == {".lock", "0.bpgan", "0.png", "rows.jsonl"}

@@ -109,7 +109,7 @@ def test_who_does_not_observe_pays_nothing(codecs, ramp_image, monkeypatch):
         seen.append(observe)
         return optimize_latent(problem, config, seed, observe)
 
-    monkeypatch.setattr("utils.codec.codec.optimize_latent", spy)
+    monkeypatch.setattr("utils.codec.tiled_search.optimize_latent", spy)
     codecs["image"].compress(ramp_image, 3, SETTINGS)
     codecs["image"].encode(ramp_image, Target("bytes", 200), dataclasses.replace(SETTINGS))
     assert set(seen) == {None}

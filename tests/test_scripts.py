@@ -27,6 +27,7 @@ from utils.codec.codec import Codec
 from utils.codec.decoder import Decoder
 from utils.codec.settings import Settings
 from utils.codec.targets import Target
+from utils.codec.trials import Trials
 
 pytestmark = pytest.mark.slow
 
@@ -198,11 +199,11 @@ def test_targets_of_sizes_and_scores(run, mixed, tmp_path, monkeypatch, option, 
     """What the user asks for reaches the encoder under the name of the metric."""
     asked = []
 
-    def encode_to(self, signal, target, *rest):
-        asked.append((self.kind.name, target))
-        return self.encode(signal, 3, Settings.of("none"))
+    def meet(self, _):
+        asked.append((self.sender.kind.name, self.target))
+        return self.sender.encode(self.signal, 3, Settings.of("none"))
 
-    monkeypatch.setattr(Codec, "_encode_to", encode_to)
+    monkeypatch.setattr(Trials, "meet", meet)
     source = mixed / ("a.flac" if option == "pesq" else "a.png")
     code, out, err = run(Compression_ADMM, "--input", source, "--output", tmp_path, f"--target_{option}", value)
     assert code == 0, err

@@ -9,7 +9,8 @@ import torch
 
 from data import Kind, build_kind
 from models.bpgan import BPGAN, build_encoder, build_generator
-from models.config import QUALITY_STEPS, STRIDE
+from models.config import STRIDE
+from models.quality import quality_row
 from utils.console import pick_device
 from utils.entropy import CorruptPayload
 
@@ -203,8 +204,8 @@ class Decoder:
         return picture
 
     def quality_row(self, quality_step: int) -> torch.Tensor:
-        """A quality as the networks take it: its place among the trained ones, float32 (1,) in 0..7."""
-        return torch.tensor([quality_step / QUALITY_STEPS], dtype=torch.float32, device=self.device)
+        """`models.quality.quality_row` on the codec's device."""
+        return quality_row(quality_step, self.device)
 
 
 @contextmanager

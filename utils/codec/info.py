@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data import KINDS, build_kind, kind_class
-from models.config import QUALITY_STEPS
 from utils.entropy import CODERS, coder_class
 
 from . import bitstream, fingerprint
+from .settings import quality_at
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def describe(data: bytes, checkpoints: Mapping[str, Sequence[str]]) -> dict:
         "bytes": len(data),
         "rate": kind.rate(len(data), size),
         "rate_unit": kind.rate_unit,
-        "quality": 1 + header.quality_step / QUALITY_STEPS,
+        "quality": quality_at(header.quality_step),
         "entropy_coder": coder,
         "fingerprint": weights,
         "checkpoints": list(checkpoints.get(weights, [])),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from models.config import QUALITIES, QUALITY_STEPS
 from utils.search.config import SearchConfig, preset
 
 
@@ -32,3 +33,15 @@ class Settings:
 
 
 DEFAULT = Settings()
+
+
+def quality_step(quality: float) -> int:
+    """Quality 1..8 -> the integer 0..224 that a file names it by. Raises ValueError out of range."""
+    if not 1 <= quality <= QUALITIES:
+        raise ValueError(f"quality {quality:g} is outside 1 to {QUALITIES}")
+    return round((quality - 1) * QUALITY_STEPS)
+
+
+def quality_at(step: int) -> float:
+    """The quality 1..8 that a file names by an integer: the inverse of `quality_step`."""
+    return 1 + step / QUALITY_STEPS

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -86,3 +87,9 @@ def windows(rows: int, columns: int, margin: int) -> Iterator[Window]:
                 max(0, left - margin),
                 min(columns, right + margin),
             )
+
+
+def outer_part(picture: np.ndarray, window: Window, device: torch.device) -> torch.Tensor:
+    """The window's outer rectangle of a picture (C, H, W) -> (1, C, h, w) on the device, padded to the stride."""
+    part = torch.from_numpy(np.ascontiguousarray(picture[window.outer(STRIDE)]))
+    return pad_to_stride(part[None]).to(device).contiguous(memory_format=torch.channels_last)
