@@ -3,16 +3,14 @@
 import sys
 
 from options.codec_options import evaluate_parser
+from utils.codec.settings import Settings
 
 
 def run(options) -> int:
-    from utils.batch.code import code_files, load_codecs
-    from utils.batch.inputs import find_signals
-    from utils.codec.settings import Settings
+    from utils.batch.code import code_files  # here, so that --help loads no PyTorch
 
     settings = Settings.of("none", entropy_coder=options.entropy_coder, seed=options.seed)
-    codecs, items = load_codecs(options), find_signals(options)
-    return code_files(options, items, codecs, settings, options.quality, realism=options.realism)
+    return code_files(options, settings, options.quality, realism=options.realism)
 
 
 def main(argv: list[str] | None = None) -> int:

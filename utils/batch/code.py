@@ -25,7 +25,7 @@ from utils.files import checksum, put_in_place, temporary_beside
 
 from . import tables
 from .conditions import caption, check_conditions, conditions_of, note_conditions
-from .inputs import SUFFIX, CodecsByKind, Item, output_folder, suffixes
+from .inputs import SUFFIX, CodecsByKind, Item, find_signals, output_folder, suffixes
 from .journal import NAME as JOURNAL_NAME
 from .journal import Journal, not_ours, settings_of
 from .page import Run, write_report
@@ -38,16 +38,8 @@ WARM_UP_SIZE = 192  # of both numbers of the size, or of the first where the kin
 WARM_UP_ITERATIONS = 2  # at most
 
 
-def load_codecs(options: argparse.Namespace) -> CodecsByKind:
-    """The codec of each kind of signal, on the device that the options name; the first step of a script."""
-    device, limits = distributed.start(pick_device(options.device)), Limits.of_options(options)
-    return CodecsByKind(options.checkpoint, lambda path: load_codec(path, device, limits))
-
-
 def code_files(
     options: argparse.Namespace,
-    items: list[Item],
-    codecs: CodecsByKind,
     settings: Settings,
     qualities: Sequence[float],
     target_of: Callable[[Kind], Target | None] | None = None,
@@ -57,7 +49,7 @@ def code_files(
     trace: Path | None = None,
     keep_metadata: bool = False,
 ) -> int:
-    """Every file at every quality, tables, report; -> exit code.
+    """Every input, or without inputs the built-in samples, at every quality; tables, report; -> exit code.
 
     Several qualities get a folder each. With `target_of`, which raises ValueError for a kind without a target,
     every signal is coded alone at a quality of its own, and the printed table shows the quality.
@@ -72,7 +64,9 @@ def code_files(
         if line and not options.quiet:
             print(line)
 
-    device = pick_device(options.device)
+    device, limits = distributed.start(pick_device(options.device)), Limits.of_options(options)
+    codecs = CodecsByKind(options.checkpoint, lambda path: load_codec(path, device, limits))
+    items = find_signals(options)
     is_first = distributed.world()[0] == 0
     folders = dict.fromkeys(qualities, options.output)
     if len(qualities) > 1:
