@@ -2,7 +2,7 @@
 # make demo    then compresses and decodes the built-in samples into results/demo
 # make page    writes results/page.html: the samples to look at and to listen to, beside other codecs
 # make lint    checks style and format
-# make check   lint and the fast tests: about 80 seconds on two cores
+# make check   lint and the fast tests: under a minute on two cores
 # make test    every test: about 11 minutes on two cores
 # make clean   removes caches, results/demo and the page; make distclean also .venv
 

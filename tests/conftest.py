@@ -1,14 +1,23 @@
 """Fixtures that tests share: small synthetic signals, tiny checkpoints and codecs, scripts as a user calls them."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.helpers.models import tiny_checkpoint
 from tests.helpers.scripts import signal_handlers_kept
-from utils.codec.checkpoint import save_checkpoint
-from utils.codec.codec import load_codec
+
+SLOW_FILE = re.compile(r"^pytestmark = pytest\.mark\.slow$", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config) -> bool | None:
+    """Files of slow tests alone are not imported where slow tests are left out."""
+    if config.getoption("markexpr") == "not slow" and collection_path.suffix == ".py":
+        return SLOW_FILE.search(collection_path.read_text()) is not None or None
+    return None
+
 
 # -- signals -------------------------------------------------------------------------------------------
 
@@ -46,16 +55,21 @@ def voiced_clip() -> np.ndarray:
 
 
 # -- models --------------------------------------------------------------------------------------------
+# PyTorch is imported where a fixture needs it: the process that hands out the tests to others does without it.
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory) -> dict[str, Path]:
     """Checkpoint files: "image" and "speech", "image_faithful" (no realistic generator), "image_other"."""
+    from tests.helpers.models import tiny_checkpoint
+    from utils.codec.checkpoint import save_checkpoint
+
     folder = tmp_path_factory.mktemp("checkpoints")
+    image = tiny_checkpoint("image")
     made = {
-        "image": tiny_checkpoint("image"),
+        "image": image,
         "speech": tiny_checkpoint("speech"),
-        "image_faithful": tiny_checkpoint("image", with_realistic=False),
+        "image_faithful": dataclasses.replace(image, realistic=None, discriminator=None),
         "image_other": tiny_checkpoint("image", seed=1),
     }
     for name, checkpoint in made.items():
@@ -66,6 +80,8 @@ def tiny_checkpoints(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def codecs(tiny_checkpoints) -> dict:
     """The tiny checkpoints, loaded by `load_codec`."""
+    from utils.codec.codec import load_codec
+
     return {name: load_codec(path) for name, path in tiny_checkpoints.items()}
 
 

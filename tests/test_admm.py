@@ -172,7 +172,7 @@ def test_only_movable_places_change(method):
         assert not torch.equal(result.symbols.float(), problem.start.round())
 
 
-@pytest.mark.parametrize("iterations", [10, 30, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("iterations", [10, *(pytest.param(n, marks=pytest.mark.slow) for n in (30, 100))])
 def test_admm_beats_its_rivals_at_the_same_iterations(iterations):
     """On several problems, in sum."""
     totals = dict.fromkeys(METHODS, 0.0)
@@ -185,6 +185,7 @@ def test_admm_beats_its_rivals_at_the_same_iterations(iterations):
     assert totals["admm"] < 0.93 * totals["none"]
 
 
+@pytest.mark.slow
 def test_a_separable_problem_is_solved_and_the_search_then_stops():
     """Where no symbol depends on another one, place by place is exact: compare with trying all."""
     torch.manual_seed(0)
@@ -409,7 +410,7 @@ def codec():
     return Codec(checkpoint)
 
 
-@pytest.mark.parametrize("coder", ["huffman", "context"])
+@pytest.mark.parametrize("coder", [pytest.param("huffman", marks=pytest.mark.slow), "context"])
 @pytest.mark.parametrize("method", METHODS)
 def test_through_the_tiny_model(codec, method, coder, ramp_image):
     picture, _ = codec.kind.to_picture(ramp_image)

@@ -1,6 +1,7 @@
 """The arrows between the rooms: who imports whom, read from the source, imports inside functions included."""
 
 import ast
+import functools
 import resource
 import subprocess
 import sys
@@ -83,7 +84,8 @@ def room_of(module: str) -> str | None:
     return inner if first == "utils" and inner in FLOOR else first
 
 
-def imports_of(module: str, path: Path, everywhere: bool = True) -> set[str]:
+@functools.cache
+def imports_of(module: str, path: Path, everywhere: bool = True) -> frozenset[str]:
     """Names of the project's modules that a source imports, everywhere or at module level; relative ones resolved."""
     package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
     tree = ast.parse(path.read_text())
@@ -101,7 +103,7 @@ def imports_of(module: str, path: Path, everywhere: bool = True) -> set[str]:
             for alias in node.names:
                 inner = f"{name}.{alias.name}"
                 found.add(inner if inner in SOURCES else name)
-    return {name for name in found if room_of(name)}
+    return frozenset(name for name in found if room_of(name))
 
 
 IMPORTS = {module: imports_of(module, path) for module, path in SOURCES.items()}

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+import scipy  # its parts are imported where they are used
 import torch
-from scipy.signal import butter, fftconvolve, sosfilt
 from soxr import resample
 
 from data import augment
@@ -66,7 +66,9 @@ def test_speed_takes_frames_as_they_are(power):
 def test_band_limits(sentence, level_db, power, low, high):
     spectrum, f = np.fft.rfft(sentence), np.fft.rfftfreq(len(sentence), 1 / RATE)
     spectrum *= 10 ** (-np.minimum(np.maximum(f - high, 0) / 4, augment.STEEPEST_DB) / 20)
-    line = sosfilt(butter(4, low, "highpass", fs=RATE, output="sos"), np.fft.irfft(spectrum, len(sentence)))
+    line = scipy.signal.sosfilt(
+        scipy.signal.butter(4, low, "highpass", fs=RATE, output="sos"), np.fft.irfft(spectrum, len(sentence))
+    )
     limited = power * augment.band_limits(low, high, SETTINGS, "cpu")
     true = power_of(line, level_db)
     assert distance(limited, true) < 3 and distance(limited, true) < 0.6 * distance(power, true)
@@ -95,7 +97,7 @@ def test_room(sentence, level_db, power):
     n = int(seconds * RATE)
     tail = np.random.default_rng(2).normal(size=n) * 10 ** (-3 * np.arange(n) / n)
     response = np.concatenate([[1.0], tail / np.sqrt(np.square(tail).sum()) * 10 ** (-direct_db / 20)])
-    true = power_of(fftconvolve(sentence, response)[: len(sentence)], level_db)
+    true = power_of(scipy.signal.fftconvolve(sentence, response)[: len(sentence)], level_db)
     reverberant = augment.room(power, seconds, direct_db, SETTINGS)
     assert distance(reverberant, true, smooth=9) < 3 and distance(reverberant, true, smooth=9) < 0.6 * distance(
         power, true, smooth=9

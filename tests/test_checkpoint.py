@@ -81,9 +81,9 @@ def test_saving_again_keeps_bytes_and_fingerprint(tiny_checkpoints, tmp_path):
     assert load_checkpoint(tmp_path / "again.safetensors").fingerprint == loaded.fingerprint
 
 
-def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_the_old_file(tiny_checkpoints, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
-    made = tiny_checkpoint("image")
+    made = load_checkpoint(tiny_checkpoints["image"])
     save_checkpoint(path, made)
     before = path.read_bytes()
 
@@ -98,6 +98,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_a_receiver_needs_nothing_of_the_encoder(rewrite, tiny_checkpoints):
     tensors, _ = parts(tiny_checkpoints["image"])
     path = rewrite({name: None for name in tensors if name.startswith("model.encoder.")})
@@ -454,8 +455,8 @@ def test_the_digest_covers_every_tensor(rewrite, tiny_checkpoints):
     assert load_checkpoint(rewrite(metadata={"info": json.dumps({"trained": "longer"})})).digest == base.digest
 
 
-def test_fingerprint_of_a_realistic_generator(tmp_path):
-    made = tiny_checkpoint("image")
+def test_fingerprint_of_a_realistic_generator(tiny_checkpoints, tmp_path):
+    made = load_checkpoint(tiny_checkpoints["image"])
     save_checkpoint(tmp_path / "with.safetensors", made)
     save_checkpoint(tmp_path / "without.safetensors", dataclasses.replace(made, realistic=None))
     with_one, without = (load_checkpoint(tmp_path / f"{n}.safetensors") for n in ("with", "without"))

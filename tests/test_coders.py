@@ -93,6 +93,7 @@ def test_round_trip_with_row_bias(name):
     assert type(coder)(flat, coder.tables).encode(symbols, 64)[0] != payload
 
 
+@pytest.mark.slow
 def test_every_quality_step(coder):
     symbols = grid((16, 8, 8))
     costs = np.array([coder.cost_bits(symbols, step) for step in range(225)])
@@ -220,6 +221,7 @@ def test_huffman_is_within_twelve_percent_of_context():
     assert sizes["context"] < sizes["huffman"] < 1.12 * sizes["context"]
 
 
+@pytest.mark.slow
 def test_context_pays(coder):
     """Symbols drawn from the model cost less with their context than with a shuffled one."""
     torch.manual_seed(5)

@@ -104,6 +104,7 @@ def test_the_distortion_is_searched_for(page, ramp_image, codecs):
     assert encoded.bits_saved > 0
 
 
+@pytest.mark.slow
 def test_command_lines_offer_what_is_registered(page, ramp_image, run, tmp_path):
     Image.fromarray(ramp_image).save(tmp_path / "a.png")
     words = ("--search", "flips", "--objective", "log_cosh", "--iterations", 2)

@@ -114,6 +114,7 @@ def test_a_checkpoint_gets_the_tables_of_a_new_coder(files, capsys):
         coder.decode(coder.encode(symbols, 96)[0][:-4], symbols.shape, 96, False)
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten(files, capsys):
     assert fit(files, output="trained.safetensors") == 1
     assert "exists already" in capsys.readouterr().err
@@ -122,6 +123,7 @@ def test_nothing_is_overwritten(files, capsys):
     assert not (files / "more.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_folders_without_files_end_in_one_line(files, capsys):
     (files / "train" / "a.png").unlink()
     assert fit(files) == 1

@@ -115,6 +115,7 @@ def test_speech_scores_refuse(voiced_clip, score):
         score((voiced_clip * 32767).astype(np.int16), (voiced_clip * 32767).astype(np.int16))
 
 
+@pytest.mark.slow
 def test_pesq_of_a_long_clip():
     """40 s of short bursts: more utterances than the C code has room for, were it not cut."""
     time = np.arange(40 * 16000) / 16000

@@ -224,6 +224,7 @@ def pictures_of(document) -> list[np.ndarray]:
     ]
 
 
+@pytest.mark.slow
 def test_reports_show_originals_and_what_was_decoded(mixed, tiny_checkpoints, tmp_path, capsys):
     output = tmp_path / "out"
     assert run(evaluate, tiny_checkpoints, "--input", mixed, "--output", output, "--quality", 2, 7, "--report") == 0
@@ -263,6 +264,7 @@ def test_reports_show_originals_and_what_was_decoded(mixed, tiny_checkpoints, tm
     assert f"{int(row['bytes']):,}" in document.text and f"{float(row['psnr_db']):.2f}" in document.text
 
 
+@pytest.mark.slow
 def test_reports_of_many_files_say_what_they_leave_out(mixed, tiny_checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr(page_module, "MAX_VERSIONS", 5)
     arguments = ("--input", mixed, "--output", tmp_path / "out", "--iterations", 2, "--report")

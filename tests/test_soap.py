@@ -45,6 +45,7 @@ def train(optimizer_of, steps=300) -> float:
     return loss(torch.randn(64, 8, 6, 6)).item()
 
 
+@pytest.mark.slow
 def test_rotation_helps_where_directions_are_mixed():
     soap = train(lambda parameters: SOAP(parameters, lr=1e-2, weight_decay=0.0))
     adam = train(lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, betas=(0.95, 0.95), weight_decay=0.0))

@@ -323,6 +323,7 @@ def test_no_other_file_is_opened(made, tmp_path):
     assert len(read_mono(odd, RATE)) == 40000
 
 
+@pytest.mark.slow
 def test_flipped_bytes_end_in_a_signal_or_one_line(made, tmp_path):
     rng = np.random.default_rng(0)
     for name in FILES:
@@ -393,6 +394,7 @@ def test_negligible_offsets_keep_every_bit(voice, tmp_path):
         np.testing.assert_array_equal(read_mono(tmp_path / "a.wav", RATE), samples / np.float32(32768))
 
 
+@pytest.mark.slow
 def test_an_offset_does_not_cost_pesq(tmp_path):
     pesq = pytest.importorskip("pesq").pesq
     speech = SpeechKind()

@@ -162,6 +162,7 @@ def test_ceiling_on_the_shipped_sample(kind, sentence):
     assert pystoi.stoi(sentence, decoded, 16000, extended=True) > 0.97
 
 
+@pytest.mark.slow
 def test_chunks_join_without_a_seam(kind, sentence, monkeypatch):
     """Decoded in many chunks, the waveform's picture is nowhere worse than decoded in one."""
     picture, level = kind.to_picture(sentence)
@@ -183,7 +184,9 @@ def test_chunks_join_without_a_seam(kind, sentence, monkeypatch):
     assert chunked.max() < whole.max() + 1.5
 
 
-@pytest.mark.parametrize("n_frames", [150, 151, 197, 198, 199, 252, 253, 254])
+@pytest.mark.parametrize(
+    "n_frames", [151, 198, *(pytest.param(n, marks=pytest.mark.slow) for n in (150, 197, 199, 252, 253, 254))]
+)
 def test_any_number_of_frames_can_be_chunked(kind, sentence, monkeypatch, n_frames):
     monkeypatch.setattr(data.speech, "CHUNK_FRAMES", 150)
     for n in ((n_frames - 1) * 128, n_frames * 128 - 1):

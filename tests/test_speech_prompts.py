@@ -120,6 +120,7 @@ def test_the_set(packages, tmp_path, capsys):
     assert (output / "licenses" / "b-words.txt").read_text() == "the terms"
 
 
+@pytest.mark.slow
 def test_another_run_goes_on(packages, tmp_path, monkeypatch):
     output = tmp_path / "set"
     write = speech_prompts._write

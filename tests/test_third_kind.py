@@ -140,6 +140,7 @@ def test_there_and_back_with_targets_and_limits(checkpoint, folder):
         load_codec(checkpoint, limits=Limits(max_samples=4320)).decompress(encoded.data)
 
 
+@pytest.mark.slow
 def test_the_scripts_know_it(run, checkpoint, folder, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--output", tmp_path / "out")
     code, out, err = run(

@@ -1,5 +1,7 @@
 """Entropy coders of seeded random networks, and golden payloads of ones made of integers alone."""
 
+import functools
+
 import numpy as np
 import torch
 
@@ -42,6 +44,7 @@ def make_coders(network: ContextTables) -> dict[str, Coder]:
     return {name: coder_class(name)(network, coder_class(name).fit(coded)) for name in CODERS}
 
 
+@functools.cache
 def golden_coders() -> dict:
     """Coders made of integers alone: no library's random numbers or exponentials are in them."""
     state = 12345
