@@ -2,7 +2,7 @@
 
 Pillow reads the formats, pillow-heif HEIC. TIFF layouts that Pillow does not know (big-endian 12 bits,
 gray with alpha at 16 bits, floats with three channels and others) go to tifffile. What is read
-becomes one of two things: a Pillow image of 8 bits a channel, or uint16 samples where the file holds
+becomes one of two things: a Pillow image of 8 bits per channel, or uint16 samples where the file holds
 more. Colors are converted (`data.color`) from those, then the picture is turned as its EXIF orientation
 says. What is gray becomes one channel, and transparency stays a channel of its own.
 
@@ -46,7 +46,7 @@ _FULL = 65535  # white of uint16 samples
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 # Layouts that Pillow's decoder can do but its table does not name, keyed as there. The bits of a 12-bit
-# sample are packed alike in both byte orders. Lent to Pillow while a header is read, not for good.
+# sample are packed alike in both byte orders. Pillow has them only while a header is read.
 _MORE_TIFF_LAYOUTS = {
     **{
         (order, photometric, (1,), 1, (12,), ()): ("I;16", "I;12")
@@ -122,7 +122,6 @@ def _read(path: Path, check_size: SizeCheck, with_metadata: bool) -> tuple[np.nd
             raise PictureError("a folder, not an image")
         with open(path, "rb") as file:
             picture = _decoded(file, check_size)
-            pixels = _to_srgb(picture)
             pixels = _upright(picture, _to_srgb(picture))
             if with_metadata:
                 metadata = _metadata(picture, pixels)
@@ -229,7 +228,7 @@ def _decoded(file: BinaryIO, check_size: SizeCheck) -> _Picture:
 
 
 def _of_pillow(image: Image.Image) -> _Picture:
-    """All that an image of 8 bits a channel, or of one channel, holds but the colors that its container declares."""
+    """What an image of 8 bits per channel, or of one channel, holds, without the colors that its container declares."""
     picture = _Picture(image, notes=_frames(image))
     image.load()
     _note_exif(picture, image)
@@ -291,7 +290,7 @@ def _frames(image: ImageFile.ImageFile) -> list[str]:
 
 
 def _note_exif(picture: _Picture, image: Image.Image) -> None:
-    """EXIF's data, and of them the orientation, 1 to 8; damaged ones leave the picture as it is."""
+    """Keep the EXIF data and their orientation, 1 to 8; damaged data leave the picture as it is."""
     try:
         picture.exif = image.getexif()
         picture.orientation = int(picture.exif.get(_ORIENTATION, 1))
@@ -468,7 +467,7 @@ def _sixteen_bits(values: np.ndarray, notes: list[str], white: int | None = None
 def _deep_color(file: BinaryIO, image: ImageFile.ImageFile) -> np.ndarray | None:
     """The 16-bit samples (H, W, 3 or 4) of an image of which Pillow keeps the high byte; None if it has 8.
 
-    Pillow has no mode for them. Told the other byte order, it keeps the low byte: the file is read
+    Pillow has no mode for them. Told the other byte order it keeps the low byte, so the file is read
     twice.
     """
     raw_mode = _raw_mode(image)
@@ -529,7 +528,7 @@ def _png(file: BinaryIO, image: ImageFile.ImageFile) -> _Picture:
 
 
 def _png_chunks(file: BinaryIO) -> dict[bytes, bytes]:
-    """The chunks before the pixels that say what these mean; of several of a name, the first."""
+    """The chunks before the pixels that say what the pixels mean; the first of each name counts."""
     chunks: dict[bytes, bytes] = {}
     file.seek(8)
     while len(header := file.read(8)) == 8:
@@ -547,9 +546,9 @@ def _png_chunks(file: BinaryIO) -> dict[bytes, bytes]:
 def _png_color(
     chunks: dict[bytes, bytes], image: Image.Image, notes: list[str]
 ) -> tuple[Profile | RGBSpace | None, bool]:
-    """In the order of the PNG specification (section 4.3): cICP, iCCP, sRGB, then cHRM and gAMA.
+    """-> the color space, and whether the samples have the narrow range of video.
 
-    -> the color space, and whether the samples have the narrow range of video.
+    The first of cICP, iCCP, sRGB, and cHRM with gAMA counts: the order of the PNG specification (section 4.3).
     """
     cicp = chunks.get(b"cICP", b"")
     if len(cicp) == 4:

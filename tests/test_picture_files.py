@@ -11,7 +11,7 @@ import pillow_heif
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from data import color
+from data import color, picture_files
 from data.images import ImageKind
 from data.picture_files import read_picture
 from tests.helpers.color import DISPLAY_P3_TO_SRGB, LINEAR, expected, icc
@@ -58,6 +58,14 @@ def warning(caplog) -> str:
 @pytest.fixture
 def colors() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+
+
+def test_colors_are_converted_once(tmp_path, colors, monkeypatch):
+    """The conversion is most of the time that reading a picture with a profile takes."""
+    convert, converted = picture_files._converted, []
+    monkeypatch.setattr(picture_files, "_converted", lambda picture: converted.append(1) or convert(picture))
+    np.testing.assert_array_equal(read(tmp_path, saved(Image.fromarray(colors), format="PNG")), colors)
+    assert converted == [1]
 
 
 # PNG
