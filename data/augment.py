@@ -2,7 +2,7 @@
 
 Each function does to a picture what the usual operation does to the samples, so that nothing is transformed again
 while a model trains; tests compare both. A crop is a tensor (1, n_mels, frames) in [-1, 1] as `SpeechKind` makes it,
-and -1 is nothing at all. Powers are relative to the recording's level, a band of which has power 1 at x = 1.
+and -1 stands for no power at all. Powers are relative to the recording's level: a band at x = 1 has power 1.
 
 Nearest rows and frames are taken where a picture is warped, because interpolation would smooth the noise that is to
 be coded.
@@ -43,9 +43,8 @@ def augment(crop: torch.Tensor, rng: np.random.Generator, settings: SpeechSettin
             high = rng.uniform(3300, 3700) if is_telephone else rng.uniform(5000, 7800)
             before = power.max()
             power = power * band_limits(low, high, settings, crop.device)
-            power = power * (before / power.max().clamp_min(1e-12)).clamp_max(
-                100
-            )  # the file's level is that of its loudest
+            # The file's level is that of its loudest band.
+            power = power * (before / power.max().clamp_min(1e-12)).clamp_max(100)
         if rng.uniform() < 0.1:
             power = power + offset(rng.uniform(-60, -38), settings, crop.device)
         crop = to_picture(power, settings)
@@ -93,7 +92,7 @@ def gains(decibels: float, tilt: float, like: torch.Tensor) -> torch.Tensor:
 def room(
     power: torch.Tensor, seconds: float, direct_db: float, settings: SpeechSettings, place: int = 0
 ) -> torch.Tensor:
-    """With the reverberation of a room that loses 60 dB in `seconds`.
+    """Powers with the reverberation of a room in which sound falls by 60 dB in `seconds`.
 
     All of it together is `direct_db` softer than the direct sound. It falls exponentially in time, and it fluctuates
     as noise does, since it is the sum of many echoes.
@@ -108,7 +107,7 @@ def room(
 
 
 def noise(decibels: float, slope: float, settings: SpeechSettings, place: int, like: torch.Tensor) -> torch.Tensor:
-    """Powers of Gaussian noise whose RMS is `decibels` dB relative to a full-scale sine's at the level, (n_mels, frames).
+    """Powers (n_mels, frames) of Gaussian noise, whose RMS is `decibels` dB relative to that of a sine at the level.
 
     Its spectrum rises by `slope` dB over the whole picture: 0 is white, -12 is near to the noise of a room.
     """
@@ -123,7 +122,7 @@ def noise(decibels: float, slope: float, settings: SpeechSettings, place: int, l
 def band_limits(low: float, high: float, settings: SpeechSettings, device: torch.device | str) -> torch.Tensor:
     """Factors of power (n_mels, 1) of a line from `low` to `high` Hz.
 
-    Below it falls by 24 dB an octave, as transformers do, and above by 100 dB in 400 Hz, as digital filters do.
+    It falls by 24 dB per octave below, as transformers do, and by 100 dB in 400 Hz above, as digital filters do.
     """
     bins = np.arange(settings.n_bins) * settings.sample_rate / settings.n_fft
     decibels = 10 * np.log10(1 + (low / np.maximum(bins, 1.0)) ** 8) + np.maximum(bins - high, 0) / 4
@@ -143,7 +142,7 @@ def _centers(settings: SpeechSettings) -> np.ndarray:
 
 
 def _mel_power(signal: np.ndarray, n_frames: int, settings: SpeechSettings) -> np.ndarray:
-    """Powers of the bands of frames from sample 4 n_fft on, where the signal has begun -> float32 (n_mels, n_frames)."""
+    """Powers float32 (n_mels, n_frames) of frames from sample 4 n_fft on, where the signal has begun."""
     first = settings.margin * 2
     return np.square(mel_basis(settings) @ magnitudes(signal, first, first + n_frames, settings)).astype(np.float32)
 

@@ -145,7 +145,7 @@ class Kind(ABC):
         return False
 
     def gray_picture(self, picture):
-        """A picture (..., C, H, W), array or tensor -> what is shown of it: (..., 1, H, W) in [-1, 1], differentiable."""
+        """A picture (..., C, H, W), array or tensor -> the gray that is shown, (..., 1, H, W); differentiable."""
         raise NotImplementedError(f"{self.name} has no gray")
 
     def read_with_metadata(self, path: Path) -> tuple[np.ndarray, dict[str, bytes]]:
@@ -153,13 +153,13 @@ class Kind(ABC):
         return self.read(path), {}
 
     def to_sections(self, signal: np.ndarray, metadata: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Names and contents of what is stored losslessly. Raises ValueError for metadata that the kind does not keep."""
+        """Names and contents of what is stored losslessly. Raises ValueError for metadata that the kind cannot keep."""
         if metadata:
             raise ValueError(f"{self.name} keeps no metadata, found {', '.join(metadata)}")
         return {}
 
     def join(self, signal: np.ndarray, sections: Mapping[str, bytes]) -> np.ndarray:
-        """What `from_picture` made, and the sections -> the signal. Raises ValueError for contents that no sender writes."""
+        """The signal of `from_picture` with its sections. Raises ValueError for contents that no sender writes."""
         return signal
 
     def metadata(self, sections: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -246,6 +246,6 @@ class Kind(ABC):
     def augment(self, crop, rng):
         """One training crop, a tensor (C, h, w + spare_columns) in [-1, 1] -> one as likely, (C, h, w).
 
-        h and w are `crop_shape`.
-        `rng` is a `numpy.random.Generator`: the only source of chance, so that training resumes
-        exactly."""
+        h and w are `crop_shape`. `rng`, a `numpy.random.Generator`, is the only source of chance, so that training
+        resumes exactly.
+        """

@@ -47,8 +47,7 @@ _STRIP = 256  # rows at once, where an array is converted: temporaries of a stri
 # libpng's PNG_GAMMA_THRESHOLD: exponents closer than this count as equal.
 _GAMMA_TOLERANCE = 0.05
 
-# Levels of 255 by which the many profiles of sRGB itself differ from it, by their rounding.
-_SAME = 2
+_SAME = 2  # levels of 255, by which the many profiles of sRGB itself differ from it by their rounding
 
 
 class ColorError(ValueError):
@@ -125,8 +124,8 @@ def xyz_of(primaries: Chromaticities) -> np.ndarray:
 def from_cicp(primaries: int, transfer: int) -> RGBSpace | None:
     """The space of two code points of H.273; None if it is sRGB.
 
-    The curves of BT.601, BT.709 and BT.2020 describe cameras. A screen shows what was coded by them with
-    about sRGB's curve, and so do browsers: they are taken as that.
+    The curves of BT.601, BT.709 and BT.2020 describe cameras. Screens and browsers show what was coded by them with
+    about sRGB's curve, so they are taken as that.
 
     Raises HighDynamicRange for PQ and HLG, ColorError for code points that are reserved or not for screens.
     """

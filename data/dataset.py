@@ -1,4 +1,4 @@
-"""Training pictures: decoded once into memory (of the accelerator where there is one), cropped there."""
+"""Training pictures: they are decoded once into memory (the accelerator's, where there is one) and cropped there."""
 
 import logging
 from pathlib import Path

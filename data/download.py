@@ -9,12 +9,12 @@ interrupted run left in `*.part` is continued by the next. With the default fold
 `export BPGAN_DATA=datasets` lets the scripts find both.
 
 Kodak: http://r0k.us/graphics/kodak/, checked against the SHA-256 digests below.
-Open Images: photographs under CC BY 2.0, longer side 1024, from its public bucket. Which there are
-is read from the validation split's list, validation-images-with-rotation.csv (41,620 rows; the
-column ImageID), and the first `--count` of them in sorted order are taken: the ids are random, so
-this is a random sample. Each is checked against the MD5 that the bucket gives as its ETag.
-Spoken prompts: about five hours in over ten languages out of Debian packages (`data/speech_prompts.py`). The packages come by
-`apt-get download`, which checks them, or from a folder of .deb files.
+Open Images: photographs under CC BY 2.0, longer side 1024, from its public bucket. The list of the
+validation split, validation-images-with-rotation.csv, names them (41,620 rows; the column ImageID).
+The first `--count` in sorted order are taken, which is a random sample, since the ids are random.
+Each is checked against the MD5 that the bucket gives as its ETag.
+Spoken prompts: about five hours in over ten languages out of Debian packages (`data/speech_prompts.py`).
+The packages come by `apt-get download`, which checks them, or from a folder of .deb files.
 """
 
 import argparse
@@ -105,8 +105,8 @@ def _transfer(url: str, part: Path, progress: bool) -> str:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and held:
-            # Nothing lies beyond what is held: it is complete, unless it belongs to another file,
-            # which a start from nothing finds out.
+            # Nothing lies beyond what is held: it is complete, or it belongs to another file. A start from
+            # nothing finds that out.
             if error.headers.get("Content-Range", "").endswith(f"/{held}"):
                 return error.headers.get("ETag", "")
             part.unlink()
@@ -203,7 +203,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: a folder in datasets/")
     parser.add_argument("--count", type=int, metavar="N", help="how many pictures (default: kodak 24, openimages 1000)")
     parser.add_argument(
-        "--packages", type=Path, metavar="DIR", help=f"of {_PROMPTS}: a folder of .deb files, instead of apt-get"
+        "--packages",
+        type=Path,
+        metavar="DIR",
+        help=f"for {_PROMPTS}: take the packages from a folder of .deb files, not from apt-get",
     )
     args = parser.parse_args(argv)
     if args.corpus == _PROMPTS:

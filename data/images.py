@@ -1,4 +1,4 @@
-"""Photographs and other pictures: 8 bits a channel in memory, PNG on the way out.
+"""Photographs and other pictures: 8 bits per channel in memory, PNG on the way out.
 
 Whatever a file holds (palette, CMYK, 16 bits, a color profile, a camera's
 rotation) is brought to the 8-bit sRGB pixels that a viewer would show (`data.picture_files`).
@@ -160,10 +160,10 @@ class ImageKind(Kind):
         return picture, 0
 
     def from_picture(self, picture: np.ndarray, size: tuple[int, int], level: int) -> np.ndarray:
-        """float (3, >=H, >=W) -> uint8 (H, W, 3): clamped to [-1, 1], scaled, rounded, cropped. (1, >=H, >=W) -> (H, W).
+        """float (3, >=H, >=W) -> uint8 (H, W, 3): clamped to [-1, 1], scaled, rounded, cropped.
 
-        Exactly undoes `to_picture` of a picture without transparency, for which there is `join`. `level` is not
-        used. Raises ValueError if the picture is smaller than `size` or holds NaN.
+        A gray picture (1, >=H, >=W) gives (H, W). This exactly undoes `to_picture` of a picture without transparency;
+        `join` adds that. `level` is not used. Raises ValueError if the picture is smaller than `size` or holds NaN.
         """
         height, width = size
         if (
@@ -203,10 +203,10 @@ class ImageKind(Kind):
         return sections
 
     def join(self, signal: np.ndarray, sections: Mapping[str, bytes]) -> np.ndarray:
-        """uint8 (H, W, 3) or (H, W), with the alpha of the sections a channel more. Raises ValueError for a damaged one.
+        """uint8 (H, W, 3) or (H, W) -> the same with the sections' alpha as one channel more, where there is one.
 
         The colors are those that give the decoded picture when they are laid on white. On any other background an
-        error is then as large as on white.
+        error is then as large as on white. Raises ValueError for a damaged section.
         """
         if "alpha" not in sections:
             return signal
@@ -272,7 +272,7 @@ class ImageKind(Kind):
         return crop.flip(-1) if rng.uniform() < 0.5 else crop
 
     def list_files(self, root: Path | str, split: str) -> list[Path]:
-        """All of a folder; of those, training leaves out the classes that are a test set (`data.folders.is_held_out`)."""
+        """All of a folder; training leaves out the classes that are a test set (`data.folders.is_held_out`)."""
         return [path for path in super().list_files(root, split) if split != "train" or not is_held_out(path)]
 
     def samples(self) -> list[Path]:

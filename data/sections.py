@@ -1,6 +1,6 @@
-"""What of a picture is stored beside its symbols: the plane of transparency, EXIF data, the color profile.
+"""What a file stores of a picture beside its symbols: the plane of transparency, EXIF data, the color profile.
 
-Each becomes the content of one section of a file (`utils.codec.bitstream`), and a stranger may have written it:
+Each becomes the content of one section of a file (`utils.codec.bitstream`). A stranger may have written it, so
 whatever is wrong with a content ends in a ValueError of one line, in memory bounded by the picture's size.
 """
 
@@ -58,7 +58,10 @@ def unpack_alpha(content: bytes, size: tuple[int, int]) -> np.ndarray:
 
 
 def pack_metadata(metadata: Mapping[str, bytes]) -> dict[str, bytes]:
-    """ "exif" and "icc" -> contents of their sections. Raises ValueError for another name, or more than `MAX_METADATA`."""
+    """ "exif" and "icc" -> contents of their sections.
+
+    Raises ValueError for another name, for more than `MAX_METADATA` bytes and for damaged data.
+    """
     for name, value in metadata.items():
         if name not in _CHECKS:
             raise ValueError(f"metadata {name!r} is unknown, possible are {', '.join(_CHECKS)}")

@@ -365,7 +365,7 @@ class _Mix:
         self._waiting, self._n_waiting = [], 0
         if self._stream:
             self._append(self._stream.resample_chunk(np.zeros(0, np.float32), last=True))
-            if not self.n_samples:  # of the one sample of a high rate
+            if not self.n_samples:  # a single sample of a high rate leaves none
                 self._append(np.zeros(1, np.float32))
         self._stream, self._source = None, (0, 0)
 

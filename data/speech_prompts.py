@@ -53,7 +53,7 @@ RAW_FORMATS = {".g722": ("g722", 16000), ".gsm": ("gsm", 8000)}  # FFmpeg's name
 
 
 class PromptsError(Exception):
-    """One line for the user: a package cannot be had, or is damaged."""
+    """One line for the user: a package is not available, or is damaged."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def build(output: Path, packages: Path | None = None, wanted: tuple[Package, ...
     """Make or complete the set in `output`; `packages` is a folder of .deb files, else apt-get fetches them.
 
     A package whose table in `index/` is there has been done. Shows a bar for each package.
-    -> a line for each package that could not be had, empty if the set is whole.
+    -> a line for each package that is not available or damaged; none if the set is whole.
     Raises ValueError where another run writes to `output`, OSError where it cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
@@ -299,7 +299,7 @@ def _read(content: bytes, suffix: str) -> np.ndarray:
 
 
 def read_raw(content: bytes, name: str, rate: int) -> np.ndarray:
-    """Sound without a header, in FFmpeg's format of that name and rate -> float32 (n,) at RATE; empty if it is damaged."""
+    """Sound without a header, in FFmpeg's format of that name and rate -> float32 (n,) at RATE; empty if damaged."""
     import av
     from soxr import resample
 

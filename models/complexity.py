@@ -6,13 +6,13 @@ from torch import nn
 from .bpgan import BPGAN
 from .config import STRIDE, ModelConfig
 
-SIDE = 4  # latent positions a side of the picture that is counted
+SIDE = 4  # latent positions per side of the picture that is counted
 
 
 def multiply_adds(config: ModelConfig) -> dict[str, float]:
-    """Multiplications with additions per picture sample: of "encoder", "generator", "entropy model".
+    """Multiply-adds per picture sample of "encoder", "generator" and "entropy model".
 
-    Convolutions only; of the entropy model only the weights that its masks leave.
+    Only convolutions count, and of the entropy model only the weights that its masks leave.
     """
     count = 0
 

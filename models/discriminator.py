@@ -1,6 +1,6 @@
 """Multi-scale patch discriminator D (pix2pixHD, Wang et al. 2018): scores real against generated.
 
-Of the adversarial stage, and of the search's perceptual objective; the receiver does not need it.
+The adversarial stage and the search's perceptual objective use it; the receiver does not need it.
 """
 
 import itertools

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-# Weights of the adversarial stage. The distortion keeps the picture the sender meant, feature
-# matching (Salimans et al. 2016) and VGG16, where it can be had, say what is alike to the eye, the
+# Weights of the adversarial stage. The distortion keeps the picture that the sender meant. Feature
+# matching (Salimans et al. 2016) and VGG16, where it is available, measure what looks alike. The
 # adversarial term adds the texture that a mean of possible pictures lacks.
 ADVERSARIAL_WEIGHTS = {"distortion": 1.0, "feature_matching": 2.0, "perceptual": 2.0, "adversarial": 0.4}
 
@@ -12,7 +12,7 @@ ADVERSARIAL_WEIGHTS = {"distortion": 1.0, "feature_matching": 2.0, "perceptual":
 def squared_error(x: torch.Tensor, x_hat: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Mean squared error (B,) of pictures in [-1, 1], in units of the full range: 0..1.
 
-    `weights`, like x, count each sample's error; None: all alike.
+    `weights`, of x's shape, multiply each sample's error; None weighs all alike.
     """
     error = F.mse_loss(x_hat.float(), x.float(), reduction="none")
     if weights is not None:
@@ -21,7 +21,10 @@ def squared_error(x: torch.Tensor, x_hat: torch.Tensor, weights: torch.Tensor | 
 
 
 def rate_distortion(x, x_hat, bits, lmbda, weights=None) -> dict[str, torch.Tensor]:
-    """bpp + lmbda * 255^2 * MSE, each (B,): bits (B,) over the picture's H * W samples, lmbda (B,)."""
+    """The loss bpp + lmbda * 255^2 * MSE and its terms, each (B,), from bits (B,) of pictures and lmbda (B,).
+
+    bpp counts the bits over the H * W positions of the picture.
+    """
     mse = squared_error(x, x_hat, weights)
     bpp = bits / (x.shape[-2] * x.shape[-1])
     return {"loss": bpp + lmbda * 255**2 * mse, "bpp": bpp, "mse": mse}
@@ -33,6 +36,7 @@ def discriminator_hinge(real: list[torch.Tensor], fake: list[torch.Tensor]) -> t
 
 
 def generator_hinge(fake: list[torch.Tensor]) -> torch.Tensor:
+    """Hinge loss of the generator, mean over the discriminator's scales; logits of any shape."""
     return -sum(f.mean() for f in fake) / len(fake)
 
 
@@ -48,7 +52,7 @@ def relative_distance(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
 
 
 def weighted_sum(terms: dict[str, torch.Tensor], weights: dict[str, float]) -> torch.Tensor:
-    """Raises KeyError where terms and weights do not have the same names."""
+    """The loss terms times their weights, summed. Raises KeyError where the two do not have the same names."""
     if terms.keys() != weights.keys():
         raise KeyError(f"loss terms {sorted(terms)} and weights {sorted(weights)} differ")
     return sum(weights[name] * terms[name] for name in terms)

@@ -1,4 +1,4 @@
-"""Perceptual loss: distance of VGG16 features (Johnson et al. 2016), where its weights can be had."""
+"""Perceptual loss: distance of VGG16 features (Johnson et al. 2016), where its weights are available."""
 
 import logging
 from pathlib import Path
@@ -42,9 +42,9 @@ def is_cached() -> bool:
 
 
 def perceptual_distance(channels: int, device: torch.device, download: bool = False) -> PerceptualDistance | None:
-    """On a device: VGG16 with torchvision's ImageNet weights, from its cache; only with `download` from its server.
+    """The distance on a device, by torchvision's ImageNet weights from its cache; `download` also fetches them.
 
-    None, and a line in the log, for pictures that are not RGB or where the weights cannot be had.
+    None for pictures that are not RGB, and, with a warning in the log, where the weights are not available.
     """
     if channels != 3:
         return None
@@ -59,5 +59,5 @@ def perceptual_distance(channels: int, device: torch.device, download: bool = Fa
             return None
         return PerceptualDistance(vgg16(weights=VGG16_Weights.IMAGENET1K_V1).features).to(device)
     except (ImportError, URLError, OSError, RuntimeError) as error:
-        log.warning("VGG16's weights cannot be had (%s): features of the discriminator alone are used", error)
+        log.warning("VGG16's weights are not available (%s): features of the discriminator alone are used", error)
         return None

@@ -84,10 +84,11 @@ class Gains(nn.Module):
         return z * at_quality(self.log_gain, quality_row).exp()[:, :, None, None]
 
     def unscale(self, y_hat: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
+        """y_hat (B, C, h, w) in quantization steps -> z_hat, the latent as the generator takes it."""
         return y_hat * at_quality(self.log_inverse, quality_row).exp()[:, :, None, None]
 
     def features(self, y_hat: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor | None:
-        """None where the generator sees z_hat."""
+        """y_hat (B, C, h, w) -> what the generator's network sees beside a linear path; None where it sees z_hat."""
         if self.log_feature is None:
             return None
         return y_hat * at_quality(self.log_feature, quality_row).exp()[:, :, None, None]

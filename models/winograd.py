@@ -27,7 +27,7 @@ from utils.precision import capabilities, fast_dtype
 
 from . import winograd_kernels as kernels
 
-# Tiles times channels that go through together: few enough that transformed ones stay in the cache until they are multiplied.
+# Tiles times channels in a chunk: few enough that transformed tiles stay in the cache until they are multiplied.
 CHUNKS = {torch.bfloat16: 49152, torch.float32: 16384}
 
 
@@ -82,7 +82,7 @@ def transformed(weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) ->
         return (matrix @ weights.flatten(1)).to(dtype).unflatten(1, weights.shape[1:])
 
     forward = apply(matrix).transpose(1, 2)
-    if not forward.requires_grad:  # of fixed weights, that many products are made of
+    if not forward.requires_grad:  # fixed weights, which many products are made with
         forward = forward.contiguous()
     with torch.no_grad():
         # back-propagation is the convolution with mirrored weights, inputs and outputs exchanged

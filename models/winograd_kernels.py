@@ -2,8 +2,8 @@
 
 Pictures and tiles are all bfloat16 or all float32; a kernel is compiled for each. Pictures have the order (B, H, W, C).
 A tile has 6x6 inputs and 4x4 outputs; rows of tiles are numbered through all pictures of a batch. Numba compiles the
-loops, PyTorch's own threads run them: a second set of threads, as Numba's would
-be, fights with the first for the cores, because idle threads of OpenMP keep looking for work for milliseconds.
+loops, and PyTorch's own threads run them: a second set of threads, as Numba's would be, fights with the first for the
+cores, because idle threads of OpenMP keep looking for work for milliseconds.
 """
 
 import ctypes
@@ -69,8 +69,10 @@ def from_tiles(
 
 @cache
 def _parallel():
-    """What code that GCC compiled calls to run a function in all threads of OpenMP (libgomp's manual, "Implementing
-    PARALLEL construct"), from the library that PyTorch has loaded; None where it is another one."""
+    """GOMP_parallel of the library that PyTorch has loaded, None where that is another one.
+
+    It runs a function in all threads of OpenMP (libgomp's manual, "Implementing PARALLEL construct").
+    """
     try:
         function = ctypes.CDLL("libgomp.so.1", os.RTLD_NOLOAD | os.RTLD_LAZY).GOMP_parallel
     except (OSError, AttributeError):
@@ -90,7 +92,7 @@ def _compiled(kernel):
 
 
 def _in_threads(kernel, arguments: list[int]) -> None:
-    """The kernel in as many threads as PyTorch uses, which share out its rows of tiles; see `_take`."""
+    """Run the kernel in as many threads as PyTorch uses, which share its rows of tiles; see `_take`."""
     values = np.array([arguments[0], *arguments], np.int64)  # the first one counts the rows taken
     _parallel()(_compiled(kernel).address, values.ctypes.data, torch.get_num_threads(), 0)
 
@@ -159,8 +161,8 @@ def _negative(typing_context, sample):
 
 # -- picture to tiles ------------------------------------------------------------------------------
 #
-# Loops over one long axis, which LLVM makes vector instructions of. Without fast math: with it, code just compiled and code
-# from Numba's cache rounded otherwise, and a search gave another file the first time.
+# These are loops over one long axis, which LLVM turns into vector instructions. They do without fast math: with it,
+# code just compiled and code from Numba's cache rounded differently, and the first search gave another file.
 
 
 @compiled(nogil=True)

@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
             "--seed",
             type=in_range(int, 0, 2**31 - 1),
             default=0,
-            help="same input, settings, seed and batch size: same file",
+            help="the same input, settings, seed and batch size give the same file",
         )
         self.add_argument(
             "--dry-run", action="store_true", help="check the options, print them, and stop before any work"

@@ -82,8 +82,8 @@ def _add_coder(parser: Parser) -> None:
     )
 
 
-# What a target can be of, as `utils.codec.targets.Target` names it: the option's name, the type of its value, and
-# what it asks for. To which kinds of signal it belongs is theirs to say.
+# The metrics of targets, as `utils.codec.targets.Target` names them: the option's name, the type of its value, and what
+# it asks for. Each kind of signal says which of them it has.
 _TARGETS = {
     "bytes": ("--target_bytes", in_range(int, 1, 2**31), "bytes that no file exceeds"),
     "bpp": ("--target_bpp", in_range(float, 1e-4, 24.0), "bits per pixel that no image's file exceeds"),
@@ -95,7 +95,7 @@ _TARGETS = {
 
 
 def targets_of(options: argparse.Namespace) -> dict[str, float]:
-    """The targets that were given, by what they are of."""
+    """The targets that were given, by their metrics."""
     values = {metric: getattr(options, name.removeprefix("--")) for metric, (name, _, _) in _TARGETS.items()}
     return {metric: value for metric, value in values.items() if value is not None}
 
@@ -130,7 +130,7 @@ def _options_of(metrics: Iterable[str], separator: str = " and ") -> str:
 
 
 class CompressParser(FilesParser):
-    """Of one kind of signal there is one target, and none beside --quality. A trace has a suffix of its own."""
+    """A Parser that allows one target per kind of signal, none beside --quality, and a trace with its own suffix."""
 
     def parse(self, argv: list[str] | None) -> argparse.Namespace:
         options = super().parse(argv)
@@ -170,7 +170,10 @@ def compress_parser() -> Parser:
     )
     parser.add_argument("--search", choices=METHODS, default="admm", help="how latents are searched")
     parser.add_argument(
-        "--iterations", type=in_range(int, 0, 100000), default=100, help="of the search: more take longer and save bits"
+        "--iterations",
+        type=in_range(int, 0, 100000),
+        default=100,
+        help="iterations of the search: more of them take longer and save bits",
     )
     parser.add_argument(
         "--batch_size",
@@ -184,7 +187,7 @@ def compress_parser() -> Parser:
         type=Path,
         default=None,
         metavar="FILE.jsonl",
-        help="also write there, for every iteration of each file's search, distortion, bits, cost and penalty",
+        help="also write distortion, bits, cost and penalty of every iteration of each file's search to this file",
     )
     parser.add_argument(
         "--no_decode", action="store_true", help="write the .bpgan files alone: nothing is decoded and scored"
@@ -192,7 +195,7 @@ def compress_parser() -> Parser:
     parser.add_argument(
         "--keep_metadata",
         action="store_true",
-        help="keep the EXIF data of pictures, where they were taken too, and a color profile that their pixels still have",
+        help="keep the EXIF data of pictures, which may say where they were taken, and their color profile",
     )
     _add_overwrite(parser, _OVERWRITE_RESULTS)
     _add_report(parser)
@@ -220,7 +223,7 @@ def evaluate_parser() -> Parser:
 
 
 class DecompressParser(FilesParser):
-    """With --info all words are inputs, and what is about decoding has no meaning."""
+    """A Parser that takes all words as inputs with --info, and refuses the options of decoding then."""
 
     def parse(self, argv: list[str] | None) -> argparse.Namespace:
         options = super().parse(argv)
@@ -258,5 +261,5 @@ def _add_realism(parser: Parser) -> None:
         "--realism",
         type=in_range(float, 0.0, 1.0),
         default=0.0,
-        help="0: as faithful as can be, 1: as realistic, weights mixed between",
+        help="0: as faithful as possible, 1: as realistic as possible; in between, the weights are mixed",
     )

@@ -1,3 +1,3 @@
-"""The ground (files, metrics, distributed, memory, console), and above it the rooms of the codec."""
+"""The ground (files, metrics, distributed, memory, precision, compiled, console), and above it the codec's rooms."""
 
 __version__ = "0.1.0"

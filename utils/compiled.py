@@ -55,7 +55,7 @@ class _Cache(FunctionCache):
 
 @cache
 def _digest(file: str, name: str) -> str:
-    """Of a module's source, and of all sources of the project that it imports at its top, directly or through others."""
+    """Digest of a module's source and of the project's sources that it imports at its top, directly or not."""
     found: dict[str, Path] = {}
     todo = [(name, Path(file))]
     while todo:

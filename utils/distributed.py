@@ -1,4 +1,4 @@
-"""Data parallelism under torchrun: one process a device, nothing to configure without it."""
+"""Data parallelism under torchrun: one process per device, nothing to configure without it."""
 
 import os
 import sys

@@ -35,7 +35,7 @@ def _check_images(original: np.ndarray, decoded: np.ndarray) -> None:
 
 
 def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 (H, W, C), mean squared error over all channels.
+    """Peak signal-to-noise ratio in dB of uint8 (H, W, C), from the mean squared error over all channels.
 
     Identical images give inf. Raises ValueError for another dtype or differing shapes.
     """
@@ -196,9 +196,10 @@ def log_spectral_distance(reference: np.ndarray, decoded: np.ndarray) -> float:
     """Log-spectral distance in dB of float (n,) at 16 kHz; 0 for identical clips.
 
     Frames of 512 samples (32 ms) every 128 (8 ms), periodic Hann window, no padding, so samples
-    after the last whole frame do not count. Per frame the root mean square over the 257 bins
-    of the difference of the power spectra in dB, then the mean over frames. Both spectra are
-    floored 80 dB under the reference's loudest bin, so silence against silence is 0.
+    after the last whole frame do not count. The distance of a frame is the root mean square over
+    the 257 bins of the difference of the power spectra in dB, and the result is the mean over
+    frames. Both spectra are floored 80 dB under the reference's loudest bin, so silence against
+    silence is 0.
 
     nan if the reference is silent or shorter than one frame. Raises ValueError if the shapes
     differ or are not (n,).

@@ -34,7 +34,7 @@ from .run import BatchResult, Guard, attempt_together, run_batch
 
 OPTIONS_NAME, REPORT_NAME = "options.json", "report.html"
 
-WARM_UP_SIZE = 192  # of both numbers of the size, or of the first where the kind knows the second
+WARM_UP_SIZE = 192  # both numbers of the signal's size; the second one is the kind's usual one, where it has one
 WARM_UP_ITERATIONS = 2  # at most
 
 
@@ -301,7 +301,7 @@ class Coding:
 
 
 def _read(kind: Kind, path: Path, keep_metadata: bool) -> tuple[np.ndarray, Metadata]:
-    """`kind.read`, for which libraries of others open files of strangers: whatever they raise concerns this file."""
+    """`kind.read`; whatever else a library raises on a stranger's file becomes an error of this file."""
     try:
         return kind.read_with_metadata(path) if keep_metadata else (kind.read(path), NO_METADATA)
     except (ValueError, OSError, MemoryError):

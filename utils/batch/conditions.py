@@ -26,7 +26,7 @@ from .inputs import located
 
 NAME = "conditions.json"
 _ROOT = Path(__file__).resolve().parents[2]
-_GIT_SECONDS = 10  # that a slow disk is waited for
+_GIT_SECONDS = 10  # for git to answer, from a slow disk
 
 
 def conditions_of(
@@ -34,8 +34,8 @@ def conditions_of(
 ) -> dict:
     """The conditions of the run with these options, as plain values.
 
-    `checkpoints` are those that it used, each its kind of "signal", its "file", without the folder, and its
-    "fingerprint". Of paths there are those alone that were typed.
+    `checkpoints` are those that it used. Each has its kind of "signal", its "file" without the folder, and its
+    "fingerprint". No paths are kept but those that were typed.
     """
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

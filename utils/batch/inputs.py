@@ -68,7 +68,7 @@ def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool], results: Pa
 
 
 def find_signals(options: argparse.Namespace) -> list[Item]:
-    """The files of any kind of signal among the inputs, as `find_inputs` has them; without inputs, the built-in samples."""
+    """The inputs' files of any kind of signal, as `find_inputs` has them; without inputs, the built-in samples."""
     return find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
 
 
@@ -138,7 +138,7 @@ class CodecsByKind:
     """The codec (or decoder) of each kind of signal; those in checkpoints/ are loaded when first needed."""
 
     def __init__(self, paths: list[Path] | None, load: Callable[[Path], object]):
-        """`paths`: checkpoints that are loaded now, and no others then; None: those in checkpoints/."""
+        """`paths`: checkpoints that are loaded now and are the only ones then; None: those in checkpoints/."""
         self._load = load
         self._loaded: dict[str, object] = {}
         self._files: dict[str, Path] = {}

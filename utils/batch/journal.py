@@ -1,6 +1,6 @@
 """What a batch has finished, so that the same batch started again does only the rest.
 
-OUTPUT/rows.jsonl holds a line a finished file: a key of everything that its results depend on, the
+OUTPUT/rows.jsonl holds one line per finished file: a key of everything that its results depend on, the
 results' sizes and checksums as they were written, and its row of metrics.csv. A line is appended and
 synced just before its results take their final names: a result in the folder that is in no line is not
 this program's, and is never replaced unasked. Lines that a kill or a full disk cut short are passed over.
@@ -216,7 +216,7 @@ _TEXTS = ("file", "signal", "search", "objective", "entropy_coder")
 
 @lru_cache
 def _program() -> str:
-    """Digest of the sources that results depend on: figures of another program are none of this one's."""
+    """Digest of the sources that results depend on: those of another version of the program are not reused."""
     digest = hashlib.sha256()
     for folder in _PROGRAM:
         for path in sorted((_ROOT / folder).rglob("*.py")):

@@ -4,7 +4,7 @@
         page.add("photo.jpg", [Version("original", ...), Version("quality 3", ...)])
 
 Pictures are embedded as lossless WebP and sounds as FLAC, 16 bit, so what is seen and heard is what
-was decoded; each is in the file once. A version of a picture of 768x512 takes 0.3 to 0.7 MB, one of four
+was decoded. Each of them is in the file once. A version of a picture of 768x512 takes 0.3 to 0.7 MB, one of four
 seconds of speech with their spectrogram 0.3 MB.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_VERSIONS = 72  # of all files on a report's page together: some 30 MB
 MAX_FILES = 24  # of a report's page
 
-# How measures are headed and rounded; one that is not here goes by its name, to 3 digits.
+# The heading and the format of measures; others are shown under their name, with 3 digits.
 _MEASURES = {
     "bytes": ("bytes", ",.0f"),
     "bpp": ("bpp", ".3f"),
@@ -76,9 +76,9 @@ class Page:
         self._entries = 0
 
     def add(self, name: str, versions: Sequence[Version], left: int = 0, right: int = 1) -> None:
-        """A signal by its name (any text) and its versions, of which two are shown at first, by index.
+        """Add a signal by its name (any text), with its versions; `left` and `right` index those shown at first.
 
-        All versions' pictures have one shape. Raises ValueError otherwise, or for no version.
+        The pictures of all versions have one shape. Raises ValueError otherwise, or for no version.
         """
         if not versions:
             raise ValueError(f"{name}: a page needs at least one version")
@@ -111,7 +111,7 @@ class Page:
         write("</section>\n")
 
     def add_table(self, title: str, lines: Sequence[Sequence[str]]) -> None:
-        """A table of figures; its first line is the head, its first column is text."""
+        """Add a table of figures; its first line is the head, its first column is text."""
         heads = [escape(cell) for cell in lines[0]]
         write = self._file.write
         write(f'<section><h2>{escape(title)}</h2>\n<div class="scroll"><table class="figures"><thead><tr>')
@@ -125,14 +125,14 @@ class Page:
         write("</tbody></table></div></section>\n")
 
     def add_plot(self, title: str, png: bytes) -> None:
-        """A plot, as a PNG file."""
+        """Add a plot, given as a PNG file."""
         self._file.write(
             f'<section><h2>{escape(title)}</h2>\n<img class="plot" alt="{escape(title)}" '
             f'src="{_data_uri("image/png", png)}"></section>\n'
         )
 
     def _write_table(self, versions: Sequence[Version], shown: dict[str, int]) -> None:
-        """A row a version: on which side it is seen, its measures, its sound."""
+        """One row per version: the side on which it is seen, its measures, its sound."""
         columns = list(dict.fromkeys(name for version in versions for name in version.measures))
         write = self._file.write
         heads = {name: escape(heading(name)[0]) for name in columns}

@@ -62,7 +62,7 @@ FROM_PACKED = Direction(lambda path, options: SUFFIX, "*.*", lambda suffix: suff
 def one_file(work: Callable[[argparse.Namespace], int], direction: Direction) -> Callable[[argparse.Namespace], int]:
     """A script's `work` on folders -> the same, which also takes `-`, and a file as --output.
 
-    An --output that is no folder is a file where its suffix is a result's. The work is then done in a
+    An --output that is no folder counts as a file if it has the suffix of a result. The work is then done in a
     temporary folder, whose one file of the pattern is the result. Standard input is kept in a temporary
     file, with the suffix that is found for it. Where standard output takes the result, everything that is
     printed goes to standard error.

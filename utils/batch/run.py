@@ -17,15 +17,15 @@ from .inputs import Item
 BATCH_BYTES = 1 << 23  # files that are opened at once, one alone may be larger
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file of the batch would fare better
 
-# Of an item: a block in which what is wrong with this file alone ends in one line, and not the batch.
+# A block for the work on an item: an error that concerns this file alone becomes one line, and the batch goes on.
 Guard = Callable[[Item], AbstractContextManager[None]]
-# Items that are in memory together, and their guard -> each item that was done with its row of the table.
+# Items that are in memory together, and their guard -> each item that is finished, with its row of the table.
 Work = Callable[[list[Item], Guard], Iterator[tuple[Item, dict]]]
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of a batch; of several processes, on the first one all that they did."""
+    """What became of a batch. Of several processes, the first one has the results of all."""
 
     rows: list[dict]  # a row of each file that was done, in the items' order
     failures: list[Path]  # files that could not be done, in the items' order
@@ -106,7 +106,7 @@ def _concerns_one_file(error: Exception) -> bool:
 
 
 def attempt_together(function: Callable[[], list]) -> list | None:
-    """What the function makes of several files, or None where one of them is at fault: which shows when each is alone."""
+    """The function's result for several files, or None where it fails for one: trying each alone shows for which."""
     try:
         return function()
     except (ValueError, OSError, MemoryError, RuntimeError) as error:

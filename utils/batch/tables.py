@@ -15,7 +15,7 @@ _MAX_NAMED = 20  # failed files in the last line; each one was named when it fai
 
 
 def columns_of(rows: list[dict]) -> list[str]:
-    """The contract's order: what was coded, its rate, its metrics, times, settings."""
+    """The columns of metrics.csv in their fixed order: what was coded, its rate, its metrics, times, settings."""
     kinds = [kind_class(name) for name in KINDS if any(row["signal"] == name for row in rows)]
     dimensions = dict.fromkeys(name for kind in kinds for name in kind().dimensions((1, 1)))
     middle = [kind.rate_unit for kind in kinds] + [name for kind in kinds for name in kind.metric_names]
@@ -38,7 +38,7 @@ def columns_of(rows: list[dict]) -> list[str]:
 
 
 def write_metrics(rows: list[dict], path: Path) -> None:
-    """metrics.csv in UTF-8, one row a file; what is not known (a score that was not asked for) is empty."""
+    """metrics.csv in UTF-8, one row per file; what is not known (a score that was not asked for) is empty."""
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns_of(rows), restval="", extrasaction="ignore")
         writer.writeheader()

@@ -31,7 +31,7 @@ A section is what a file holds beside the symbols, such as the plane of transpar
     length   varint   1 up to the bound of its number, in bytes
     content  bytes
 
-Numbers rise from section to section, so that there is one of each. `SECTIONS` lists them. A reader
+Numbers rise from section to section, so each occurs once at most. `SECTIONS` lists them. A reader
 refuses an unknown number below 64, without which the signal would be shown wrongly, and skips one
 from 64 on. A reader from before there were sections or gray pictures refuses both: it knows 0 and 1
 as the values of bits 7..4 of byte 3.

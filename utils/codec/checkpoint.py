@@ -21,12 +21,12 @@ from safetensors.torch import save
 from models.config import ModelConfig
 from utils.files import replacing
 
-from .fingerprint import OF_THE_SENSES, fingerprint, hash_of
+from .fingerprint import NOT_FINGERPRINTED, fingerprint, hash_of
 
 FORMAT = 2
 FLOATS = (torch.float16, torch.float32)
 INTEGERS = (torch.uint8, torch.uint16, torch.int8, torch.int16, torch.int32, torch.int64)
-MAX_SIZE, MAX_DEPTH = 4096, 64  # of a config's numbers: far above what is ever built
+MAX_SIZE, MAX_DEPTH = 4096, 64  # bounds of a config's numbers, far above what is ever built
 KEPT_IN_FLOAT32 = ("gains.", "codebook.")  # exponents and centers decide symbols
 
 
@@ -50,7 +50,7 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; an existing one is replaced whole."""
     tensors = {}
-    groups = {"model": checkpoint.model, **{name: getattr(checkpoint, name) or {} for name in OF_THE_SENSES}}
+    groups = {"model": checkpoint.model, **{name: getattr(checkpoint, name) or {} for name in NOT_FINGERPRINTED}}
     for prefix, state in groups.items():
         for name, tensor in state.items():
             if name.startswith("context."):
@@ -106,7 +106,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"checkpoint {path} is not one of BPGAN's: no usable {error}") from None
     _check_config(config, path)
-    groups, tables = {"model": {}, **{name: {} for name in OF_THE_SENSES}}, {}
+    groups, tables = {"model": {}, **{name: {} for name in NOT_FINGERPRINTED}}, {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
         if tensor.dtype not in (FLOATS if group != "tables" else INTEGERS):
@@ -138,7 +138,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _check_config(config: ModelConfig, path: Path) -> None:
-    """Raise ValueError for numbers of which nobody would build a model: before any memory is taken."""
+    """Raise ValueError for numbers of which nobody would build a model, before any memory is allocated."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name == "signal":

@@ -81,7 +81,7 @@ class Decoder:
                 parts.append(build_encoder(self.config))
         claimed = sum(weight.numel() for part in parts for weight in part.parameters())
         held = sum(tensor.numel() for tensor in checkpoint.model.values())
-        if claimed > 8 * held:  # what is nearly right is named by its tensor, when it is loaded
+        if claimed > 8 * held:  # smaller differences show when a tensor is loaded, and are named by it
             raise ValueError(f"the checkpoint's config claims {claimed} weights, its file holds {held}")
 
     @property
@@ -157,8 +157,11 @@ class Decoder:
             return self.kind.join(signal, header.sections)
 
     def metadata(self, file: bytes | str | Path) -> dict[str, bytes]:
-        """What a whole .bpgan file, its bytes or its path, keeps of the original's metadata, as `Kind.write` takes it: for images "exif" and
-        "icc", where the sender was told to keep them. Raises BitstreamError like `decompress`."""
+        """The original's metadata that a whole .bpgan file, its bytes or its path, keeps, as `Kind.write` takes it.
+
+        For images it is "exif" and "icc", where the sender was told to keep them. Raises BitstreamError like
+        `decompress`.
+        """
         header, _ = self.unpack(bitstream.bytes_of(file))
         with _damage_named():
             return self.kind.metadata(header.sections)
@@ -210,7 +213,7 @@ class Decoder:
 
 @contextmanager
 def _damage_named() -> Iterator[None]:
-    """A block in which a ValueError tells of a section's content: raises BitstreamError with its message."""
+    """A block whose ValueErrors concern the content of a section: they become BitstreamErrors."""
     try:
         yield
     except ValueError as error:

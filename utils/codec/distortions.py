@@ -27,7 +27,7 @@ class Distortions:
 
     @cached_property
     def vgg(self) -> PerceptualDistance | None:
-        """Distance of VGG16's features, where its weights are available; loaded by the first search that asks for it."""
+        """Distance of VGG16's features, where its weights are available; the first search that needs it loads it."""
         return perceptual_distance(self.config.in_channels, self.device)
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"  # the trained weights that are shipped
-OF_THE_SENSES = ("realistic", "discriminator")  # how a file looks, not what it means
+NOT_FINGERPRINTED = ("realistic", "discriminator")  # parts without which a file means the same
 
 
 def shipped(kind: str) -> Path:
@@ -28,7 +28,7 @@ def fingerprint(tensors: Mapping[str, np.ndarray], metadata: Mapping) -> bytes:
 
 
 def fingerprint_of_file(path: Path) -> bytes:
-    """The fingerprint of a checkpoint file, of whose tensors nothing else is looked at: no word on whether it loads.
+    """The fingerprint of a checkpoint file. Nothing else of it is checked, so it may still fail to load.
 
     Raises ValueError with one line where the file is missing or damaged.
     """
@@ -53,4 +53,4 @@ def hash_of(tensors: Mapping[str, np.ndarray], settings: list):
 
 
 def _is_of_files(name: str) -> bool:
-    return name.partition(".")[0] not in OF_THE_SENSES
+    return name.partition(".")[0] not in NOT_FINGERPRINTED

@@ -38,7 +38,7 @@ Observe = Callable[[SearchStep], bool | None]
 
 @dataclass(frozen=True)
 class Watch:
-    """The observer of an encoding, and what its searches do not know of themselves."""
+    """The observer of an encoding, and the facts that its searches do not know."""
 
     observe: Observe
     places: Sequence[int]  # of the signals that are searched together
@@ -48,8 +48,8 @@ class Watch:
     def of_tile(self, tile: int, tiles: int, search: SearchConfig, quality: float, weight: float) -> Observer:
         """The observer of one tile's search.
 
-        `weight` is what F has multiplied the objective by. The search ends when the answer was True for each of the
-        signals that are searched together.
+        F is the objective times `weight`. The search ends once the answer has been True for each of the signals that
+        are searched together.
         """
         satisfied = set()
 

@@ -1,4 +1,4 @@
-"""How signals are encoded, as data; without PyTorch, for whoever only names it."""
+"""How signals are encoded, as data. Command lines read it, so the module imports no PyTorch."""
 
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ class Settings:
         entropy_coder: str | None = None,
         seed: int = 0,
     ) -> "Settings":
-        """The preset of a search method by its name; see `utils.search.config.preset`. Raises ValueError for another."""
+        """The preset of a search method by its name (`utils.search.config.preset`). Raises ValueError for another."""
         return cls(preset(method, iterations, objective), entropy_coder, seed)
 
 

@@ -17,7 +17,7 @@ MAX_TRIALS = 12  # encodings with search
 
 
 def metrics_of(kind: Kind | type[Kind]) -> tuple[str, ...]:
-    """What a target of this kind of signal can be of, as `Target.metric` names it."""
+    """The metrics that a target of this kind of signal can have, as `Target.metric` names them."""
     return "bytes", kind.rate_unit, *kind.metric_names
 
 
@@ -67,7 +67,7 @@ def meet(
     """The quality step in 0..last that meets the target.
 
     `quick` and `full` measure the target's metric on encodings at a step, without search and with all of it.
-    Both are called again for a step that they were called for. Raises ValueError with the nearest value where
+    Both may be called several times for one step. Raises ValueError with the nearest value where
     no step meets the target, or where the metric cannot be measured on this signal.
     """
     target.check(kind)
@@ -83,7 +83,7 @@ def meet(
     tried: list[int] = []
 
     def expected(step: int) -> float:
-        """Of a full encoding: the line through what the last two trials made of those without search."""
+        """The value of a full encoding by the line through the last two trials, over that of one without search."""
         if not tried:
             return quick(step)
         one, other = (low, high) if low >= 0 and high <= last else (tried[-1], tried[max(-2, -len(tried))])

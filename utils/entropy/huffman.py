@@ -10,7 +10,7 @@ and what is beyond (magnitude - 2) by a canonical code. Each decision of each ro
 answer, and a class of about equal probability of that answer. In each class the likely answers up
 to the next unlikely one are counted, across rows, channels and places. Run lengths are geometric,
 and the Huffman code of a geometric source is the Golomb code (Gallager and van Voorhis 1975), with
-m answers a block:
+m answers per block:
 
     1                m likely answers, and the run goes on
     0, r in 0..m-1   r likely answers (truncated binary), then the unlikely one
@@ -44,9 +44,9 @@ from .integer_network import COMPLETE, DAMAGED, ENDS_EARLY, LEFT_OVER, N_ROWS, r
 MAX_CODE_LENGTH = 16
 DECISIONS = 4
 DIRECT = 255  # run_class of rows that have a word for each residual
-DIRECT_BELOW = 0.25  # probability of zero below which they have
+DIRECT_BELOW = 0.25  # these are the rows where zero is less likely than this
 CLASSES_PER_OCTAVE = 4  # of the probability of the unlikely answer
-MAX_OCTAVES = 16  # less likely than 2^-16 nothing is
+MAX_OCTAVES = 16  # no answer counts as less likely than 2^-16
 MAX_BLOCK = 1 << 15
 PRIOR_COUNT = 300.0  # residuals that a row's logistic distribution counts for
 
@@ -101,11 +101,11 @@ class HuffmanTables(ResidualTables):
 
     @property
     def costs(self) -> np.ndarray:
-        """Runs are spread over their answers."""
+        """As in `ResidualTables`; the bits of a run are spread over its answers."""
         words = np.where(self.lengths > 0, self.lengths, np.inf).astype(np.float32)
         costs, direct = words.copy(), self.run_class[:, 0] == DIRECT
         block = self.block[self.run_class[~direct]].astype(np.float64)  # (rows, 4)
-        # a block costs a bit; what ends a run a bit and its place, and spares half a block
+        # A block costs one bit. The end of a run costs one bit and its place, and saves half a block on average.
         answers = np.stack([1 / block, 1 + np.log2(block) - (block - 1) / (2 * block)])
         likely = self.likely[~direct].astype(int)
         yes = np.where(likely == 1, answers[0], answers[1])
@@ -226,7 +226,7 @@ def fit_tables(coded: list[tuple[np.ndarray, np.ndarray]], prior: RangeTables) -
 
 
 def golomb_block(likely: float) -> int:
-    """The best m for runs of something of that probability, at least 1/2 (Gallager and van Voorhis 1975)."""
+    """The best m for runs of an answer of that probability, at least 1/2 (Gallager and van Voorhis 1975)."""
     likely = min(max(likely, 0.5), 1 - 2.0**-MAX_OCTAVES)
     return int(np.clip(np.ceil(-np.log2(1 + likely) / np.log2(likely)), 1, MAX_BLOCK))
 

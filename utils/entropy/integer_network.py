@@ -11,14 +11,14 @@ shifted: 64 bits hold the product. Where the first group is predicted from itsel
 of 64 bits over symbols of any size, added to the network's mean.
 
 For every symbol the network names a center, the integer next to the predicted mean, and a row:
-one of 57 scales times 16 places of the mean around the center. Coded is the residual, symbol minus
+one of 57 scales times 16 places of the mean around the center. What is coded is the residual, symbol minus
 center; a coder knows the distribution (or the code) of the residuals of each row.
 
-Order: group by group, inside a group position by position (raster), inside a position channel by
+Symbols are coded group by group, inside a group position by position (raster), inside a position channel by
 channel. A decoded symbol adds its share to the first layer's sums of all positions that see it (`spread`).
-The sums start as if every symbol had its channel's usual value, so that only the others are added:
-a matter of speed, integer sums do not depend on their order. Positions that repeat a neighbor
-(`utils/entropy/repeats.py`) are copied, not predicted.
+The sums start as if every symbol had its channel's usual value, so that only other values are added. This
+saves time and changes nothing, since integer sums do not depend on their order. Positions that repeat a
+neighbor (`utils/entropy/repeats.py`) are copied, not predicted.
 """
 
 from collections.abc import Callable
@@ -376,7 +376,7 @@ def _add(sums, weights, factor, base_weights, base_factor):
 def spread(network, symbols, i, j, low_unit, hidden, low_channel, n_channels):
     """Add the share of a group's symbols at (i, j) to the sums of all positions that see them.
 
-    Only when all of them are known: channels of one group at one position do not see each other.
+    It is called once all of them are known: channels of one group at one position do not see each other.
     """
     sums, scatter, usual = network.sums, network.scatter, network.usual
     height, width = symbols.shape[1], symbols.shape[2]

@@ -1,7 +1,7 @@
 """Places of a latent that repeat a neighbor in every channel: blank areas, silence.
 
 Graphics, blank walls and digital silence give latents that are the same over whole areas. However
-well a context predicts them, a hundred channels a place would still add up; here a run of any
+well a context predicts them, a hundred channels per place would still add up. Here a run of any
 length costs a few bits. Natural signals hardly have any, and the file's header says so.
 
 The map is cut into runs in column order (top to bottom, then left to right: along the time of a

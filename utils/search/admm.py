@@ -28,13 +28,14 @@ from torch.nn.functional import avg_pool2d
 from .config import SearchConfig
 from .problem import Best, Problem, geometric, wide
 
-PROBE = 0.25  # steps: how far the curvature is measured; a generator trained on searched
-# latents takes most of a larger disturbance away, and seems flat
-FIRST_FACTOR = 1.5  # of the curvature measured, until a move has shown more
-CURVATURE_LIMITS = (0.3, 10.0)  # of what is seen of it, against what was measured at the start
-MIN_POWER = 100.0  # bits of curvature in a move; less says nothing about it
-BACKTRACK = 1.5  # mu rises by this where a move was not taken
-MAX_RISE = 1.5  # of J by a noisy move, or it is not taken: the curvature measured was too small
+# Steps by which the probe of the curvature moves each symbol. A generator trained on searched latents suppresses larger
+# disturbances, and F would seem flat.
+PROBE = 0.25
+FIRST_FACTOR = 1.5  # on the measured curvature, until the first move corrects it
+CURVATURE_LIMITS = (0.3, 10.0)  # of the curvature that a move shows, as multiples of the measured one
+MIN_POWER = 100.0  # bits by which curvature should change J; a move with less says nothing about it
+BACKTRACK = 1.5  # mu rises by this factor where a move was not taken
+MAX_RISE = 1.5  # of J by a noisy move, as a factor; beyond it the measured curvature was too small
 MAX_RELAXATION = 0.6
 # The search is done when the target has come to its proposal (root mean square, in steps) and the copy q stands
 # still: the primal and the dual residual of ADMM.
@@ -42,7 +43,7 @@ PRIMAL_TOLERANCE = 0.01
 
 
 def admm(problem: Problem, config: SearchConfig, best: Best, generator: torch.Generator) -> None:
-    """The targets remember the proposals before them, the longer the more iterations there are."""
+    """The target remembers earlier proposals, and for longer where there are more iterations."""
     _alternate(problem, config, best, generator, min(MAX_RELAXATION, config.relaxation / config.iterations**0.5))
 
 
@@ -77,7 +78,7 @@ def _alternate(
         # judge: by J of the quantized iterate
         new = linearize(problem, q)
         best.note(q, new.distortion, new.rate, t + 1, mu.flatten(1).mean(1))
-        # learn: what the slope and the symbols' own bits leave of the change of J is curvature
+        # learn: what the slope and the symbols' own bits do not explain of the change of J is curvature
         curvature.observe(move, new.cost - now.cost - (now.slope * move).flatten(1).sum(1) - own_bits)
         # accept, each picture by itself: while there is noise, J may rise
         taken = new.cost <= (MAX_RISE if warm else 1) * now.cost
@@ -92,8 +93,8 @@ class Linearization(NamedTuple):
     q: torch.Tensor  # (B, C, h, w)
     distortion: torch.Tensor  # (B,) F
     rate: torch.Tensor  # (B,) bits
-    slope: torch.Tensor  # (B, C, h, w) of F, and of the bits of all others with q as their context
-    bits: torch.Tensor  # (3, B, C, h, w) of each symbol of q, q + 1 and q - 1 in the context of q
+    slope: torch.Tensor  # (B, C, h, w) of F, and of the bits of the symbols that have q in their context
+    bits: torch.Tensor  # (3, B, C, h, w) of each symbol of q, q + 1 and q - 1, in the context of q
 
     @property
     def cost(self) -> torch.Tensor:
@@ -130,7 +131,7 @@ class Curvature:
 
     @classmethod
     def measure(cls, problem: Problem, now: Linearization, penalty: float, generator: torch.Generator) -> "Curvature":
-        """By the slope at q plus a probe of random signs, one back-propagation."""
+        """Measure it by the slope at q plus a probe of random signs, which takes one back-propagation."""
         signs = 2.0 * torch.randint(0, 2, now.q.shape[1:], generator=generator, device=now.q.device) - 1
         probe = PROBE * signs
         return cls(hessian_diagonal(now.slope, linearize(problem, now.q + probe).slope, probe), penalty)
@@ -156,9 +157,9 @@ class Curvature:
 def hessian_diagonal(slope: torch.Tensor, probed: torch.Tensor, probe: torch.Tensor) -> torch.Tensor:
     """Diagonal of the Hessian from the slopes at q and at q + probe, probe of random signs -> (B, C, h, w).
 
-    (Hutchinson's estimate with a difference in place of the derivative.) What one probe gives for one
-    symbol is mostly noise: the result is the product of a mean, a factor for each place, and a
-    cautious one for each channel, as steps of all channels are of about the same weight.
+    This is Hutchinson's estimate with a difference in place of the derivative. One probe gives mostly noise for a
+    single symbol. So the result is the product of a mean, a factor per place, and a cautious factor per channel:
+    steps of all channels weigh about the same.
     """
     raw = (probed - slope) * probe / PROBE**2
     mean = raw.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
@@ -170,18 +171,19 @@ def hessian_diagonal(slope: torch.Tensor, probed: torch.Tensor, probe: torch.Ten
 def project(
     problem: Problem, now: Linearization, target: torch.Tensor, mu: torch.Tensor, noise: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The q-step: of q and its two neighbors, beyond which no slope reaches, the center c of least
-    mu/2 (target - c)^2 + bits(c), bits in the context of q. Gumbel noise (3, C, h, w), T times as large, makes it
-    a draw from exp(-that / T).
+    """The q-step: the center c with the lowest cost mu/2 (target - c)^2 + bits(c), its bits in the context of q.
 
-    -> the new q, and what the changed symbols cost more themselves, (B,) bits.
+    Candidates are q and its two neighbors, since the slope says nothing about centers beyond them. Gumbel noise
+    (3, C, h, w), multiplied by T, makes the choice a draw from exp(-cost / T).
+
+    -> the new q (B, C, h, w), and the bits (B,) that the changed symbols themselves cost more.
     """
     pull = mu * (target - now.q)
     more_up, more_down = now.bits[1:] - now.bits[0]
     stay, up, down = torch.zeros_like(pull), more_up + mu / 2 - pull, more_down + mu / 2 + pull  # less the cost of q
     if noise is not None:
         stay, up, down = stay - noise[0], up - noise[1], down - noise[2]
-    leaves = torch.minimum(up, down) < stay  # (argmin over so short a dimension takes ten times as long)
+    leaves = torch.minimum(up, down) < stay  # argmin over so short a dimension takes ten times as long
     if problem.movable is not None:
         leaves = leaves & problem.movable
     rises = up <= down
@@ -193,7 +195,8 @@ def project(
 class GumbelNoise:
     """Gumbel noise (3, C, h, w), the same for every picture of a batch.
 
-    It is drawn once, as that takes longer than all else in a q-step; each time it is moved by a random number of places.
+    Drawing it takes longer than all else in a q-step. So it is drawn once, and each q-step shifts it by a random number
+    of places.
     """
 
     def __init__(self, shape: torch.Size, generator: torch.Generator, device: torch.device):

@@ -24,7 +24,7 @@ METHODS = {
     "sga": ("utils.search.rivals", "sga", {}),
     # straight-through estimate of the rounding's slope
     "ste": ("utils.search.rivals", "ste", dict(learning_rate=0.005, judge_from=0.0)),
-    # normalized iterative hard thresholding (Blumensath and Davies 2010): a step of measured length, then the projection
+    # normalized iterative hard thresholding (Blumensath and Davies 2010): a step of measured length, then projection
     "iht": ("utils.search.admm", "iht", dict(noise_until=0.0)),
     # back-propagation without rounding, rounded at the end
     "round": ("utils.search.rivals", "round_at_the_end", {}),
@@ -54,15 +54,17 @@ class SearchConfig:
     objective: str = "mse"  # one of OBJECTIVES; the search itself is given F as a function
     # admm and iht
     penalty: float = 0.85  # mu, as a fraction of the curvature; of `paper`: in bits
-    relaxation: float = 1.75  # of a new target that enters z, over the square root of the iterations
-    noise: tuple[float, float] = (3.0, 0.3)  # T of the q-step in bits, geometric, start and end
+    relaxation: float = 1.75  # over the square root of the iterations: the share of a proposal that enters the target
+    noise: tuple[float, float] = (3.0, 0.3)  # bits; T of the q-step at the start and at the end, geometric in between
     noise_until: float = 0.85  # fraction of the iterations; after it only what lowers J is taken
     # the others: Adam on z
-    learning_rate: float = 0.03  # against a step of 1
+    learning_rate: float = 0.03  # in quantization steps
     temperature: tuple[float, float] = (0.5, 0.15)  # of the relaxed rounding, start and end
     cooling_from: float = 0.2  # fraction of the iterations from which it falls
-    judge_every: int = 10  # iterations between looks at quantized candidates,
-    judge_from: float = 0.5  # from this fraction on: before, the relaxation is too soft to win
+    judge_every: int = 10  # iterations from one look at quantized candidates to the next
+    judge_from: float = (
+        0.5  # fraction of the iterations before the first look; earlier, the relaxation is too soft to win
+    )
 
     def __post_init__(self):
         _check_name("search method", self.method, METHODS)

@@ -1,4 +1,4 @@
-"""What the search is given of a model: distortion and bits of a latent, as functions."""
+"""The functions that the search gets from a model: distortion and bits of a latent."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -16,7 +16,7 @@ from .winograd import generator_for_search
 
 
 class Searchable:
-    """A model with its generator and entropy model at hand in the type in which the search runs.
+    """A model, with copies of its generator and entropy model in the number type of the search.
 
     The search goes through them a hundred times, and weights in that type save the casts of autocast. They are
     copied when the first search needs them; later changes of the model's weights do not reach them.
@@ -56,9 +56,9 @@ class Searchable:
         fallback: torch.Tensor,
         movable: torch.Tensor | None = None,
     ) -> Problem:
-        """Pictures x (B, C, H, W), of which `valid` rows and columns count; quality_row (B,) in 0..7.
+        """The problem of pictures x (B, C, H, W), of which `valid` rows and columns count; quality_row (B,) in 0..7.
 
-        F is `weight`, (B,) or for all, times the `distance`; bits, start, fallback, movable as in `Problem`.
+        F is the `distance` times `weight`, which is (B,) or one number for all. The others are those of `Problem`.
         """
         model, (rows, columns) = self.model, valid
         target = x[..., :rows, :columns].contiguous(memory_format=torch.channels_last)  # as the generator's

@@ -1,9 +1,9 @@
 """What the search minimizes beside the bits: distortions of a decoded picture.
 
-Each is called with pictures x in [-1, 1] and x_hat as the generator leaves it, which counts as clamped to [-1, 1], both
-(B, C, H, W). It gives (B,), in the unit of the squared error of full-range 1: the codec weights all
-of them by lmbda * 255^2 and the number of samples. The squared error of speech pictures is that of
-the log-mel magnitudes, weighted by loudness (`Kind.weights`). `utils/search/config.py` lists them by name.
+Each is called with pictures x in [-1, 1] and with x_hat as the generator leaves it, both (B, C, H, W), and takes x_hat
+as clamped to [-1, 1]. It returns (B,) in the unit of a squared error whose full range is 1. The codec multiplies all of
+them by lmbda * 255^2 and by the number of samples. For speech the squared error is that of the log-mel magnitudes,
+weighted by loudness (`Kind.weights`). `utils/search/config.py` lists the distortions by name.
 """
 
 from abc import ABC, abstractmethod
@@ -18,20 +18,21 @@ from models.losses import feature_matching
 
 Distortion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-# 1 - MS-SSIM that weighs as much as a squared error of 1: the ratio of the rate weights that
-# CompressAI's models are trained with for the two (8.73 to 0.0067 in the middle of the range).
+# From 1 - MS-SSIM to the unit of the squared error: the ratio of the rate weights with which CompressAI trains its
+# models for the two (8.73 to 0.0067 in the middle of the range).
 MS_SSIM_WEIGHT = 8.73 / 0.0067 / 255**2
 MIN_SSIM_SIDE, MIN_MS_SSIM_SIDE = 11, 161  # pixels; below, the window or the scales do not fit
 MIN_FEATURE_SIDE = 32  # pixels; below, the discriminator's coarsest scale does not fit
-# Features change with the square root of the squared error: for equal slopes they count twice.
+# Distances of features grow with the square root of the squared error. So they count twice, which gives both the same
+# slope where the search starts.
 FEATURE_SHARE = 2 / 3
 
 
 class _ClampedError(torch.autograd.Function):
     """Mean over the samples of weights * (clamped x_hat - x)^2 / 4 -> (B,).
 
-    The search takes it a hundred times of pictures at full size: written out, it makes a third of the passes over
-    memory that autograd would make.
+    The search computes it a hundred times on pictures of full size. Written out by hand it needs a third of autograd's
+    passes over memory.
     """
 
     @staticmethod
@@ -55,7 +56,7 @@ def clamped_squared_error(x: torch.Tensor, x_hat: torch.Tensor, weights: torch.T
 
 @dataclass(frozen=True)
 class Reference:
-    """What a distortion may be made from, for one batch of pictures."""
+    """What the constructor of a distortion gets for one batch of pictures."""
 
     x: torch.Tensor  # (B, C, H, W), the pictures
     start: Callable[[], torch.Tensor]  # what they are where the search starts, as x_hat
@@ -85,7 +86,7 @@ class SquaredError(Objective):
 
 
 class MsSsim(Objective):
-    """1 - MS-SSIM; below 161 pixels 1 - SSIM, below 11 the squared error."""
+    """1 - MS-SSIM; for sides below 161 pixels it is 1 - SSIM, and below 11 pixels the squared error."""
 
     metric = "ms_ssim"
 
@@ -104,7 +105,7 @@ class MsSsim(Objective):
 class FeatureDistance(Objective):
     """Squared error and distance of features, each relative to what it is where the search starts.
 
-    Below 32 pixels the error alone.
+    Where a side is shorter than 32 pixels, the error alone counts.
     """
 
     @torch.no_grad()

@@ -14,11 +14,11 @@ Solver = Callable[[Problem, SearchConfig, Best, torch.Generator], None]
 def optimize_latent(
     problem: Problem, config: SearchConfig, seed: int = 0, observe: Observer | None = None
 ) -> SearchResult:
-    """Run a search. Deterministic given the seed on one machine.
+    """Run a search. On one machine the seed decides the result.
 
-    Returns the quantized candidate of least J seen, per picture: never worse than encode-and-round. `observe` is
-    called with every `Iterate`, and changes nothing of it. `StopSearch`, raised by it, ends the search early; all
-    else that it raises is passed on.
+    The result is, for each picture, the quantized candidate with the lowest J that was seen: it is never worse than
+    encode-and-round. `observe` is called with every `Iterate` and does not change the result. If it raises
+    `StopSearch`, the search ends early; everything else that it raises is passed on.
     """
     best = Best(problem)
     generator = torch.Generator(problem.start.device).manual_seed(seed)

@@ -18,7 +18,7 @@ class Problem:
     """One batch of pictures to be coded; indices are latents (B, C, h, w) on the symbols' axis.
 
     distortion  index -> F (B,), in bits; differentiable
-    predict     index -> mean and log scale that the entropy model names for every symbol in this context; differentiable
+    predict     index -> mean and log scale that the entropy model names for every symbol in its context; differentiable
     estimate    (prediction, index) -> estimated bits (B,); differentiable
     bits        (prediction, candidates (..., B, C, h, w)) -> bits of each symbol as the coder writes it
     start       the latent from which to search
@@ -40,7 +40,7 @@ class Problem:
 
 
 class Iterate(NamedTuple):
-    """One iterate of a search as numbers, of each a list with one for each picture of the batch."""
+    """One iterate of a search in numbers; each list has one value per picture of the batch."""
 
     iteration: int  # 0 is the start
     distortion: list[float]  # F, in bits
@@ -80,7 +80,7 @@ class Best:
         self._record(0, distortion, bits, None)
 
     def show_to(self, observe: Observer) -> None:
-        """Calls `observe` with the first iterate, and from now on with every one, relaxed ones of the rivals included."""
+        """Calls `observe` with the first iterate, then with every one, the relaxed ones of rivals included."""
         self.observe = observe
         observe(self.history[0])
 
@@ -96,7 +96,7 @@ class Best:
         iteration: int,
         penalty: torch.Tensor | None = None,
     ) -> None:
-        """`judge` of symbols whose F and bits, each (B,), are known; penalty (B,) as in `Iterate`."""
+        """Like `judge`, for symbols whose F and bits, each (B,), are known already; penalty (B,) as in `Iterate`."""
         cost = distortion + bits
         better = cost < self.cost
         self.cost = torch.where(better, cost, self.cost)

@@ -15,7 +15,7 @@ Relaxation = Callable[[torch.Tensor, float], torch.Tensor]  # z, progress in 0..
 
 
 def paper(problem: Problem, config: SearchConfig, best: Best, generator: torch.Generator) -> None:
-    """ADMM as in Liu, Cao, Kim 2020: the z-step is one step of Adam, the q-step takes the nearest center, mu is constant."""
+    """ADMM as in Liu, Cao, Kim 2020: the z-step is a step of Adam, the q-step rounds, and mu is constant."""
     rounded = problem.start.round()
     z, optimizer = _adam(problem, config)
     q, eta = rounded, torch.zeros_like(z)
@@ -36,7 +36,10 @@ def paper(problem: Problem, config: SearchConfig, best: Best, generator: torch.G
 
 
 def sga(problem: Problem, config: SearchConfig, best: Best, generator: torch.Generator) -> None:
-    """Stochastic Gumbel annealing: Gumbel-softmax between floor and ceiling, logits -atanh(distance) / T (Yang et al. 2020)."""
+    """Stochastic Gumbel annealing: Gumbel-softmax between floor and ceiling, logits -atanh(distance) / T.
+
+    (Yang, Bamler, Mandt 2020.)
+    """
 
     def relax(z: torch.Tensor, progress: float) -> torch.Tensor:
         fall = (progress - config.cooling_from) / (1 - config.cooling_from)
