@@ -1,0 +1,289 @@
+"""The generator in integers: the same picture of the same symbols on every machine.
+
+The sums of `models/generator.py` are of floating-point numbers, and their last digits depend on the order of
+summation: on threads, instructions and libraries. Here every number is an integer times a power of two. Integers are
+held in float64 and stay below 2^53, so that every product and every sum of them is exact. Their order then does not
+matter, and the fast matrix products of any library serve, with or without fused multiply-add.
+
+Nothing but the checkpoint's weights is needed, and nothing is calibrated on pictures:
+
+- Weights become integers of 16 bits, times a power of two that the largest weight of their layer decides.
+- Activations have ACTIVATION_BITS fraction bits. They are clamped at 512, far above what networks make of pictures.
+- The worst sum of a layer follows from its weights and that clamp. Where it could pass SUM_LIMIT, the layer's weights
+  get fewer bits.
+- After each layer its sums are multiplied by a power of two, rounded half to even and clamped. The activation's slope
+  is SLOPE, 0.1 % above NEGATIVE_SLOPE.
+- Tables by quality are interpolated in float64, one operation of NumPy after the other. Exponentials are those of
+  `decimal`, which are correctly rounded. Both give the same everywhere.
+
+How integers follow from weights is a part of what a file with the flag `exact` means. Like the file's format it never
+changes: `tests/test_exact.py` holds fingerprints of the integers and hashes of pictures.
+"""
+
+import decimal
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .bpgan import BPGAN
+from .config import QUALITIES, QUALITY_STEPS, STRIDE
+
+ACTIVATION_BITS = 12  # fraction bits of latent, features and activations
+LIMIT = 2**21  # of their integers
+WEIGHT_BITS = 15  # and a sign
+MOST_FRACTION_BITS = 24  # of weights, however small they are
+SUM_LIMIT = 2.0**45  # of a layer's sum; the slope adds 8 bits
+SLOPE = 205 / 2048  # stands for NEGATIVE_SLOPE
+SCALE_BITS = 16  # fraction bits of what a quality multiplies features with, at most 256
+CENTER_BITS = 16  # fraction bits of centers, which have up to 16 bits more before the point
+GAIN_BITS = 20  # significant bits of gains
+PICTURE_BITS = 14  # fraction bits of the picture: from there to 8 bits, float32 is exact too
+DIGITS = 50  # of exponentials, before they are rounded to GAIN_BITS
+MOST_LOGARITHM = 20.0  # of a gain
+
+_STRIP_BYTES = 3 << 19  # of a layer's input that is worked on at once, so that it stays in the cache
+
+
+class Layer(NamedTuple):
+    """A convolution in integers."""
+
+    taps: torch.Tensor  # (k * k, C_in, C_out): a matrix for each place of the kernel
+    bias: torch.Tensor  # (C_out,), in units of a sum
+    step: float  # a sum's unit, in units of an activation: a power of two
+
+
+class ByQuality(NamedTuple):
+    """What a quality makes of features: tables (8, N) in float64."""
+
+    bias: np.ndarray
+    scale: np.ndarray | None
+
+
+class ExactGenerator:
+    """symbols (latent_channels, h, w) -> picture (C, 16h, 16w), the same numbers on every machine.
+
+    It stands for `BPGAN.generate` of a model's centers, with the `weights` of any of its generators
+    (`generator_weights`). Raises ValueError for weights that are not those of `models/generator.py`.
+    """
+
+    def __init__(self, model: BPGAN, weights: Mapping[str, np.ndarray], device: torch.device | str = "cpu"):
+        config, self._device = model.config, device
+        self._centers, self._max_symbol = _array(model.codebook.centers), model.codebook.max_symbol
+        self._log_inverse = _array(model.gains.log_inverse)
+        self._log_feature = _array(model.gains.log_feature) if config.linear_path else None
+        left = dict(weights)
+
+        def take(name: str) -> np.ndarray:
+            if name not in left:
+                raise ValueError(f"the exact generator needs {name!r}, which this generator does not have")
+            return left.pop(name)
+
+        def layer(name: str, factor: int = 1) -> Layer:
+            weight, bias = (_side_by_side(take(f"{name}.{part}"), factor) for part in ("weight", "bias"))
+            return self._layer(name, weight, bias)
+
+        def body(name: str, depth: int) -> list[tuple[Layer, Layer]]:
+            return [(layer(f"{name}.{i}.conv1"), layer(f"{name}.{i}.conv2")) for i in range(depth)]
+
+        def by_quality(place: str) -> ByQuality:
+            return ByQuality(take(f"quality{place}"), take(f"scale{place}") if config.quality_scales else None)
+
+        depth4, depth8, depth16 = config.generator_depths
+        self._in16, self._quality16 = layer("in16"), by_quality("16")
+        self._rows = self._tensor(_fixed(take("row_bias")[0].transpose(1, 2, 0))) if config.latent_rows else None
+        self._body16, self._out16, self._quality8 = body("body16", depth16), layer("out16", 2), by_quality("8")
+        self._body8, self._out8 = body("body8", depth8), layer("out8", 2)
+        self._body4, self._out4 = body("body4", depth4), layer("out4", 4)
+        self._linear = layer("linear", STRIDE) if config.linear_path else None
+        if left:
+            raise ValueError(f"the exact generator does not know {sorted(left)[0]!r} of this generator")
+
+    def _layer(self, name: str, weight: np.ndarray, bias: np.ndarray) -> Layer:
+        """weight (C_out, C_in, k, k), bias (C_out,), float64. Raises ValueError where no fixed point holds them."""
+        _, exponent = np.frexp(np.abs(weight).max())
+        for bits in range(min(WEIGHT_BITS - int(exponent), MOST_FRACTION_BITS), -1, -1):
+            integers = np.clip(np.rint(weight * 2.0**bits), 1 - 2**WEIGHT_BITS, 2**WEIGHT_BITS - 1)
+            offset = np.rint(bias * 2.0 ** (bits + ACTIVATION_BITS))
+            if (np.abs(integers).sum((1, 2, 3)) * LIMIT + np.abs(offset)).max() < SUM_LIMIT:
+                taps = integers.transpose(2, 3, 1, 0).reshape(-1, *integers.shape[1::-1])
+                return Layer(self._tensor(taps), self._tensor(offset), 2.0**-bits)
+        raise ValueError(f"weights of {name} are too large for the exact generator")
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+    def fingerprint(self) -> str:
+        """8 hexadecimal digits over all integers, tables by quality at each of the 225 steps."""
+        digest = hashlib.sha256()
+
+        def add(value) -> None:
+            if isinstance(value, torch.Tensor):
+                value = value.cpu().numpy()
+            if isinstance(value, (Layer, list, tuple)):
+                for member in value:
+                    add(member)
+            elif value is not None:
+                digest.update(np.asarray(value, "<f8").tobytes())
+
+        add([self._in16, self._body16, self._out16, self._body8, self._out8, self._body4, self._out4, self._linear])
+        add(self._rows)
+        add(_fixed(self._centers, CENTER_BITS))
+        for step in range((QUALITIES - 1) * QUALITY_STEPS + 1):
+            for table in (self._quality16, self._quality8):
+                add(_factor_and_offset(table, step))
+            add([_gains(table, step) for table in (self._log_inverse, self._log_feature) if table is not None])
+        return digest.hexdigest()[:8]
+
+    @torch.no_grad()
+    def __call__(self, symbols: np.ndarray, quality_step: int) -> np.ndarray:
+        """symbols int16 (latent_channels, h, w), a quality in steps of 1/32 above 1 -> float32 (C, 16h, 16w).
+
+        Its numbers are multiples of 2^-14 in [-2, 2].
+        """
+        latent = self._latent(symbols)
+        seen = z_hat = self._scaled(latent, self._log_inverse, quality_step)
+        if self._log_feature is not None:
+            seen = self._scaled(latent, self._log_feature, quality_step)
+        h = _affine(_convolution(self._in16, seen), self._quality16, quality_step)  # (h, w, n16)
+        if self._rows is not None:
+            h = (h + self._rows).clamp_(-LIMIT, LIMIT)
+        for block in self._body16:
+            h = _residual_block(h, *block)
+        h = _affine(_shuffled(_convolution(self._out16, h), 2), self._quality8, quality_step)  # (2h, 2w, n8)
+        for block in self._body8:
+            h = _residual_block(h, *block)
+        h = _shuffled(_convolution(self._out8, h), 2)  # (4h, 4w, n4)
+        for block in self._body4:
+            h = _residual_block(h, *block)
+        picture = _shuffled(_convolution(self._out4, h, PICTURE_BITS), 4)  # (16h, 16w, C)
+        if self._linear is not None:
+            picture += _shuffled(_convolution(self._linear, z_hat, PICTURE_BITS), STRIDE)
+        picture = picture.clamp_(-(2 << PICTURE_BITS), 2 << PICTURE_BITS).mul_(2.0**-PICTURE_BITS)
+        return picture.float().permute(2, 0, 1).cpu().numpy()
+
+    def _latent(self, symbols: np.ndarray) -> np.ndarray:
+        """Centers of symbols (C, h, w), escapes among them -> float64 (h, w, C), CENTER_BITS fraction bits."""
+        inside = np.clip(symbols, -self._max_symbol, self._max_symbol).astype(np.int64)
+        channel = np.arange(len(symbols))[:, None, None]
+        centers = _fixed(self._centers, CENTER_BITS)[channel, inside + self._max_symbol]
+        return (centers + (symbols - inside) * 2.0**CENTER_BITS).transpose(1, 2, 0)
+
+    def _scaled(self, latent: np.ndarray, logarithms: np.ndarray, quality_step: int) -> torch.Tensor:
+        """Latent in units of activations, scaled channel by channel."""
+        gains = _gains(logarithms, quality_step) * 2.0 ** (ACTIVATION_BITS - CENTER_BITS)
+        return self._tensor(np.clip(np.rint(latent * gains), -LIMIT, LIMIT))
+
+
+def generator_weights(
+    faithful: Mapping[str, torch.Tensor], realistic: Mapping[str, torch.Tensor] | None = None, realism: float = 0.0
+) -> dict[str, np.ndarray]:
+    """A generator's weights by name, float64; at a realism above 0 those of two of them mixed, the same everywhere."""
+    weights = {name: _array(tensor) for name, tensor in faithful.items()}
+    if realism:
+        weights = {name: (1 - realism) * weight + realism * _array(realistic[name]) for name, weight in weights.items()}
+    return weights
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()
+
+
+def _fixed(values: np.ndarray, bits: int = ACTIVATION_BITS) -> np.ndarray:
+    """Integers, in float64, of values with so many fraction bits."""
+    return np.rint(values * 2.0**bits)
+
+
+def _side_by_side(parameter: np.ndarray, factor: int) -> np.ndarray:
+    """Of a `SubPixelConv`: the channels of one output sample one after the other."""
+    parts = parameter.reshape(-1, factor**2, *parameter.shape[1:])
+    return parts.swapaxes(0, 1).reshape(parameter.shape)
+
+
+def _between(table: np.ndarray, quality_step: int) -> np.ndarray:
+    """The row of a table (8, N) at a quality between two trained ones."""
+    low = min(quality_step // QUALITY_STEPS, QUALITIES - 2)
+    part = quality_step - low * QUALITY_STEPS
+    return (table[low] * (QUALITY_STEPS - part) + table[low + 1] * part) / QUALITY_STEPS
+
+
+def _gains(logarithms: np.ndarray, quality_step: int) -> np.ndarray:
+    """Logarithms (8, C) -> gains (C,) at a quality, rounded to GAIN_BITS significant bits."""
+    row = np.clip(_between(logarithms, quality_step), -MOST_LOGARITHM, MOST_LOGARITHM)
+    with decimal.localcontext(decimal.Context(prec=DIGITS)):
+        exact = [float(Decimal(value).exp()) for value in row.tolist()]
+    mantissa, exponent = np.frexp(exact)
+    return np.ldexp(np.rint(np.ldexp(mantissa, GAIN_BITS)), exponent - GAIN_BITS)
+
+
+def _sums(x: torch.Tensor, layer: Layer, active: bool = False) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The convolution of x (H, W, C_in), strip by strip: its rows, and the sums (rows, W, C_out), to be changed at will.
+
+    A kernel of 3x3 is nine matrix products of the same rows, each shifted by another place: what shifts beyond the
+    margin of zeros falls into columns that are left out. `active`: the activation comes first.
+    """
+    height, width, channels = x.shape
+    side = math.isqrt(len(layer.taps))
+    margin = side // 2
+    rows, wide = max(1, _STRIP_BYTES // (x.element_size() * channels * width)), width + 2 * margin
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        above, below = max(0, top - margin), min(height, bottom + margin)
+        strip = x.new_zeros((bottom - top + 2 * margin) * wide + 2 * margin, channels)
+        inner = strip[: len(strip) - 2 * margin].view(-1, wide, channels)
+        inner = inner[above - top + margin : below - top + margin, margin : margin + width]
+        inner.copy_(x[above:below])
+        if active:
+            F.leaky_relu_(inner, SLOPE).round_()
+        places = (bottom - top) * wide
+        sums = layer.bias.repeat(places, 1)
+        for place, tap in enumerate(layer.taps):
+            shift = place // side * wide + place % side
+            sums.addmm_(strip[shift : shift + places], tap)
+        yield slice(top, bottom), sums.view(-1, wide, sums.shape[1])[:, :width]
+
+
+def _convolution(layer: Layer, x: torch.Tensor, bits: int = ACTIVATION_BITS) -> torch.Tensor:
+    """A convolution (H, W, C_in) -> (H, W, C_out), rounded to so many fraction bits."""
+    out = x.new_empty(*x.shape[:2], len(layer.bias))
+    for rows, sums in _sums(x, layer):
+        out[rows] = sums.mul_(layer.step * 2.0 ** (bits - ACTIVATION_BITS)).round_().clamp_(-LIMIT, LIMIT)
+    return out
+
+
+def _residual_block(x: torch.Tensor, first: Layer, second: Layer) -> torch.Tensor:
+    """x + conv(act(conv(act(x)))), like `models.blocks.ResidualBlock`: (H, W, N) -> (H, W, N)."""
+    h = torch.empty_like(x)
+    for rows, sums in _sums(x, first, active=True):
+        h[rows] = F.leaky_relu_(sums.mul_(first.step), SLOPE).round_().clamp_(-LIMIT, LIMIT)
+    for rows, sums in _sums(h, second):
+        x[rows] += sums.mul_(second.step).round_()
+        x[rows].clamp_(-LIMIT, LIMIT)
+    return x
+
+
+def _affine(h: torch.Tensor, table: ByQuality, quality_step: int) -> torch.Tensor:
+    """Features (H, W, N), scaled and shifted channel by channel as `models.quality.affine` does, in place."""
+    factor, offset = (torch.from_numpy(values).to(h.device) for values in _factor_and_offset(table, quality_step))
+    return h.mul_(factor).add_(offset).mul_(2.0**-SCALE_BITS).round_().clamp_(-LIMIT, LIMIT)
+
+
+def _factor_and_offset(table: ByQuality, quality_step: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) each: with SCALE_BITS fraction bits, and with as many more than features have."""
+    offset = _fixed(_between(table.bias, quality_step), ACTIVATION_BITS + SCALE_BITS)
+    if table.scale is None:
+        return np.full_like(offset, 1 << SCALE_BITS), offset
+    factor = _fixed(_between(table.scale, quality_step), SCALE_BITS)
+    return np.clip(factor, -(1 << SCALE_BITS + 8), 1 << SCALE_BITS + 8), offset
+
+
+def _shuffled(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """(H, W, factor * factor * N) -> (factor * H, factor * W, N): the samples that `_side_by_side` computes, in place."""
+    height, width, channels = x.shape
+    parts = x.view(height, width, factor, factor, channels // factor**2).transpose(1, 2)
+    return parts.reshape(height * factor, width * factor, -1)
