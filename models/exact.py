@@ -53,8 +53,8 @@ _STRIP_BYTES = 3 << 19  # of a layer's input that is worked on at once, so that 
 class Layer(NamedTuple):
     """A convolution in integers."""
 
-    taps: torch.Tensor  # (k * k, C_in, C_out): a matrix for each place of the kernel
-    bias: torch.Tensor  # (C_out,), in units of a sum
+    taps: torch.Tensor  # (k * k, C_out, C_in): a matrix for each place of the kernel
+    bias: torch.Tensor  # (C_out, 1), in units of a sum
     step: float  # a sum's unit, in units of an activation: a power of two
 
 
@@ -84,9 +84,8 @@ class ExactGenerator:
                 raise ValueError(f"the exact generator needs {name!r}, which this generator does not have")
             return left.pop(name)
 
-        def layer(name: str, factor: int = 1) -> Layer:
-            weight, bias = (_side_by_side(take(f"{name}.{part}"), factor) for part in ("weight", "bias"))
-            return self._layer(name, weight, bias)
+        def layer(name: str) -> Layer:
+            return self._layer(name, take(f"{name}.weight"), take(f"{name}.bias"))
 
         def body(name: str, depth: int) -> list[tuple[Layer, Layer]]:
             return [(layer(f"{name}.{i}.conv1"), layer(f"{name}.{i}.conv2")) for i in range(depth)]
@@ -96,11 +95,11 @@ class ExactGenerator:
 
         depth4, depth8, depth16 = config.generator_depths
         self._in16, self._quality16 = layer("in16"), by_quality("16")
-        self._rows = self._tensor(_fixed(take("row_bias")[0].transpose(1, 2, 0))) if config.latent_rows else None
-        self._body16, self._out16, self._quality8 = body("body16", depth16), layer("out16", 2), by_quality("8")
-        self._body8, self._out8 = body("body8", depth8), layer("out8", 2)
-        self._body4, self._out4 = body("body4", depth4), layer("out4", 4)
-        self._linear = layer("linear", STRIDE) if config.linear_path else None
+        self._rows = self._tensor(_fixed(take("row_bias")[0])) if config.latent_rows else None
+        self._body16, self._out16, self._quality8 = body("body16", depth16), layer("out16"), by_quality("8")
+        self._body8, self._out8 = body("body8", depth8), layer("out8")
+        self._body4, self._out4 = body("body4", depth4), layer("out4")
+        self._linear = layer("linear") if config.linear_path else None
         if left:
             raise ValueError(f"the exact generator does not know {sorted(left)[0]!r} of this generator")
 
@@ -111,8 +110,8 @@ class ExactGenerator:
             integers = np.clip(np.rint(weight * 2.0**bits), 1 - 2**WEIGHT_BITS, 2**WEIGHT_BITS - 1)
             offset = np.rint(bias * 2.0 ** (bits + ACTIVATION_BITS))
             if (np.abs(integers).sum((1, 2, 3)) * LIMIT + np.abs(offset)).max() < SUM_LIMIT:
-                taps = integers.transpose(2, 3, 1, 0).reshape(-1, *integers.shape[1::-1])
-                return Layer(self._tensor(taps), self._tensor(offset), 2.0**-bits)
+                taps = integers.transpose(2, 3, 0, 1).reshape(-1, *integers.shape[:2])
+                return Layer(self._tensor(taps), self._tensor(offset[:, None]), 2.0**-bits)
         raise ValueError(f"weights of {name} are too large for the exact generator")
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
@@ -150,34 +149,34 @@ class ExactGenerator:
         seen = z_hat = self._scaled(latent, self._log_inverse, quality_step)
         if self._log_feature is not None:
             seen = self._scaled(latent, self._log_feature, quality_step)
-        h = _affine(_convolution(self._in16, seen), self._quality16, quality_step)  # (h, w, n16)
+        h = _affine(_convolution(self._in16, seen), self._quality16, quality_step)  # (n16, h, w)
         if self._rows is not None:
             h = (h + self._rows).clamp_(-LIMIT, LIMIT)
         for block in self._body16:
             h = _residual_block(h, *block)
-        h = _affine(_shuffled(_convolution(self._out16, h), 2), self._quality8, quality_step)  # (2h, 2w, n8)
+        h = _affine(F.pixel_shuffle(_convolution(self._out16, h), 2), self._quality8, quality_step)  # (n8, 2h, 2w)
         for block in self._body8:
             h = _residual_block(h, *block)
-        h = _shuffled(_convolution(self._out8, h), 2)  # (4h, 4w, n4)
+        h = F.pixel_shuffle(_convolution(self._out8, h), 2)  # (n4, 4h, 4w)
         for block in self._body4:
             h = _residual_block(h, *block)
-        picture = _shuffled(_convolution(self._out4, h, PICTURE_BITS), 4)  # (16h, 16w, C)
+        picture = F.pixel_shuffle(_convolution(self._out4, h, PICTURE_BITS), 4)  # (C, 16h, 16w)
         if self._linear is not None:
-            picture += _shuffled(_convolution(self._linear, z_hat, PICTURE_BITS), STRIDE)
+            picture += F.pixel_shuffle(_convolution(self._linear, z_hat, PICTURE_BITS), STRIDE)
         picture = picture.clamp_(-(2 << PICTURE_BITS), 2 << PICTURE_BITS).mul_(2.0**-PICTURE_BITS)
-        return picture.float().permute(2, 0, 1).cpu().numpy()
+        return picture.float().cpu().numpy()
 
     def _latent(self, symbols: np.ndarray) -> np.ndarray:
-        """Centers of symbols (C, h, w), escapes among them -> float64 (h, w, C), CENTER_BITS fraction bits."""
+        """Centers of symbols (C, h, w), escapes among them -> float64 (C, h, w), CENTER_BITS fraction bits."""
         inside = np.clip(symbols, -self._max_symbol, self._max_symbol).astype(np.int64)
         channel = np.arange(len(symbols))[:, None, None]
         centers = _fixed(self._centers, CENTER_BITS)[channel, inside + self._max_symbol]
-        return (centers + (symbols - inside) * 2.0**CENTER_BITS).transpose(1, 2, 0)
+        return centers + (symbols - inside) * 2.0**CENTER_BITS
 
     def _scaled(self, latent: np.ndarray, logarithms: np.ndarray, quality_step: int) -> torch.Tensor:
         """Latent in units of activations, scaled channel by channel."""
         gains = _gains(logarithms, quality_step) * 2.0 ** (ACTIVATION_BITS - CENTER_BITS)
-        return self._tensor(np.clip(np.rint(latent * gains), -LIMIT, LIMIT))
+        return self._tensor(np.clip(np.rint(latent * gains[:, None, None]), -LIMIT, LIMIT))
 
 
 def generator_weights(
@@ -199,12 +198,6 @@ def _fixed(values: np.ndarray, bits: int = ACTIVATION_BITS) -> np.ndarray:
     return np.rint(values * 2.0**bits)
 
 
-def _side_by_side(parameter: np.ndarray, factor: int) -> np.ndarray:
-    """Of a `SubPixelConv`: the channels of one output sample one after the other."""
-    parts = parameter.reshape(-1, factor**2, *parameter.shape[1:])
-    return parts.swapaxes(0, 1).reshape(parameter.shape)
-
-
 def _between(table: np.ndarray, quality_step: int) -> np.ndarray:
     """The row of a table (8, N) at a quality between two trained ones."""
     low = min(quality_step // QUALITY_STEPS, QUALITIES - 2)
@@ -222,54 +215,56 @@ def _gains(logarithms: np.ndarray, quality_step: int) -> np.ndarray:
 
 
 def _sums(x: torch.Tensor, layer: Layer, active: bool = False) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The convolution of x (H, W, C_in), strip by strip: its rows, and the sums (rows, W, C_out), to be changed at will.
+    """The convolution of x (C_in, H, W), strip by strip: its rows, and their sums (C_out, rows, W), to be changed at will.
 
-    A kernel of 3x3 is nine matrix products of the same rows, each shifted by another place: what shifts beyond the
-    margin of zeros falls into columns that are left out. `active`: the activation comes first.
+    A kernel of 3x3 is nine matrix products with the same strip, each time shifted by another place. What is shifted
+    over the margin of zeros falls into columns that are left out. `active`: the activation comes first.
     """
-    height, width, channels = x.shape
+    channels, height, width = x.shape
     side = math.isqrt(len(layer.taps))
     margin = side // 2
     rows, wide = max(1, _STRIP_BYTES // (x.element_size() * channels * width)), width + 2 * margin
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         above, below = max(0, top - margin), min(height, bottom + margin)
-        strip = x.new_zeros((bottom - top + 2 * margin) * wide + 2 * margin, channels)
-        inner = strip[: len(strip) - 2 * margin].view(-1, wide, channels)
-        inner = inner[above - top + margin : below - top + margin, margin : margin + width]
-        inner.copy_(x[above:below])
+        # one row more than the margin has, for the last shifts
+        strip = x.new_zeros(channels, bottom - top + 3 * margin, wide)
+        inner = strip[:, above - top + margin : below - top + margin, margin : margin + width]
+        inner.copy_(x[:, above:below])
         if active:
             F.leaky_relu_(inner, SLOPE).round_()
         places = (bottom - top) * wide
-        sums = layer.bias.repeat(places, 1)
+        sums = layer.bias.repeat(1, places)
         for place, tap in enumerate(layer.taps):
             shift = place // side * wide + place % side
-            sums.addmm_(strip[shift : shift + places], tap)
-        yield slice(top, bottom), sums.view(-1, wide, sums.shape[1])[:, :width]
+            sums.addmm_(tap, strip.view(channels, -1)[:, shift : shift + places])
+        yield slice(top, bottom), sums.view(-1, bottom - top, wide)[:, :, :width]
 
 
 def _convolution(layer: Layer, x: torch.Tensor, bits: int = ACTIVATION_BITS) -> torch.Tensor:
-    """A convolution (H, W, C_in) -> (H, W, C_out), rounded to so many fraction bits."""
-    out = x.new_empty(*x.shape[:2], len(layer.bias))
+    """A convolution (C_in, H, W) -> (C_out, H, W), rounded to so many fraction bits."""
+    out = x.new_empty(len(layer.bias), *x.shape[1:])
     for rows, sums in _sums(x, layer):
-        out[rows] = sums.mul_(layer.step * 2.0 ** (bits - ACTIVATION_BITS)).round_().clamp_(-LIMIT, LIMIT)
+        out[:, rows] = sums.mul_(layer.step * 2.0 ** (bits - ACTIVATION_BITS)).round_().clamp_(-LIMIT, LIMIT)
     return out
 
 
 def _residual_block(x: torch.Tensor, first: Layer, second: Layer) -> torch.Tensor:
-    """x + conv(act(conv(act(x)))), like `models.blocks.ResidualBlock`: (H, W, N) -> (H, W, N)."""
+    """x + conv(act(conv(act(x)))), like `models.blocks.ResidualBlock`: (N, H, W) -> (N, H, W)."""
     h = torch.empty_like(x)
     for rows, sums in _sums(x, first, active=True):
-        h[rows] = F.leaky_relu_(sums.mul_(first.step), SLOPE).round_().clamp_(-LIMIT, LIMIT)
+        h[:, rows] = F.leaky_relu_(sums.mul_(first.step), SLOPE).round_().clamp_(-LIMIT, LIMIT)
     for rows, sums in _sums(h, second):
-        x[rows] += sums.mul_(second.step).round_()
-        x[rows].clamp_(-LIMIT, LIMIT)
+        x[:, rows] += sums.mul_(second.step).round_()
+        x[:, rows].clamp_(-LIMIT, LIMIT)
     return x
 
 
 def _affine(h: torch.Tensor, table: ByQuality, quality_step: int) -> torch.Tensor:
-    """Features (H, W, N), scaled and shifted channel by channel as `models.quality.affine` does, in place."""
-    factor, offset = (torch.from_numpy(values).to(h.device) for values in _factor_and_offset(table, quality_step))
+    """Features (N, H, W), scaled and shifted channel by channel as `models.quality.affine` does, in place."""
+    factor, offset = (
+        torch.from_numpy(values[:, None, None]).to(h.device) for values in _factor_and_offset(table, quality_step)
+    )
     return h.mul_(factor).add_(offset).mul_(2.0**-SCALE_BITS).round_().clamp_(-LIMIT, LIMIT)
 
 
@@ -280,10 +275,3 @@ def _factor_and_offset(table: ByQuality, quality_step: int) -> tuple[np.ndarray,
         return np.full_like(offset, 1 << SCALE_BITS), offset
     factor = _fixed(_between(table.scale, quality_step), SCALE_BITS)
     return np.clip(factor, -(1 << SCALE_BITS + 8), 1 << SCALE_BITS + 8), offset
-
-
-def _shuffled(x: torch.Tensor, factor: int) -> torch.Tensor:
-    """(H, W, factor * factor * N) -> (factor * H, factor * W, N): the samples that `_side_by_side` computes, in place."""
-    height, width, channels = x.shape
-    parts = x.view(height, width, factor, factor, channels // factor**2).transpose(1, 2)
-    return parts.reshape(height * factor, width * factor, -1)
