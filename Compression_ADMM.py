@@ -11,7 +11,9 @@ def run(options) -> int:
     from utils.batch.code import code_files  # here, so that --help loads no PyTorch
     from utils.batch.pipes import TO_PACKED, one_file
 
-    settings = Settings.of(options.search, options.iterations, options.objective, options.entropy_coder, options.seed)
+    settings = Settings.of(
+        options.search, options.iterations, options.objective, options.entropy_coder, options.seed, options.exact
+    )
     work = partial(
         code_files,
         settings=settings,

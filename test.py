@@ -9,7 +9,7 @@ from utils.codec.settings import Settings
 def run(options) -> int:
     from utils.batch.code import code_files  # here, so that --help loads no PyTorch
 
-    settings = Settings.of("none", entropy_coder=options.entropy_coder, seed=options.seed)
+    settings = Settings.of("none", entropy_coder=options.entropy_coder, seed=options.seed, exact=options.exact)
     return code_files(options, settings, options.quality, realism=options.realism)
 
 

@@ -139,6 +139,8 @@ class Kind(ABC):
 
     section_names: tuple[str, ...] = ()  # of `utils.codec.bitstream.SECTIONS`, those that its files may have
     has_gray: bool = False  # whether its signals may be gray
+    # Whether all that follows the generator gives the same on every machine: `from_picture`, `gray_picture`, `join`.
+    has_exact: bool = False
 
     def is_gray(self, signal: np.ndarray) -> bool:
         """Whether the receiver shows `gray_picture` of what the generator makes."""

@@ -7,12 +7,12 @@ matter, and the fast matrix products of any library serve, with or without fused
 
 Nothing but the checkpoint's weights is needed, and nothing is calibrated on pictures:
 
-- Weights become integers of 16 bits, times a power of two that the largest weight of their layer decides.
+- Weights become integers of 16 bits, times a power of two for each output channel that its largest weight decides.
 - Activations have ACTIVATION_BITS fraction bits. They are clamped at 512, far above what networks make of pictures.
-- The worst sum of a layer follows from its weights and that clamp. Where it could pass SUM_LIMIT, the layer's weights
-  get fewer bits.
+- The worst sum of a layer follows from its weights and that clamp. Where it could pass SUM_LIMIT, which takes 1800
+  channels or more, the model is refused.
 - After each layer its sums are multiplied by a power of two, rounded half to even and clamped. The activation's slope
-  is SLOPE, 0.1 % above NEGATIVE_SLOPE.
+  is SLOPE, a dyadic fraction next to NEGATIVE_SLOPE, and its results are rounded too.
 - Tables by quality are interpolated in float64, one operation of NumPy after the other. Exponentials are those of
   `decimal`, which are correctly rounded. Both give the same everywhere.
 
@@ -34,12 +34,12 @@ import torch.nn.functional as F
 from .bpgan import BPGAN
 from .config import QUALITIES, QUALITY_STEPS, STRIDE
 
-ACTIVATION_BITS = 12  # fraction bits of latent, features and activations
-LIMIT = 2**21  # of their integers
+ACTIVATION_BITS = 14  # fraction bits of latent, features and activations
+LIMIT = 2**23  # of their integers
 WEIGHT_BITS = 15  # and a sign
 MOST_FRACTION_BITS = 24  # of weights, however small they are
-SUM_LIMIT = 2.0**45  # of a layer's sum; the slope adds 8 bits
-SLOPE = 205 / 2048  # stands for NEGATIVE_SLOPE
+SUM_LIMIT = 2.0**52  # of a layer's sum
+SLOPE = 1677722 / 2**24  # stands for NEGATIVE_SLOPE; 21 bits, and 24 of an activation
 SCALE_BITS = 16  # fraction bits of what a quality multiplies features with, at most 256
 CENTER_BITS = 16  # fraction bits of centers, which have up to 16 bits more before the point
 GAIN_BITS = 20  # significant bits of gains
@@ -55,7 +55,7 @@ class Layer(NamedTuple):
 
     taps: torch.Tensor  # (k * k, C_out, C_in): a matrix for each place of the kernel
     bias: torch.Tensor  # (C_out, 1), in units of a sum
-    step: float  # a sum's unit, in units of an activation: a power of two
+    step: torch.Tensor  # (C_out, 1, 1), a sum's unit, in units of an activation: powers of two
 
 
 class ByQuality(NamedTuple):
@@ -104,15 +104,17 @@ class ExactGenerator:
             raise ValueError(f"the exact generator does not know {sorted(left)[0]!r} of this generator")
 
     def _layer(self, name: str, weight: np.ndarray, bias: np.ndarray) -> Layer:
-        """weight (C_out, C_in, k, k), bias (C_out,), float64. Raises ValueError where no fixed point holds them."""
-        _, exponent = np.frexp(np.abs(weight).max())
-        for bits in range(min(WEIGHT_BITS - int(exponent), MOST_FRACTION_BITS), -1, -1):
-            integers = np.clip(np.rint(weight * 2.0**bits), 1 - 2**WEIGHT_BITS, 2**WEIGHT_BITS - 1)
-            offset = np.rint(bias * 2.0 ** (bits + ACTIVATION_BITS))
-            if (np.abs(integers).sum((1, 2, 3)) * LIMIT + np.abs(offset)).max() < SUM_LIMIT:
-                taps = integers.transpose(2, 3, 0, 1).reshape(-1, *integers.shape[:2])
-                return Layer(self._tensor(taps), self._tensor(offset[:, None]), 2.0**-bits)
-        raise ValueError(f"weights of {name} are too large for the exact generator")
+        """weight (C_out, C_in, k, k), bias (C_out,), float64. Raises ValueError where sums could be inexact."""
+        _, exponent = np.frexp(np.abs(weight).max((1, 2, 3)))
+        bits = np.minimum(WEIGHT_BITS - exponent, MOST_FRACTION_BITS)  # (C_out,)
+        most = 2.0**WEIGHT_BITS - 1
+        integers = np.clip(np.rint(np.ldexp(weight, bits[:, None, None, None])), -most, most)
+        offset = _fixed(np.ldexp(bias, bits))
+        if (np.abs(integers).sum((1, 2, 3)) * LIMIT + np.abs(offset)).max() >= SUM_LIMIT:
+            raise ValueError(f"weights of {name} are too many or too large for the exact generator")
+        taps = integers.transpose(2, 3, 0, 1).reshape(-1, *integers.shape[:2])
+        step = np.ldexp(1.0, -bits)[:, None, None]
+        return Layer(self._tensor(taps), self._tensor(offset[:, None]), self._tensor(step))
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
@@ -253,7 +255,7 @@ def _residual_block(x: torch.Tensor, first: Layer, second: Layer) -> torch.Tenso
     """x + conv(act(conv(act(x)))), like `models.blocks.ResidualBlock`: (N, H, W) -> (N, H, W)."""
     h = torch.empty_like(x)
     for rows, sums in _sums(x, first, active=True):
-        h[:, rows] = F.leaky_relu_(sums.mul_(first.step), SLOPE).round_().clamp_(-LIMIT, LIMIT)
+        h[:, rows] = F.leaky_relu_(sums.mul_(first.step).round_().clamp_(-LIMIT, LIMIT), SLOPE).round_()
     for rows, sums in _sums(h, second):
         x[:, rows] += sums.mul_(second.step).round_()
         x[:, rows].clamp_(-LIMIT, LIMIT)

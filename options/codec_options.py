@@ -182,6 +182,7 @@ def compress_parser() -> Parser:
         help="files in memory; small ones of one size are searched together",
     )
     _add_coder(parser)
+    _add_exact(parser)
     parser.add_argument(
         "--trace",
         type=Path,
@@ -216,6 +217,7 @@ def evaluate_parser() -> Parser:
         help="one or several; each gets a folder of its own",
     )
     _add_coder(parser)
+    _add_exact(parser)
     _add_realism(parser)
     _add_overwrite(parser, _OVERWRITE_RESULTS)
     _add_report(parser)
@@ -229,7 +231,7 @@ class DecompressParser(FilesParser):
         options = super().parse(argv)
         if options.json and not options.info:
             self.error("--json goes with --info")
-        for name in ("output", "max_pixels", "max_seconds", "realism", "overwrite") if options.info else ():
+        for name in ("output", "max_pixels", "max_seconds", "realism", "exact", "overwrite") if options.info else ():
             if getattr(options, name) != self.get_default(name):
                 self.error(f"--{name} is not allowed with --info, which decodes and writes nothing")
         return options
@@ -252,8 +254,23 @@ def decompress_parser() -> Parser:
     )
     parser.add_argument("--json", action="store_true", help="with --info: one JSON object per line and file")
     _add_realism(parser)
+    parser.add_argument(
+        "--exact",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="decode pictures to the same pixels on every machine, in about three times the time; without either, "
+        "those files are that were compressed with --exact",
+    )
     _add_overwrite(parser, "replace files in --output that differ from the decoded ones")
     return parser
+
+
+def _add_exact(parser: Parser) -> None:
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="images only: code for pixels that are the same on every machine, which the receiver then shows",
+    )
 
 
 def _add_realism(parser: Parser) -> None:

@@ -35,7 +35,9 @@ def decode_inputs(options: argparse.Namespace) -> int:
         decoder = decoders.of_file(data)
         target = item.result(options.output, decoder.kind.output_suffix)
         with temporary_beside(target) as temporary:
-            decoder.kind.write(temporary, decoder.decompress(data, options.realism), **decoder.metadata(data))
+            decoder.kind.write(
+                temporary, decoder.decompress(data, options.realism, options.exact), **decoder.metadata(data)
+            )
             if not os.path.lexists(target) or (options.overwrite and not _is_same(target, item.path)):
                 put_in_place(temporary, target)
             elif target.is_symlink() or not target.is_file() or checksum(target) != checksum(temporary):

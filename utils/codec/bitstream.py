@@ -4,7 +4,8 @@
     0       magic        2 bytes    B6 47         this is a .bpgan file
     2       version      bits 7..4  1             of this layout
     2       kind         bits 3..0  0..7          kind of signal
-    3       sectioned    bits 7..6  0..1          1: sections come before the payload
+    3       exact        bit  7     0..1          1: the sender judged the pixels of the exact generator
+    3       sectioned    bit  6     0..1          1: sections come before the payload
     3       gray         bit  5     0..1          1: a gray picture, which the receiver shows in one channel
     3       repeats      bit  4     0..1          1: the payload begins with a map of repeats
     3       coder        bits 3..0  0..4          entropy coder (0 huffman, 1 context)
@@ -33,8 +34,8 @@ A section is what a file holds beside the symbols, such as the plane of transpar
 
 Numbers rise from section to section, so each occurs once at most. `SECTIONS` lists them. A reader
 refuses an unknown number below 64, without which the signal would be shown wrongly, and skips one
-from 64 on. A reader from before there were sections or gray pictures refuses both: it knows 0 and 1
-as the values of bits 7..4 of byte 3.
+from 64 on. A reader from before there were sections, gray pictures or the exact generator refuses
+files with these: it knows 0 and 1 as the values of bits 7..4, or of bits 7..6, of byte 3.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class Field:
 FIELDS = (
     Field("version", "bits", VERSION, VERSION, bits=4, shift=4),
     Field("kind", "bits", 0, 7, bits=4),
-    Field("sectioned", "bits", 0, 1, bits=2, shift=6),
+    Field("exact", "bits", 0, 1, bits=1, shift=7),
+    Field("sectioned", "bits", 0, 1, bits=1, shift=6),
     Field("gray", "bits", 0, 1, bits=1, shift=5),
     Field("repeats", "bits", 0, 1, bits=1, shift=4),
     Field("coder", "bits", 0, 4, bits=4),
@@ -95,7 +97,7 @@ FIELDS = (
 )
 
 
-FLAGS = ("gray", "repeats")  # fields that say yes or no
+FLAGS = ("exact", "gray", "repeats")  # fields that say yes or no
 
 
 class SectionType(NamedTuple):
@@ -131,6 +133,7 @@ class FileHeader:
     repeats: int = 0
     version: int = VERSION
     gray: int = 0
+    exact: int = 0
     sections: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
     @property
@@ -342,6 +345,8 @@ def check_kind(header: FileHeader, kind: Kind) -> None:
         raise BitstreamError(f"damaged header: a picture of {rows}x{columns}")
     if header.gray and not kind.has_gray:
         raise BitstreamError(f"damaged header: {kind.name} that is gray")
+    if header.exact and not kind.has_exact:
+        raise BitstreamError(f"damaged header: {kind.name} that is exact")
     for name in header.sections:
         if name not in kind.section_names:
             raise BitstreamError(f"damaged header: {kind.name} with a section {name}")

@@ -10,6 +10,7 @@ import torch
 from data import Kind, build_kind
 from models.bpgan import BPGAN, build_encoder, build_generator
 from models.config import STRIDE
+from models.exact import ExactGenerator, generator_weights
 from models.quality import quality_row
 from utils.console import pick_device
 from utils.entropy import CorruptPayload
@@ -57,6 +58,7 @@ class Decoder:
         self._generators = {0.0: self.model.generator}
         if self.has_realistic:
             self._generators[1.0] = self._build_generator(self._realistic_state)
+        self._exact_generators: dict[float, ExactGenerator] = {}
 
     def _check_sizes(self, checkpoint: Checkpoint) -> None:
         """Raise ValueError where the config is not this kind's, or claims weights that the file does not hold."""
@@ -91,17 +93,33 @@ class Decoder:
 
     def generator(self, realism: float) -> torch.nn.Module:
         """The generator at a realism of 0 (faithful) to 1 (realistic); weights in between are mixed."""
-        if not 0 <= realism <= 1:
-            raise ValueError(f"realism {realism} is outside 0 to 1")
+        self._check_realism(realism)
         if realism not in self._generators:
-            if not self.has_realistic:
-                raise ValueError("this checkpoint has no realistic generator: use --realism 0")
             mixed = {
                 name: torch.lerp(weight.cpu(), self._realistic_state[name], realism)
                 for name, weight in self._faithful_state.items()
             }
             self._generators[realism] = self._build_generator(mixed)
         return self._generators[realism]
+
+    def exact_generator(self, realism: float = 0.0) -> ExactGenerator:
+        """The generator in integers, which gives the same numbers on every machine, at a realism of 0 to 1."""
+        self._check_realism(realism)
+        if realism not in self._exact_generators:
+            weights = generator_weights(self._faithful_state, self._realistic_state, realism)
+            self._exact_generators[realism] = ExactGenerator(self.model, weights, self.device)
+        return self._exact_generators[realism]
+
+    def check_exact(self) -> None:
+        """Raise ValueError where the kind of signal cannot be decoded exactly."""
+        if not self.kind.has_exact:
+            raise ValueError(f"{self.kind.name} has no exact form, which only pictures have: leave --exact out")
+
+    def _check_realism(self, realism: float) -> None:
+        if not 0 <= realism <= 1:
+            raise ValueError(f"realism {realism} is outside 0 to 1")
+        if realism and not self.has_realistic:
+            raise ValueError("this checkpoint has no realistic generator: use --realism 0")
 
     def _build_generator(self, state: dict[str, torch.Tensor]) -> torch.nn.Module:
         generator = build_generator(self.config)
@@ -144,15 +162,18 @@ class Decoder:
         except CorruptPayload as error:
             raise bitstream.BitstreamError(f"damaged file: {error}") from None
 
-    def decompress(self, file: bytes | str | Path, realism: float = 0.0) -> np.ndarray:
+    def decompress(self, file: bytes | str | Path, realism: float = 0.0, exact: bool | None = None) -> np.ndarray:
         """A whole .bpgan file, its bytes or its path -> the signal, in the layout that was encoded.
 
-        Raises BitstreamError (a ValueError) for anything that is not a whole file of this
-        checkpoint, OSError for a path that cannot be read.
+        `exact`: whether the exact generator makes it, so that it is the same on every machine; None: where the sender
+        judged it by that generator, as the header says. Raises BitstreamError (a ValueError) for anything that is
+        not a whole file of this checkpoint, ValueError for an argument that is not possible, OSError for a path that
+        cannot be read.
         """
         header, symbols = self.read_symbols(bitstream.bytes_of(file))
         size = header.size_a, header.size_b
-        signal = self.rebuild(symbols, header.quality_step, size, header.level, realism, bool(header.gray))
+        exact = bool(header.exact) if exact is None else exact
+        signal = self.rebuild(symbols, header.quality_step, size, header.level, realism, bool(header.gray), exact)
         with _damage_named():
             return self.kind.join(signal, header.sections)
 
@@ -182,29 +203,40 @@ class Decoder:
         level: int,
         realism: float = 0.0,
         gray: bool = False,
+        exact: bool = False,
     ) -> np.ndarray:
         """What the receiver makes of symbols (C, h, w): generator, then post-processing."""
+        if exact:
+            self.check_exact()
         rows, columns = self.kind.picture_shape(size)
-        picture = self.generate(symbols, quality_step, realism)[:, :rows, :columns]
+        picture = self.generate(symbols, quality_step, realism, exact)[:, :rows, :columns]
         if gray:
             picture = self.kind.gray_picture(picture)
         return self.kind.from_picture(picture, size, level)
 
-    @torch.no_grad()
-    def generate(self, symbols: np.ndarray, quality_step: int, realism: float = 0.0) -> np.ndarray:
-        """symbols (C, h, w) -> picture (C, 16h, 16w) float32, window by window, in float32.
+    def generate(self, symbols: np.ndarray, quality_step: int, realism: float = 0.0, exact: bool = False) -> np.ndarray:
+        """symbols (C, h, w) -> picture (C, 16h, 16w) float32, window by window.
 
-        Float32 and not less: between devices the picture then differs by rounding errors only.
+        `exact`: by the exact generator. Then the picture is the same on every machine, and that of windows is that
+        of the whole; else it differs between machines by rounding errors.
         """
-        generator = self.generator(realism)
-        quality_row = self.quality_row(quality_step)
+        part_of = self._exact_part if exact else self._float_part
         _, rows, columns = symbols.shape
         picture = np.empty((self.config.in_channels, rows * STRIDE, columns * STRIDE), np.float32)
         for window in windows(rows, columns, self.model.generator.reach):
-            part = torch.from_numpy(symbols[window.outer()].astype(np.int32)).to(self.device)
-            out = self.model.generate(self.model.codebook.dequantize(part[None]), quality_row, generator)[0]
-            picture[window.core(STRIDE)] = out[window.core_in_outer(STRIDE)].cpu().numpy()
+            part = part_of(symbols[window.outer()], quality_step, realism)
+            picture[window.core(STRIDE)] = part[window.core_in_outer(STRIDE)]
         return picture
+
+    @torch.no_grad()
+    def _float_part(self, symbols: np.ndarray, quality_step: int, realism: float) -> np.ndarray:
+        """A window of `generate`, in float32 and not less: rounding errors are then all that devices differ by."""
+        centers = self.model.codebook.dequantize(torch.from_numpy(symbols.astype(np.int32)).to(self.device)[None])
+        out = self.model.generate(centers, self.quality_row(quality_step), self.generator(realism))
+        return out[0].cpu().numpy()
+
+    def _exact_part(self, symbols: np.ndarray, quality_step: int, realism: float) -> np.ndarray:
+        return self.exact_generator(realism)(symbols, quality_step)
 
     def quality_row(self, quality_step: int) -> torch.Tensor:
         """`models.quality.quality_row` on the codec's device."""

@@ -70,6 +70,8 @@ class Sender(Decoder):
         started = time.perf_counter()
         search, coder = settings.search, self._coder(settings.entropy_coder)
         self.distortions.check(search.objective)
+        if settings.exact:
+            self.check_exact()
         self.check_size(self.kind.size(signals[0]))
         pictures, levels = zip(*map(self.kind.to_picture, signals))
         task = Task(pictures, self.kind.is_gray(signals[0]), step, coder, settings)
@@ -111,6 +113,7 @@ class Sender(Decoder):
             size_b=size_b,
             level=level,
             gray=int(task.gray),
+            exact=int(task.settings.exact),
             sections=self.kind.to_sections(signal, metadata),
         )
 
@@ -149,7 +152,8 @@ class Sender(Decoder):
         """F in bits of what the receiver makes of symbols (C, h, w); the first are those where the search starts."""
         _, rows, columns = picture.shape
         step, tiles = task.quality_step, self.tiled_search.tiles(*candidates[0].shape[1:])
-        decoded = (np.clip(self.generate(symbols, step)[:, :rows, :columns], -1, 1) for symbols in candidates)
+        pictures = (self.generate(symbols, step, exact=task.settings.exact) for symbols in candidates)
+        decoded = (np.clip(picture[:, :rows, :columns], -1, 1) for picture in pictures)
         return self.distortions.bits(task.settings.search.objective, picture, decoded, tiles, step, task.gray)
 
 

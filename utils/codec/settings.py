@@ -13,11 +13,14 @@ class Settings:
     search         the method with all its settings, its iterations and its objective
     entropy_coder  its name; None takes the checkpoint's default
     seed           of the search's random draws
+    exact          the pixels that a search is judged by, and that the receiver shows, are those of the exact generator,
+                   the same on every machine; images only
     """
 
     search: SearchConfig = field(default_factory=SearchConfig)
     entropy_coder: str | None = None
     seed: int = 0
+    exact: bool = False
 
     @classmethod
     def of(
@@ -27,9 +30,10 @@ class Settings:
         objective: str = "mse",
         entropy_coder: str | None = None,
         seed: int = 0,
+        exact: bool = False,
     ) -> "Settings":
         """The preset of a search method by its name (`utils.search.config.preset`). Raises ValueError for another."""
-        return cls(preset(method, iterations, objective), entropy_coder, seed)
+        return cls(preset(method, iterations, objective), entropy_coder, seed, exact)
 
 
 DEFAULT = Settings()
