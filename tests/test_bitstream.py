@@ -59,6 +59,7 @@ def test_round_trip(header, payload):
     "name, values",
     [
         ("kind", range(8)), ("coder", range(5)), ("quality_step", (0, 1, 64, 224)), ("level", (0, 1, 255)),
+        ("exact", (0, 1)), ("gray", (0, 1)), ("repeats", (0, 1)),
         ("size_a", (0, 1, 127, 128, 16383, 16384, 2**31 - 1)),
         ("size_b", (0, 1, 126, 127, 128, 16000, 2**31 - 1)),
         ("fingerprint", (b"\0" * 4, b"\xff" * 4)),
@@ -128,7 +129,6 @@ def patched(offset: int, replacement: bytes, cut: int | None = None) -> bytes:
         (patched(2, b"\x20"), "version 2.*version 1"),
         (patched(2, b"\x18"), "kind 8.*0..7"),
         (patched(3, b"\x05"), "coder 5.*0..4"),
-        (patched(3, b"\x80"), "sectioned 2.*0..1"),
         (patched(4, b"\xe1"), "quality_step 225.*0..224"),
         (patched(10, b"\xff\xff\xff\xff\x0f", 2), "size_a 4294967295"),
         (patched(10, b"\xff\xff\xff\xff\xff\x01", 2), "size_a has more than 5 bytes"),

@@ -301,7 +301,8 @@ class Judge:
         if rebuild and shape[1] * shape[2] <= REBUILT_POSITIONS:
             try:
                 size = header.size_a, header.size_b
-                decoded = codec.rebuild(symbols, header.quality_step, size, header.level, gray=bool(header.gray))
+                flags = {"gray": bool(header.gray), "exact": bool(header.exact)}
+                decoded = codec.rebuild(symbols, header.quality_step, size, header.level, **flags)
                 decoded = codec.kind.join(decoded, header.sections)
             except Exception as error:
                 raise Finding(f"after decoding: {type(error).__name__}: {error}") from error
