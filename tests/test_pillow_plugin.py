@@ -43,6 +43,8 @@ def test_other_modes_streams_and_settings_left_out(image_codec, ramp_image, tmp_
         with Image.open(stream) as image:
             assert image.getpixel((0, 0)) is not None and image.size == (32, 32)
     assert (tmp_path / "a").read_bytes() == image_codec.compress(gray, 3, Settings.of())
+    gray.save(tmp_path / "a.bpgan", iterations=0, exact=True)
+    assert (tmp_path / "a.bpgan").read_bytes() == image_codec.compress(gray, 3, Settings.of(iterations=0, exact=True))
 
 
 def test_nothing_is_left_of_a_save_that_fails(image_codec, ramp_image, tmp_path):

@@ -50,9 +50,9 @@ def with_transparency(pixels: np.ndarray) -> np.ndarray:
 
 
 def main(paths: list[Path]) -> None:
+    if not paths:
+        sys.exit("name pictures of Kodak")
     codec = load_codec(shipped("image"))
-    for old in GOLDEN.glob("*.bpgan"):
-        old.unlink()
     files = {}
     for path in paths:
         pixels = codec.kind.read(path)
@@ -62,6 +62,8 @@ def main(paths: list[Path]) -> None:
             )
     files["gray_alpha.bpgan"] = codec.compress(with_transparency(pixels), 3, Settings.of("none", exact=True))
     hashes = {}
+    for old in GOLDEN.glob("*.bpgan"):
+        old.unlink()
     for name, data in files.items():
         (GOLDEN / name).write_bytes(data)
         levels = REALISM if not hashes else REALISM[:1]

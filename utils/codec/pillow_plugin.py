@@ -51,7 +51,7 @@ class BpganImageFile(ImageFile.ImageFile):
 
 def _save(image, stream, filename):
     quality, iterations = (image.encoderinfo.get(name) for name in ("quality", "iterations"))
-    settings = Settings.of(iterations=iterations)
+    settings = Settings.of(iterations=iterations, exact=bool(image.encoderinfo.get("exact")))
     stream.write(_codec().compress(image, 3 if quality is None else quality, settings))
 
 
