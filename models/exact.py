@@ -23,8 +23,11 @@ changes: `tests/test_exact.py` holds fingerprints of the integers and hashes of 
 import decimal
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from decimal import Decimal
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +66,9 @@ class ByQuality(NamedTuple):
 
     bias: np.ndarray
     scale: np.ndarray | None
+
+
+EachStrip = Callable[[Callable[[slice], None], torch.Tensor], object]  # what `_strip_by_strip` gives
 
 
 class ExactGenerator:
@@ -126,7 +132,7 @@ class ExactGenerator:
         def add(value) -> None:
             if isinstance(value, torch.Tensor):
                 value = value.cpu().numpy()
-            if isinstance(value, (Layer, list, tuple)):
+            if isinstance(value, (list, tuple)):  # layers among them
                 for member in value:
                     add(member)
             elif value is not None:
@@ -147,26 +153,32 @@ class ExactGenerator:
 
         Its numbers are multiples of 2^-14 in [-2, 2].
         """
+        with _strip_by_strip(self._device) as each:
+            return self._picture(each, symbols, quality_step).cpu().numpy()
+
+    def _picture(self, each: EachStrip, symbols: np.ndarray, quality_step: int) -> torch.Tensor:
         latent = self._latent(symbols)
         seen = z_hat = self._scaled(latent, self._log_inverse, quality_step)
         if self._log_feature is not None:
             seen = self._scaled(latent, self._log_feature, quality_step)
-        h = _affine(_convolution(self._in16, seen), self._quality16, quality_step)  # (n16, h, w)
+        h = _affine(_convolution(each, self._in16, seen), self._quality16, quality_step)  # (n16, h, w)
         if self._rows is not None:
             h = (h + self._rows).clamp_(-LIMIT, LIMIT)
         for block in self._body16:
-            h = _residual_block(h, *block)
-        h = _affine(F.pixel_shuffle(_convolution(self._out16, h), 2), self._quality8, quality_step)  # (n8, 2h, 2w)
+            h = _residual_block(each, h, *block)
+        h = _affine(
+            F.pixel_shuffle(_convolution(each, self._out16, h), 2), self._quality8, quality_step
+        )  # (n8, 2h, 2w)
         for block in self._body8:
-            h = _residual_block(h, *block)
-        h = F.pixel_shuffle(_convolution(self._out8, h), 2)  # (n4, 4h, 4w)
+            h = _residual_block(each, h, *block)
+        h = F.pixel_shuffle(_convolution(each, self._out8, h), 2)  # (n4, 4h, 4w)
         for block in self._body4:
-            h = _residual_block(h, *block)
-        picture = F.pixel_shuffle(_convolution(self._out4, h, PICTURE_BITS), 4)  # (C, 16h, 16w)
+            h = _residual_block(each, h, *block)
+        picture = F.pixel_shuffle(_convolution(each, self._out4, h, PICTURE_BITS), 4)  # (C, 16h, 16w)
         if self._linear is not None:
-            picture += F.pixel_shuffle(_convolution(self._linear, z_hat, PICTURE_BITS), STRIDE)
+            picture += F.pixel_shuffle(_convolution(each, self._linear, z_hat, PICTURE_BITS), STRIDE)
         picture = picture.clamp_(-(2 << PICTURE_BITS), 2 << PICTURE_BITS).mul_(2.0**-PICTURE_BITS)
-        return picture.float().cpu().numpy()
+        return picture.float()
 
     def _latent(self, symbols: np.ndarray) -> np.ndarray:
         """Centers of symbols (C, h, w), escapes among them -> float64 (C, h, w), CENTER_BITS fraction bits."""
@@ -216,49 +228,83 @@ def _gains(logarithms: np.ndarray, quality_step: int) -> np.ndarray:
     return np.ldexp(np.rint(np.ldexp(mantissa, GAIN_BITS)), exponent - GAIN_BITS)
 
 
-def _sums(x: torch.Tensor, layer: Layer, active: bool = False) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The convolution of x (C_in, H, W), strip by strip: its rows, and their sums (C_out, rows, W), to be changed at will.
+@contextmanager
+def _strip_by_strip(device: torch.device | str) -> Iterator[EachStrip]:
+    """What calls a function for every strip of rows of x (C, H, W), in as many threads as PyTorch has here.
 
-    A kernel of 3x3 is nine matrix products with the same strip, each time shifted by another place. What is shifted
-    over the margin of zeros falls into columns that are left out. `active`: the activation comes first.
+    PyTorch's own threads meet after every operation on a strip, and then wait for each other on a busy machine. These
+    work on a strip each, and meet once per layer.
+    """
+    count = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    if count == 1:
+        yield lambda function, x: [function(rows) for rows in _strips(x, 1)]
+        return
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield lambda function, x: list(pool.map(function, _strips(x, count)))
+    finally:
+        torch.set_num_threads(count)  # what the threads set for themselves, threads of later would begin with
+
+
+def _strips(x: torch.Tensor, threads: int) -> list[slice]:
+    """The rows of x (C, H, W) in equal parts, of _STRIP_BYTES at most or one row each, a multiple of the number of threads."""
+    height = x.shape[1]
+    parts = -(-x.nbytes // (threads * _STRIP_BYTES)) * threads
+    edges = [height * part // parts for part in range(parts + 1)]
+    return [slice(top, bottom) for top, bottom in pairwise(edges) if top < bottom]
+
+
+def _sums(x: torch.Tensor, layer: Layer, rows: slice, active: bool = False) -> torch.Tensor:
+    """Some rows of the convolution of x (C_in, H, W): sums (C_out, rows, W). `active`: the activation comes first.
+
+    A kernel of 3x3 is nine matrix products with the same strip of x, each time shifted by another place. What is
+    shifted over the margin of zeros falls into columns that are left out.
     """
     channels, height, width = x.shape
-    side = math.isqrt(len(layer.taps))
+    side, count = math.isqrt(len(layer.taps)), rows.stop - rows.start
     margin = side // 2
-    rows, wide = max(1, _STRIP_BYTES // (x.element_size() * channels * width)), width + 2 * margin
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        above, below = max(0, top - margin), min(height, bottom + margin)
-        # one row more than the margin has, for the last shifts
-        strip = x.new_zeros(channels, bottom - top + 3 * margin, wide)
-        inner = strip[:, above - top + margin : below - top + margin, margin : margin + width]
-        inner.copy_(x[:, above:below])
-        if active:
-            F.leaky_relu_(inner, SLOPE).round_()
-        places = (bottom - top) * wide
-        sums = layer.bias.repeat(1, places)
-        for place, tap in enumerate(layer.taps):
-            shift = place // side * wide + place % side
-            sums.addmm_(tap, strip.view(channels, -1)[:, shift : shift + places])
-        yield slice(top, bottom), sums.view(-1, bottom - top, wide)[:, :, :width]
+    wide = width + 2 * margin
+    above, below = max(0, rows.start - margin), min(height, rows.stop + margin)
+    # one row more than the margin has, for the last shifts
+    strip = x.new_zeros(channels, count + 3 * margin, wide)
+    first = above - rows.start + margin
+    inner = strip[:, first : first + below - above, margin : margin + width]
+    inner.copy_(x[:, above:below])
+    if active:
+        F.leaky_relu_(inner, SLOPE).round_()
+    sums = layer.bias.repeat(1, count * wide)
+    for place, tap in enumerate(layer.taps):
+        shift = place // side * wide + place % side
+        sums.addmm_(tap, strip.view(channels, -1)[:, shift : shift + count * wide])
+    return sums.view(-1, count, wide)[:, :, :width]
 
 
-def _convolution(layer: Layer, x: torch.Tensor, bits: int = ACTIVATION_BITS) -> torch.Tensor:
+def _convolution(each: EachStrip, layer: Layer, x: torch.Tensor, bits: int = ACTIVATION_BITS) -> torch.Tensor:
     """A convolution (C_in, H, W) -> (C_out, H, W), rounded to so many fraction bits."""
     out = x.new_empty(len(layer.bias), *x.shape[1:])
-    for rows, sums in _sums(x, layer):
-        out[:, rows] = sums.mul_(layer.step * 2.0 ** (bits - ACTIVATION_BITS)).round_().clamp_(-LIMIT, LIMIT)
+    step = layer.step * 2.0 ** (bits - ACTIVATION_BITS)
+
+    def strip(rows: slice) -> None:
+        out[:, rows] = _sums(x, layer, rows).mul_(step).round_().clamp_(-LIMIT, LIMIT)
+
+    each(strip, x)
     return out
 
 
-def _residual_block(x: torch.Tensor, first: Layer, second: Layer) -> torch.Tensor:
-    """x + conv(act(conv(act(x)))), like `models.blocks.ResidualBlock`: (N, H, W) -> (N, H, W)."""
+def _residual_block(each: EachStrip, x: torch.Tensor, first: Layer, second: Layer) -> torch.Tensor:
+    """x + conv(act(conv(act(x)))), like `models.blocks.ResidualBlock`, in place: (N, H, W) -> (N, H, W)."""
     h = torch.empty_like(x)
-    for rows, sums in _sums(x, first, active=True):
-        h[:, rows] = F.leaky_relu_(sums.mul_(first.step).round_().clamp_(-LIMIT, LIMIT), SLOPE).round_()
-    for rows, sums in _sums(h, second):
-        x[:, rows] += sums.mul_(second.step).round_()
-        x[:, rows].clamp_(-LIMIT, LIMIT)
+
+    def inner(rows: slice) -> None:
+        sums = _sums(x, first, rows, active=True).mul_(first.step).round_().clamp_(-LIMIT, LIMIT)
+        h[:, rows] = F.leaky_relu_(sums, SLOPE).round_()
+
+    def outer(rows: slice) -> None:
+        sums = _sums(h, second, rows).mul_(second.step).round_()
+        x[:, rows] = sums.add_(x[:, rows]).clamp_(-LIMIT, LIMIT)
+
+    each(inner, x)
+    each(outer, x)
     return x
 
 

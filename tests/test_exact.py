@@ -1,6 +1,7 @@
 """models/exact.py and what is made of it: the same pixels on every machine. Other threads and instructions: test_machines."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -100,7 +101,8 @@ def test_the_largest_sums_are_exact(monkeypatch, side, height, width, strip):
     x[:, :2] = exact.LIMIT
     expected = convolution_of_integers(x, layer)
     assert np.abs(expected).max() > 2**43
-    found = [sums.clone() for _, sums in exact._sums(torch.from_numpy(x.astype(np.float64)), layer)]
+    x = torch.from_numpy(x.astype(np.float64))
+    found = [exact._sums(x, layer, rows) for rows in exact._strips(x, 1)]
     assert np.array_equal(torch.cat(found, 1).numpy(), expected)
 
 
@@ -110,16 +112,43 @@ def test_a_network_of_integers_gives_the_same_picture(monkeypatch):
     generator, symbols = exact_of(model), symbols_of(model, 3, 4)
     expected = generator(symbols, 40)
 
-    def sums(x, layer, active=False):
+    def sums(x, layer, rows, active=False):
         values = x.numpy()
         if active:
             values = np.rint(np.where(values < 0, values * exact.SLOPE, values))
         assert np.array_equal(values, values.astype(np.int64))
         found = convolution_of_integers(values.astype(np.int64), layer)
-        yield slice(None), torch.from_numpy(found.astype(np.float64))
+        return torch.from_numpy(found[:, rows].astype(np.float64))
 
     monkeypatch.setattr(exact, "_sums", sums)
     assert np.array_equal(generator(symbols, 40), expected)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_share_the_strips(monkeypatch, threads):
+    """Whatever their number is; and PyTorch has as many afterwards as before, in threads of later too."""
+    model = lively_model()
+    generator, symbols, before = exact_of(model), symbols_of(model), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = generator(symbols, 40)
+        monkeypatch.setattr(exact, "_STRIP_BYTES", 1 << 12)
+        torch.set_num_threads(threads)
+        assert np.array_equal(generator(symbols, 40), expected)
+        with ThreadPoolExecutor(1) as pool:
+            assert [torch.get_num_threads(), pool.submit(torch.get_num_threads).result()] == [threads] * 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("height", [1, 2, 7, 64, 101])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_strips_cover_every_row_once(monkeypatch, height, threads):
+    monkeypatch.setattr(exact, "_STRIP_BYTES", 1000)
+    strips = exact._strips(torch.empty(3, height, 5, dtype=torch.float64), threads)
+    assert [row for rows in strips for row in range(rows.start, rows.stop)] == list(range(height))
+    rows = [rows.stop - rows.start for rows in strips]
+    assert max(rows) - min(rows) <= 1 and len(strips) >= min(height, threads)
 
 
 def test_what_is_too_large_is_clamped(monkeypatch):
@@ -131,9 +160,9 @@ def test_what_is_too_large_is_clamped(monkeypatch):
     sums = exact._sums
 
     def watched(*arguments, **named):
-        for rows, found in sums(*arguments, **named):
-            seen.append(float(found.abs().max()))
-            yield rows, found
+        found = sums(*arguments, **named)
+        seen.append(float(found.abs().max()))
+        return found
 
     monkeypatch.setattr(exact, "_sums", watched)
     picture = exact_of(model)(symbols, 0)
