@@ -113,7 +113,7 @@ class Decoder:
     def check_exact(self) -> None:
         """Raise ValueError where the kind of signal cannot be decoded exactly."""
         if not self.kind.has_exact:
-            raise ValueError(f"{self.kind.name} has no exact form, which only pictures have: leave --exact out")
+            raise ValueError(f"{self.kind.name} cannot be decoded exactly, images alone can: leave --exact out")
 
     def _check_realism(self, realism: float) -> None:
         if not 0 <= realism <= 1:
