@@ -258,8 +258,8 @@ def decompress_parser() -> Parser:
         "--exact",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="decode pictures to the same pixels on every machine, in about three times the time; without either, "
-        "those files are that were compressed with --exact",
+        help="decode pictures to the same pixels on every machine, in two to three times the time; without either, "
+        "files that were compressed with --exact are decoded so",
     )
     _add_overwrite(parser, "replace files in --output that differ from the decoded ones")
     return parser
