@@ -105,7 +105,10 @@ class ExactGenerator:
         self._body16, self._out16, self._quality8 = body("body16", depth16), layer("out16"), by_quality("8")
         self._body8, self._out8 = body("body8", depth8), layer("out8")
         self._body4, self._out4 = body("body4", depth4), layer("out4")
-        self._linear = layer("linear") if config.linear_path else None
+        self._linear, self._row_mean = None, None
+        if config.linear_path:
+            self._linear = layer("linear")
+            self._row_mean = self._tensor(_fixed(take("row_mean")[0], PICTURE_BITS)) if config.latent_rows else None
         if left:
             raise ValueError(f"the exact generator does not know {sorted(left)[0]!r} of this generator")
 
@@ -139,7 +142,7 @@ class ExactGenerator:
                 digest.update(np.asarray(value, "<f8").tobytes())
 
         add([self._in16, self._body16, self._out16, self._body8, self._out8, self._body4, self._out4, self._linear])
-        add(self._rows)
+        add([self._rows, self._row_mean])
         add(_fixed(self._centers, CENTER_BITS))
         for step in range((QUALITIES - 1) * QUALITY_STEPS + 1):
             for table in (self._quality16, self._quality8):
@@ -177,6 +180,8 @@ class ExactGenerator:
         picture = F.pixel_shuffle(_convolution(each, self._out4, h, PICTURE_BITS), 4)  # (C, 16h, 16w)
         if self._linear is not None:
             picture += F.pixel_shuffle(_convolution(each, self._linear, z_hat, PICTURE_BITS), STRIDE)
+        if self._row_mean is not None:
+            picture += self._row_mean
         picture = picture.clamp_(-(2 << PICTURE_BITS), 2 << PICTURE_BITS).mul_(2.0**-PICTURE_BITS)
         return picture.float()
 

@@ -33,6 +33,7 @@ VARIANTS = (
     {"linear_path": False},
     {"quality_scales": False, "generator_depths": (2, 0, 1), "generator_widths": (8, 24, 16)},
     {"linear_path": False, "latent_rows": 8},
+    {"latent_rows": 8},
 )
 
 
@@ -42,7 +43,7 @@ def lively_model(**changes):
     for name, parameter in [*model.generator.named_parameters(), *model.gains.named_parameters()]:
         if name.startswith("scale"):
             parameter.uniform_(0.5, 1.5)
-        elif name.startswith(("quality", "row_bias")):
+        elif name.startswith(("quality", "row_")):
             parameter.normal_(std=0.2)
         elif name.startswith("log_"):
             parameter.add_(0.2 * torch.randn_like(parameter))
