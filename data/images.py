@@ -4,6 +4,7 @@ Whatever a file holds (palette, CMYK, 16 bits, a color profile, a camera's
 rotation) is brought to the 8-bit sRGB pixels that a viewer would show (`data.picture_files`).
 """
 
+import zlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from io import BytesIO
@@ -133,7 +134,9 @@ class ImageKind(Kind):
         known = {name: value for name, value in (("exif", exif), ("icc_profile", icc)) if value}
         # Through memory: what goes wrong on the disk is then the system's own error.
         stream = BytesIO()
-        Image.fromarray(signal).save(stream, format="PNG", **known)
+        # What a generator makes hardly ever repeats itself but for flat places: runs and Huffman codes do as well as
+        # the search for repetitions (1 % more bytes), in a quarter of its time.
+        Image.fromarray(signal).save(stream, format="PNG", compress_type=zlib.Z_RLE, **known)
         with replacing(path) as temporary:
             temporary.write_bytes(stream.getbuffer())
 

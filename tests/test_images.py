@@ -3,6 +3,7 @@
 import logging
 import struct
 import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -345,6 +346,18 @@ def test_write_read_back_and_leave_nothing_else(tmp_path, texture_image):
     SIGNAL.write(path, texture_image)
     np.testing.assert_array_equal(SIGNAL.read(path), texture_image)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_are_about_as_small_as_png_can_be(tmp_path, texture_image):
+    flat = np.zeros((1000, 1500, 3), np.uint8)
+    flat[400:, 300:] = (200, 30, 90)
+    for name, image, most in (("flat", flat, 20_000), ("texture", texture_image, None)):
+        ImageKind().write(tmp_path / "a.png", image)
+        if most is None:
+            stream = BytesIO()
+            Image.fromarray(image).save(stream, format="PNG")
+            most = 1.05 * len(stream.getvalue())
+        assert (tmp_path / "a.png").stat().st_size < most, name
 
 
 def test_write_refuses_other_arrays_and_keeps_the_old_file(tmp_path, ramp_image):
