@@ -7,10 +7,10 @@ from utils.codec.settings import Settings
 
 
 def run(options) -> int:
-    from utils.batch.code import code_files  # here, so that --help loads no PyTorch
+    from utils.batch.code import Plan, code_files  # here, so that --help loads no PyTorch
 
     settings = Settings.of("none", entropy_coder=options.entropy_coder, seed=options.seed, exact=options.exact)
-    return code_files(options, settings, options.quality, realism=options.realism)
+    return code_files(options, options.quality, Plan(settings, realism=options.realism))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,6 +15,10 @@ def kind_class(name: str) -> type[Kind]:
 
 
 def build_kind(name: str, settings: dict | None = None) -> Kind:
+    """A kind with the settings of a checkpoint (`Kind.settings`); None takes the defaults.
+
+    Raises KeyError for an unknown name, TypeError for unknown settings.
+    """
     return kind_class(name)(**(settings or {}))
 
 

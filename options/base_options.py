@@ -39,6 +39,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=f"BPGAN {__version__}")
 
     def error(self, message: str):
+        """End the program with one line and exit code 2."""
         self.exit(2, f"{self.prog}: error: {printable(message)} (see --help)\n")
 
     def parse_known_args(self, args=None, namespace=None):
@@ -51,6 +52,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def parse(self, argv: list[str] | None) -> argparse.Namespace:
+        """The options of a command line, by which the log is set up. A mistake ends the program: see `error`."""
         options = self.parse_args(argv)
         level = logging.INFO if options.verbose else logging.WARNING
         handler = logging.StreamHandler(sys.stderr)

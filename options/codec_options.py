@@ -148,6 +148,7 @@ class CompressParser(FilesParser):
 
 
 def compress_parser() -> Parser:
+    """The command line of Compression_ADMM.py."""
     parser = CompressParser(
         "Compress images and speech: search, code, write .bpgan files, decode them again, measure.",
         "results/compressed",
@@ -204,6 +205,7 @@ def compress_parser() -> Parser:
 
 
 def evaluate_parser() -> Parser:
+    """The command line of test.py."""
     parser = FilesParser(
         "Encode, quantize, code and decode without search; measure.",
         "results/test",
@@ -244,6 +246,7 @@ class DecompressParser(FilesParser):
 
 
 def decompress_parser() -> Parser:
+    """The command line of Decompression.py."""
     parser = DecompressParser(
         "Decode .bpgan files to PNG and WAV.", "results/decoded", ".bpgan files or folders of them"
     )

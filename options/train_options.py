@@ -8,6 +8,7 @@ from .base_options import KIND_NAMES, Parser, in_range
 
 
 def train_parser() -> Parser:
+    """The command line of train.py."""
     parser = Parser("Train encoder, generator, codebook and entropy tables; then the realistic generator.")
     add = parser.add_argument
     add("--signal", choices=KIND_NAMES, required=True, help="kind of signal")

@@ -37,6 +37,7 @@ def _group():
 
 
 def stop() -> None:
+    """Leave the process group, if `start` joined one."""
     if dist := _group():
         dist.destroy_process_group()
 
@@ -70,6 +71,7 @@ def broadcast_number(value: float) -> float:
 
 
 def barrier() -> None:
+    """Wait until all processes have come here."""
     if dist := _group():
         dist.barrier()
 

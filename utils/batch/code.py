@@ -38,27 +38,32 @@ WARM_UP_SIZE = 192  # both numbers of the signal's size; the second one is the k
 WARM_UP_ITERATIONS = 2  # at most
 
 
-def code_files(
-    options: argparse.Namespace,
-    settings: Settings,
-    qualities: Sequence[float],
-    target_of: Callable[[Kind], Target | None] | None = None,
-    batch_size: int = 1,
-    realism: float = 0.0,
-    decode: bool = True,
-    trace: Path | None = None,
-    keep_metadata: bool = False,
-) -> int:
+@dataclass(frozen=True)
+class Plan:
+    """How a batch is coded, beside the qualities."""
+
+    settings: Settings
+    # For each kind of signal its target, in place of a quality; it raises ValueError for a kind without one. Every
+    # signal is then coded alone at a quality of its own, and the printed table shows the quality.
+    target_of: Callable[[Kind], Target | None] | None = None
+    batch_size: int = 1  # files in memory
+    realism: float = 0.0  # of the decoded files
+    decode: bool = True  # False: nothing is decoded and scored
+    trace: Path | None = None  # where every iteration of the searches is kept
+    keep_metadata: bool = False
+
+
+def code_files(options: argparse.Namespace, qualities: Sequence[float], plan: Plan) -> int:
     """Every input, or without inputs the built-in samples, at every quality; tables, report; -> exit code.
 
-    Several qualities get a folder each. With `target_of`, which raises ValueError for a kind without a target,
-    every signal is coded alone at a quality of its own, and the printed table shows the quality.
-    `trace`: where every iteration of the searches is kept.
+    Several qualities get a folder each.
     """
-    if options.report and not decode:
+    if options.report and not plan.decode:
         raise ValueError("--report shows decoded files: leave --no_decode out")
-    if trace is not None and trace.name == JOURNAL_NAME:
-        raise ValueError(f"--trace {trace}: a file of this name keeps account of an output folder; choose another name")
+    if plan.trace is not None and plan.trace.name == JOURNAL_NAME:
+        raise ValueError(
+            f"--trace {plan.trace}: a file of this name keeps account of an output folder; choose another name"
+        )
 
     def say(line: str) -> None:
         if line and not options.quiet:
@@ -79,19 +84,15 @@ def code_files(
             _check_own_files(options.output, folders.values())
         for folder in folders.values():
             check_conditions(folder)
-        progress = Progress(Trace(trace, options.overwrite) if trace else None, options.quiet)
+        progress = Progress(Trace(plan.trace, options.overwrite) if plan.trace else None, options.quiet)
         for quality, folder in folders.items():
-            journal = Journal(
-                folder, settings_of(options, device=device.type, quality=quality), overwrite=options.overwrite
-            )
-            coding = Coding(
-                folder, codecs, journal, settings, quality, target_of, realism, decode, keep_metadata, progress
-            )
+            journal = Journal(folder, settings_of(options, device=device.type, quality=quality), options.overwrite)
+            coding = Coding(folder, codecs, journal, plan, quality, progress)
             name = f"quality {quality:g}" if len(qualities) > 1 else "compressing"
-            result = run_batch(items, coding, name, batch_size, options.quiet)
+            result = run_batch(items, coding, name, plan.batch_size, options.quiet)
             exit_codes.append(result.exit_code)
             if result.rows:
-                runs.append(Run(folder, result.rows, realism))
+                runs.append(Run(folder, result.rows, plan.realism))
             if is_first:
                 say(summary)
                 conditions = conditions_of(options, device, codecs.used())
@@ -101,12 +102,9 @@ def code_files(
                 break
         else:
             if options.report and runs and is_first:
-                try:
-                    about = caption(conditions, len(items), options.input)
-                    shown = write_report(options.output / REPORT_NAME, items, codecs, runs, about)
-                    say(f"{printable(str(options.output / REPORT_NAME))}: {shown}")
-                except (ValueError, OSError) as error:
-                    exit_codes.append(fail(error))
+                code, line = _write_page(options, items, codecs, runs, conditions)
+                exit_codes.append(code)
+                say(line)
     say(summary)  # the very last, since it repeats which files failed
     if 130 in exit_codes:
         print("interrupted; what is listed above is whole", file=sys.stderr)
@@ -132,7 +130,7 @@ def _write_results(
     The table comes first: it needs no disk.
     """
     if result.rows and not options.quiet:
-        print(tables.means_table(result.rows, with_quality=coding.target_of is not None), end="")
+        print(tables.means_table(result.rows, with_quality=coding.plan.target_of is not None), end="")
     code, kept, where = 0, 0, options.result_name
     if where is None:
         where = str(coding.output / tables.NAME)
@@ -148,6 +146,18 @@ def _write_results(
         except OSError as error:
             code = fail(error)
     return code, f"{printable(where)}: {tables.summary(result, n_items, reused=coding.n_reused, kept=kept)}"
+
+
+def _write_page(
+    options: argparse.Namespace, items: Sequence[Item], codecs: CodecsByKind, runs: Sequence[Run], conditions: dict
+) -> tuple[int, str]:
+    """report.html; -> exit code, and a line that says what it shows."""
+    path = options.output / REPORT_NAME
+    try:
+        shown = write_report(path, items, codecs, runs, caption(conditions, len(items), options.input))
+    except (ValueError, OSError) as error:
+        return fail(error), ""
+    return 0, f"{printable(str(path))}: {shown}"
 
 
 @dataclass(frozen=True)
@@ -172,12 +182,8 @@ class Coding:
     output: Path
     codecs: CodecsByKind
     journal: Journal
-    settings: Settings
+    plan: Plan
     quality: float
-    target_of: Callable[[Kind], Target | None] | None
-    realism: float
-    decode: bool
-    keep_metadata: bool
     progress: Progress
     n_reused: int = 0  # rows of this process that an earlier run had finished
     _warmed: set[str] = field(default_factory=set)  # kinds whose codec has coded something
@@ -208,18 +214,18 @@ class Coding:
         finished = self.journal.find(key, name_of(item.path))
         if finished:
             return finished
-        results = (SUFFIX, codec.kind.output_suffix) if self.decode else (SUFFIX,)
+        results = (SUFFIX, codec.kind.output_suffix) if self.plan.decode else (SUFFIX,)
         targets = [item.result(self.output, suffix) for suffix in results]
         for target in targets:
             if target.exists() and target.samefile(item.path):
                 raise ValueError(f"{item.path}: its results would overwrite it, choose another --output")
             self.journal.check(target)
-        return _Job(item, codec, *_read(codec.kind, item.path, self.keep_metadata), key, targets)
+        return _Job(item, codec, *_read(codec.kind, item.path, self.plan.keep_metadata), key, targets)
 
     def _code(self, group: list[_Job], guard: Guard) -> Iterator[tuple[Item, dict]]:
         """Signals that go together; each file is written as soon as it is coded."""
         encoded = None
-        if len(group) > 1 and self.target_of is None:
+        if len(group) > 1 and self.plan.target_of is None:
             encoded = attempt_together(lambda: self._encode(group))
         for place, job in enumerate(group):
             with guard(job.item):
@@ -229,12 +235,12 @@ class Coding:
     def _encode(self, group: list[_Job]) -> list[tuple[Encoded, list[SearchStep]]]:
         """What each signal was coded to, and the steps of its search that a trace is to have."""
         codec, signals = group[0].codec, [job.original for job in group]
-        target = self.target_of(codec.kind) if self.target_of else None
+        target = self.plan.target_of(codec.kind) if self.plan.target_of else None
         with self.progress.searching([name_of(job.item.path) for job in group]) as searching:
             encoded = codec.encode_batch(
                 signals,
                 target or self.quality,
-                self.settings,
+                self.plan.settings,
                 observe=searching.observe,
                 metadata=[job.metadata for job in group],
             )
@@ -260,10 +266,10 @@ class Coding:
             temporaries[0].write_bytes(encoded.data)
             written = [checksum(encoded.data)]
             decode_seconds = {}
-            if self.decode:
+            if self.plan.decode:
                 started = time.perf_counter()
                 data = read_file(temporaries[0])
-                decoded = codec.decompress(data, self.realism)
+                decoded = codec.decompress(data, self.plan.realism)
                 decode_seconds = {"decode_seconds": time.perf_counter() - started}
                 kind.write(temporaries[1], decoded, **codec.metadata(data))
                 written.append(checksum(temporaries[1]))
@@ -291,13 +297,15 @@ class Coding:
             return
         self._warmed.add(kind.name)
         size = (WARM_UP_SIZE, kind.usual_size_b or WARM_UP_SIZE)
-        search = self.settings.search
+        search = self.plan.settings.search
         short = dataclasses.replace(search, iterations=min(search.iterations, WARM_UP_ITERATIONS))
-        settings = dataclasses.replace(self.settings, search=short)
+        settings = dataclasses.replace(self.plan.settings, search=short)
         picture = np.zeros((kind.channels, *kind.picture_shape(size)), np.float32)
         # What is wrong with the settings, or with the machine, is told of the first file.
         with suppress(ValueError, RuntimeError, MemoryError):
-            codec.decompress(codec.compress(kind.from_picture(picture, size, 0), self.quality, settings), self.realism)
+            codec.decompress(
+                codec.compress(kind.from_picture(picture, size, 0), self.quality, settings), self.plan.realism
+            )
 
 
 def _read(kind: Kind, path: Path, keep_metadata: bool) -> tuple[np.ndarray, Metadata]:

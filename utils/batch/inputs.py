@@ -30,6 +30,7 @@ class Item:
     stem: Path
 
     def result(self, folder: Path, suffix: str) -> Path:
+        """Where its result of that suffix lies, in the folder of results."""
         return folder / self.stem.parent / (self.stem.name + suffix)
 
 

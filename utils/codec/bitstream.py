@@ -138,6 +138,7 @@ class FileHeader:
 
     @property
     def sectioned(self) -> int:
+        """The header's bit: 1 where there are sections."""
         return int(bool(self.sections))
 
 

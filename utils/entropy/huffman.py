@@ -97,6 +97,7 @@ class HuffmanTables(ResidualTables):
 
     @cached_property
     def codes(self) -> "Codes":
+        """The words that the code lengths stand for."""
         return canonical_codes(self.lengths)
 
     @property

@@ -21,6 +21,7 @@ class Tables:
         raise NotImplementedError
 
     def to_arrays(self) -> dict[str, np.ndarray]:
+        """The fields that are not None, by name."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: array for name, array in arrays.items() if array is not None}
 
