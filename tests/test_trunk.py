@@ -68,6 +68,7 @@ def explained(outputs: torch.Tensor, wanted: torch.Tensor) -> float:
     return 1 - float((outputs - wanted).square().sum() / spread.square().sum())
 
 
+@pytest.mark.slow
 def test_the_blocks_are_the_old_ones(started):
     for part, names in (("encoder", ENCODER_BLOCKS), ("generator", GENERATOR_BLOCKS)):
         for name in names:
@@ -77,6 +78,7 @@ def test_the_blocks_are_the_old_ones(started):
     assert rows is None or torch.equal(rows, started.old.generator.row_bias)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_blocks_see_about_what_they_saw(started):
     model, old = started.model, started.old
@@ -90,6 +92,7 @@ def test_the_blocks_see_about_what_they_saw(started):
     assert explained(seen, old.generator.in16(old.gains.unscale(old_y, place))) > 0.3
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_generator_adds_what_the_linear_path_misses(started):
     model, row = started.model, torch.full((8,), 4.0)
@@ -118,6 +121,7 @@ def test_a_trunk_that_does_not_fit_is_refused(changes, message):
         check_trunk(tiny_config("speech"), tiny_config("speech"))
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_trunk(folders, tmp_path, monkeypatch):
     """By the command line; `--resume` goes on without it."""
     config = tiny_config("speech", linear_path=True, quality_scales=True)
