@@ -286,6 +286,7 @@ def test_realistic_generators(codecs, tiny_checkpoints, texture_image, realism):
         codecs["image"].exact_generator(-realism)
 
 
+@pytest.mark.slow
 def test_speech_is_refused(codecs, voiced_clip):
     codec = codecs["speech"]
     with pytest.raises(ValueError, match=r"^speech .* leave --exact out$"):
@@ -302,6 +303,7 @@ def test_speech_is_refused(codecs, voiced_clip):
 # -- scripts ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_from_the_shell(run, tmp_path, codecs):
     """What the sender wrote, and scored, is what any receiver writes."""
     save_picture(tmp_path / "a.png", 50, 70, 3)
@@ -326,6 +328,7 @@ def test_test_has_the_option(run, tmp_path, codecs):
     assert code == 0 and codecs["image"].info(tmp_path / "out" / "a.bpgan")["flags"] == ["exact"], err
 
 
+@pytest.mark.slow
 def test_speech_from_the_shell_is_one_line(run, tmp_path, codecs, voiced_clip):
     codecs["speech"].kind.write(tmp_path / "a.wav", voiced_clip[:8000])
     code, _, err = run(Compression_ADMM, tmp_path / "a.wav", tmp_path / "a.bpgan", "--exact", "--quiet")
