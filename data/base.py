@@ -244,6 +244,12 @@ class Kind(ABC):
         """
         return list_files(root, self.suffixes)
 
+    has_waveforms: bool = False  # whether discriminators listen to it, too
+
+    def waveforms(self):
+        """A module that turns pictures (B, C, H, W) into waveforms (B, samples), differentiable, for discriminators."""
+        raise NotImplementedError(f"{self.name} has no waveforms")
+
     @abstractmethod
     def augment(self, crop, rng):
         """One training crop, a tensor (C, h, w + spare_columns) in [-1, 1] -> one as likely, (C, h, w).

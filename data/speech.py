@@ -108,6 +108,7 @@ class SpeechKind(Kind):
     stretch = (1.0, 1.0)
     spare_columns = 8  # faster speech uses them up: 5 % of a crop, and one
     tensor_dims = 1
+    has_waveforms = True
 
     def __init__(self, **settings):
         self._settings = SpeechSettings(**settings)
@@ -338,6 +339,12 @@ class SpeechKind(Kind):
     def samples(self) -> list[Path]:
         """The synthesized sentence that the repository ships."""
         return [Path(__file__).parent / "samples" / "speech.flac"]
+
+    def waveforms(self):
+        """`data.waveforms.Waveforms`: the phase is rebuilt, and held constant."""
+        from .waveforms import Waveforms
+
+        return Waveforms(self._settings)
 
     def augment(self, crop, rng):
         """Another voice, room, microphone or line for half of the crops (`data.augment`)."""

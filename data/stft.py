@@ -181,27 +181,33 @@ def mel_to_linear(mel: np.ndarray, settings: SpeechSettings) -> np.ndarray:
     Starts from the interpolated bands and refines multiplicatively, which keeps the sign and
     minimizes the Kullback-Leibler divergence (Lee and Seung 2001). Bins outside all bands are 0.
     """
-    down, up, interpolate = _sparse_basis(settings)
+    down, up = _sparse_basis(settings)
     mel = np.ascontiguousarray(mel, dtype=np.float32)
-    linear = interpolate @ mel
+    linear = mel_interpolation(settings) @ mel
     for _ in range(MEL_ITERATIONS):
         linear *= up @ (mel / np.maximum(down @ linear, 1e-20))
     return linear
 
 
 @lru_cache(maxsize=4)
-def _sparse_basis(settings: SpeechSettings):
-    """The filter bank, its transpose with rows that sum to one, and an interpolation of bands.
+def mel_interpolation(settings: SpeechSettings):
+    """Bins from mel bands, each between the peaks of its two: a sparse array (n_bins, n_mels), rows sum to one."""
+    basis = mel_basis(settings)
+    return _normalized((basis / basis.max(axis=1, keepdims=True)).T)
 
-    Sparse, because a bin lies in two bands at most.
-    """
+
+@lru_cache(maxsize=4)
+def _sparse_basis(settings: SpeechSettings):
+    """The filter bank, and its transpose with rows that sum to one: sparse, as a bin lies in two bands at most."""
     from scipy.sparse import csr_array
 
     basis = mel_basis(settings)
-    peaks = basis / basis.max(axis=1, keepdims=True)
+    return csr_array(basis), _normalized(basis.T)
 
-    def normalized(rows: np.ndarray):
-        sums = rows.sum(axis=1, keepdims=True)
-        return csr_array(np.divide(rows, sums, out=np.zeros_like(rows), where=sums > 0))
 
-    return csr_array(basis), normalized(basis.T), normalized(peaks.T)
+def _normalized(rows: np.ndarray):
+    """Sparse, each row divided by its sum; a row of zeros stays."""
+    from scipy.sparse import csr_array
+
+    sums = rows.sum(axis=1, keepdims=True)
+    return csr_array(np.divide(rows, sums, out=np.zeros_like(rows), where=sums > 0))

@@ -1,6 +1,8 @@
-"""Multi-scale patch discriminator D (pix2pixHD, Wang et al. 2018): scores real against generated.
+"""Discriminators: they score real against generated; the receiver does not need them.
 
-The adversarial stage and the search's perceptual objective use it; the receiver does not need it.
+Of pictures, patches at several scales (pix2pixHD, Wang et al. 2018), for the adversarial stage and for the search's
+perceptual objective. Of waveforms, periods (HiFi-GAN, Kong et al. 2020) and spectra at several resolutions (UnivNet,
+Jang et al. 2021), for the adversarial stage alone.
 """
 
 import itertools
@@ -8,7 +10,7 @@ import itertools
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from .blocks import NEGATIVE_SLOPE
 
@@ -25,11 +27,7 @@ class PatchDiscriminator(nn.Module):
         self.out = spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        features = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), NEGATIVE_SLOPE)
-            features.append(x)
-        return self.out(x), features
+        return _layered(self, x)
 
 
 class Discriminator(nn.Module):
@@ -47,3 +45,75 @@ class Discriminator(nn.Module):
             logits.append(score)
             features.extend(maps)
         return logits, features
+
+
+PERIODS = (2, 3, 5, 7, 11)  # samples
+RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # samples of a spectrum's window, and of its hop
+SHOWN_POWER = 0.3  # of the magnitudes in the spectra: soft parts are heard, too
+
+
+class PeriodDiscriminator(nn.Module):
+    """A waveform (B, n) -> (logits (B, 1, h, period), list of features): what repeats after `period` samples lies in
+    columns, and the columns are convolved."""
+
+    def __init__(self, period: int, widths: tuple[int, ...]):
+        super().__init__()
+        self.period = period
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, b, (5, 1), stride=(3, 1), padding=(2, 0)))
+            for a, b in itertools.pairwise((1, *widths))
+        )
+        self.out = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        rows = waveform.shape[-1] // self.period
+        return _layered(self, waveform[:, : rows * self.period].reshape(-1, 1, rows, self.period))
+
+
+class SpectrumDiscriminator(nn.Module):
+    """A waveform (B, n), n at least the window -> (logits (B, 1, frames / 4, bins / 16), list of features)."""
+
+    def __init__(self, window: int, hop: int, width: int):
+        super().__init__()
+        self.hop = hop
+        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        widths = (1, width, width, width, width)
+        strides = ((1, 2), (2, 2), (2, 2), (1, 2))
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, b, (3, 9), stride=stride, padding=(1, 4)))
+            for (a, b), stride in zip(itertools.pairwise(widths), strides)
+        )
+        self.out = weight_norm(nn.Conv2d(width, 1, 3, padding=1))
+
+    def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        spectra = torch.stft(waveform, len(self.window), self.hop, window=self.window, return_complex=True)
+        power = spectra.real**2 + spectra.imag**2
+        return _layered(self, (power + 1e-8).pow(SHOWN_POWER / 2).transpose(1, 2)[:, None])
+
+
+class WaveformDiscriminator(nn.Module):
+    """Discriminators of several periods and resolutions together."""
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128), width: int = 16):
+        super().__init__()
+        periods = (PeriodDiscriminator(period, widths) for period in PERIODS)
+        spectra = (SpectrumDiscriminator(*resolution, width) for resolution in RESOLUTIONS)
+        self.parts = nn.ModuleList([*periods, *spectra])
+
+    def forward(self, waveform: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """waveform (B, n), float32 in [-1, 1] -> (logits of each part, all features)."""
+        logits, features = [], []
+        for part in self.parts:
+            score, maps = part(waveform)
+            logits.append(score)
+            features.extend(maps)
+        return logits, features
+
+
+def _layered(part: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """x through the layers of a discriminator -> (logits, features)."""
+    features = []
+    for layer in part.layers:
+        x = F.leaky_relu(layer(x), NEGATIVE_SLOPE)
+        features.append(x)
+    return part.out(x), features

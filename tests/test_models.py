@@ -13,7 +13,7 @@ from models import losses
 from models.blocks import ResidualBlock, upsampling_conv
 from models.bpgan import BPGAN
 from models.config import ModelConfig
-from models.discriminator import Discriminator
+from models.discriminator import PERIODS, RESOLUTIONS, Discriminator, PeriodDiscriminator, WaveformDiscriminator
 from models.entropy_model import MIN_PROBABILITY, ContextModel, logistic_bits
 from models.quality import at_quality
 from models.quantizer import Codebook, Gains, straight_through_round
@@ -255,6 +255,34 @@ def test_discriminator_scores_patches_at_three_scales():
 
 
 # -- quality tables, gains -------------------------------------------------------------------------
+
+
+def test_discriminator_hears_periods_and_spectra():
+    torch.manual_seed(0)
+    discriminator = WaveformDiscriminator(widths=(4, 4, 4, 4), width=4)
+    waveform = torch.randn(2, 4000).requires_grad_(True)
+    logits, features = discriminator(waveform)
+    assert len(logits) == len(PERIODS) + len(RESOLUTIONS) and len(features) == 4 * len(logits)
+    assert [part.shape[-1] for part in logits[: len(PERIODS)]] == list(PERIODS)
+    for part in logits:
+        assert part.shape[:2] == (2, 1)
+        (gradient,) = torch.autograd.grad(part.abs().sum(), waveform, retain_graph=True)
+        assert (gradient != 0).any(dim=1).all()
+    # members of a batch do not mix, and silence is scored, too
+    alone, _ = discriminator(waveform[:1])
+    assert all(torch.allclose(a, b[:1], atol=1e-5) for a, b in zip(alone, logits))
+    assert all(part.isfinite().all() for part in discriminator(torch.zeros(1, 4000))[0])
+
+
+def test_a_period_discriminator_sees_what_repeats():
+    torch.manual_seed(0)
+    part = PeriodDiscriminator(5, (4, 4))
+    pulses = torch.zeros(1, 500)
+    pulses[:, 2::5] = 1.0
+    columns = part(pulses)[0][0, 0, 3:-3]  # away from the ends
+    assert torch.allclose(columns, columns[:1].expand_as(columns), atol=1e-6)  # the same in each period
+    others = columns[0, [0, 1, 3, 4]]
+    assert torch.allclose(others, others[:1].expand_as(others), atol=1e-6) and columns[0, 2] != columns[0, 0]
 
 
 def test_at_quality_interpolates_between_rows():

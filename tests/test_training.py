@@ -126,6 +126,30 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
             assert moved == set(prefixes), f"{stage}: {module} learns nothing"
 
 
+def test_speech_is_judged_by_its_waveform_too(roots, tmp_path):
+    """Both discriminators learn, the generator hears from both, and a resumed run has both; a checkpoint has one."""
+    data = picture_set(roots, "speech")
+    trainer = make_trainer(tmp_path, "speech", stages=["adversarial"], steps=3)
+    before = copy.deepcopy(trainer.networks.weights())
+    x, quality_row = data.batch(2, np.random.default_rng(1)), torch.tensor([0, 5])
+    trainer.stage.step(x, quality_row)
+    after = trainer.networks.weights()
+    for name in ("discriminator", "waveform_discriminator", "realistic"):
+        assert any(not torch.equal(after[name][key], value) for key, value in before[name].items()), name
+    for heard in (0, 1):  # the gradient of each discriminator alone
+        shown = x.clone().requires_grad_(True)
+        logits, _ = trainer.stage.discriminators[heard](trainer.stage.judged(shown)[heard])
+        (gradient,) = torch.autograd.grad(losses.generator_hinge(logits), shown)
+        assert gradient.isfinite().all() and gradient.abs().sum() > 0
+
+    trainer.save()
+    resumed = make_trainer(tmp_path, "speech", stages=["adversarial"], steps=3)
+    resumed.resume()
+    same(resumed.networks.weights(), trainer.networks.weights())
+    path = trainer.run(data, None)
+    assert load_checkpoint(path).discriminator.keys() == trainer.networks.discriminator.state_dict().keys()
+
+
 def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeypatch):
     """Searches come in a row, then every eighth step; a lost run finds its batches again; what is found costs less."""
     monkeypatch.setattr(stages, "FIRST_SEARCHES", 3)

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from data import build_kind
+from data import build_kind, kind_class
 from data.dataset import PictureSet
 from models.bpgan import BPGAN, build_generator
 from models.config import ModelConfig
-from models.discriminator import Discriminator
+from models.discriminator import Discriminator, WaveformDiscriminator
 from models.perceptual import perceptual_distance
 from models.quality import move_qualities
 from utils.codec.checkpoint import Checkpoint, load_strictly
@@ -27,10 +27,11 @@ TRUNK_CROPS = 320  # that the layers around a trunk are fitted to
 class Networks:
     """`model` is trained; `average`, its moving average, is what validation, search and checkpoints use.
 
-    `realistic`, `realistic_average` and `discriminator` are None until a stage or a checkpoint brings them.
+    `realistic`, `realistic_average`, `discriminator` and, for kinds that are heard, `waveform_discriminator` are None
+    until a stage or a checkpoint brings them. The last one is in the saved state, and in no checkpoint.
     """
 
-    NAMES = ("model", "average", "realistic", "realistic_average", "discriminator")
+    NAMES = ("model", "average", "realistic", "realistic_average", "discriminator", "waveform_discriminator")
 
     def __init__(self, config: ModelConfig, device: torch.device, seed: int, vgg16: bool = False):
         """The seed fixes the weights, the same in every process.
@@ -48,6 +49,7 @@ class Networks:
         self.realistic: nn.Module | None = None
         self.realistic_average: nn.Module | None = None
         self.discriminator: nn.Module | None = None
+        self.waveform_discriminator: nn.Module | None = None
 
     def autocast(self) -> torch.autocast:
         return autocast(self.device)
@@ -60,6 +62,8 @@ class Networks:
         with torch.random.fork_rng(devices=[]):  # the same weights in every process
             torch.default_generator.manual_seed(self.seed)
             self.discriminator = Discriminator(self.config.in_channels).to(self.device)
+            if kind_class(self.config.signal).has_waveforms:
+                self.waveform_discriminator = WaveformDiscriminator().to(self.device)
 
     def start_linear_path(self, data: PictureSet) -> None:
         """The model's linear path and what goes with it, from crops that are the same in every process."""
@@ -91,6 +95,7 @@ class Networks:
             if not checkpoint.realistic:
                 return
             self.build_realistic()
+            self.waveform_discriminator = None
             if not checkpoint.discriminator:
                 self.discriminator = None
         if checkpoint.realistic:
@@ -111,8 +116,9 @@ class Networks:
         """What `weights()` gave, and the same modules: others are built or removed."""
         if self.realistic is None and "realistic" in weights:
             self.build_realistic()
-        if "discriminator" not in weights:
-            self.discriminator = None
+        for name in ("discriminator", "waveform_discriminator"):
+            if name not in weights:
+                setattr(self, name, None)
         if weights.keys() != self.modules().keys():
             raise KeyError(f"networks {sorted(weights)}, not {sorted(self.modules())}")
         for name, module in self.modules().items():

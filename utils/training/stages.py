@@ -275,38 +275,59 @@ class Adversarial(Stage):
     keeps_realistic = True
 
     def prepare(self) -> None:
-        self.networks.model.requires_grad_(False)
-        self.networks.build_realistic()
+        networks = self.networks
+        networks.model.requires_grad_(False)
+        networks.build_realistic()
+        self.waveforms = self.kind.waveforms().to(networks.device) if self.kind.has_waveforms else None
+        self.discriminators = [networks.discriminator] + [networks.waveform_discriminator] * self.kind.has_waveforms
 
     def trained(self):
         return list(self.networks.realistic.parameters())
 
     def more_optimizers(self):
-        parameters = self.networks.discriminator.parameters()
+        parameters = self.discriminating()
         return {"discriminator": torch.optim.AdamW(parameters, lr=self.learning_rate, betas=(0.5, 0.95))}
 
+    def discriminating(self) -> list[torch.nn.Parameter]:
+        return [p for discriminator in self.discriminators for p in discriminator.parameters()]
+
+    def judged(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        """What the discriminators see of pictures, one input for each."""
+        return [pictures] if self.waveforms is None else [pictures, self.waveforms(pictures)]
+
+    def judge(self, inputs: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """-> (logits of all scales, periods and resolutions, all features)."""
+        logits, features = [], []
+        for discriminator, x in zip(self.discriminators, inputs):
+            scores, maps = discriminator(x)
+            logits += scores
+            features += maps
+        return logits, features
+
     def step(self, x, quality_row):
-        """The discriminator's step, then the realistic generator's."""
-        networks, discriminator = self.networks, self.networks.discriminator
-        model = networks.model
+        """The discriminators' step, then the realistic generator's."""
+        networks, model = self.networks, self.networks.model
         symbols = self.quantized(x, quality_row)
         with networks.autocast():
             x_hat = model.generate(model.codebook.dequantize(symbols), quality_row, networks.realistic)
+        real, fake = self.judged(x), self.judged(x_hat)
 
-        # discriminator
-        discriminator.requires_grad_(True)
+        # discriminators
+        for discriminator in self.discriminators:
+            discriminator.requires_grad_(True)
         with networks.autocast():
-            real_logits, _ = discriminator(x)
-            fake_logits, _ = discriminator(x_hat.detach())
+            real_logits, _ = self.judge(real)
+            fake_logits, _ = self.judge([view.detach() for view in fake])
         d_loss = losses.discriminator_hinge(real_logits, fake_logits)
-        self.update("discriminator", list(discriminator.parameters()), d_loss)
+        self.update("discriminator", self.discriminating(), d_loss)
 
         # generator
-        discriminator.requires_grad_(False)
+        for discriminator in self.discriminators:
+            discriminator.requires_grad_(False)
         with networks.autocast():
-            fake_logits, fake_features = discriminator(x_hat)
+            fake_logits, fake_features = self.judge(fake)
             with torch.no_grad():
-                _, real_features = discriminator(x)
+                _, real_features = self.judge(real)
         mse = losses.squared_error(x, x_hat, self.kind.weights(x))
         # relative to what the quality can do anyway, so that all qualities weigh the same
         distortion = (self.lmbdas[quality_row] / self.lmbdas[0]).sqrt() * 255**2 * self.lmbdas[0] * mse
