@@ -143,7 +143,7 @@ def build(output: Path, packages: Path | None = None, wanted: tuple[Package, ...
                 tqdm.write(str(error), file=sys.stderr)
                 problems.append(str(error))
         for split in SPLITS:
-            _write_licenses(output / split, done)
+            _write_licenses(output, split, done)
     return problems
 
 
@@ -248,7 +248,7 @@ def convert(archive: Path, package: Package, output: Path) -> int:
 
     A file that is not readable, is too short, is clipped or repeats an earlier one is left out.
     """
-    table = output / "index" / f"{archive.stem}.csv"
+    table = _table(output, archive)
     if table.exists():
         return 0
     pattern, seen, clips, terms = re.compile(rf"(?:^|/){package.pattern}$"), set(), {}, b""
@@ -283,6 +283,11 @@ def convert(archive: Path, package: Package, output: Path) -> int:
     with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *sorted(rows)])
     return len(rows)
+
+
+def _table(output: Path, archive: Path) -> Path:
+    """Where the clips of a package are listed."""
+    return output / "index" / f"{archive.stem}.csv"
 
 
 def _read(content: bytes, suffix: str) -> np.ndarray:
@@ -359,8 +364,8 @@ def _write(path: Path, signal: np.ndarray) -> None:
         soundfile.write(temporary, signal, RATE, format="FLAC", subtype="PCM_16")
 
 
-def _write_licenses(folder: Path, done: list[tuple[Package, Path]]) -> None:
-    """What `utils.training.model_card` quotes: a line for each package, after lines that begin with #."""
+def _write_licenses(output: Path, split: str, done: list[tuple[Package, Path]]) -> None:
+    """What `utils.training.model_card` quotes: a line for each package of the split, after lines that begin with #."""
     lines = [
         "# Speech from Debian packages: converted to 16 kHz mono, pauses cut at both ends.",
         "# The licenses are in full in ../licenses.",
@@ -368,7 +373,14 @@ def _write_licenses(folder: Path, done: list[tuple[Package, Path]]) -> None:
             f"Debian package {package.name} {archive.stem.split('_')[1].replace('%3a', ':')}: "
             f"{package.license}, {package.author}"
             for package, archive in done
+            if split in _splits_of(output, archive)
         ),
     ]
-    with replacing(folder / "LICENSES.txt") as temporary:
+    with replacing(output / split / "LICENSES.txt") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _splits_of(output: Path, archive: Path) -> set[str]:
+    """Splits that have clips of a converted package."""
+    with open(_table(output, archive), newline="", encoding="utf-8") as file:
+        return {row["split"] for row in csv.DictReader(file)}
