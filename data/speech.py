@@ -1,7 +1,8 @@
-"""Speech as a picture: log-mel magnitude of a Gabor transform, and the way back.
+"""Speech as a picture: magnitudes of a Gabor transform in mel bands, and the way back.
 
-In memory speech is mono, 16 kHz, float32 in [-1, 1]. Picture values run linearly from -1 at
-`floor_db` below the file's level to 1 at the level; the level is one byte of the header:
+In memory speech is mono, 16 kHz, float32 in [-1, 1]. Picture values show the cube root of the magnitude,
+-1 for none, 1 for the file's level. In checkpoints of before they run linearly in decibels, from -1 at `floor_db`
+below the level. The level is one byte of the header:
 0 for digital silence, else (level - 241) / 2 dB, where 0 dB is a full-scale sine.
 Long recordings are transformed and rebuilt in overlapping chunks of 20 s.
 """

@@ -54,7 +54,7 @@ def started(request, folders):
     old = BPGAN(checkpoint.config).requires_grad_(False)
     load_weights(old, checkpoint)
     data = PictureSet(build_kind(name, NEW[name]), sorted(folders[name].iterdir()), progress=False)
-    nets = Networks(tiny_config(name, linear_path=True, quality_scales=True), torch.device("cpu"), seed=0)
+    nets = Networks(tiny_config(name), torch.device("cpu"), seed=0)
     nets.start_linear_path(data)
     nets.start_trunk(checkpoint, data)
     pictures = data.batch(8, np.random.default_rng(5))
@@ -113,18 +113,18 @@ def test_the_generator_adds_what_the_linear_path_misses(started):
     ],
 )
 def test_a_trunk_that_does_not_fit_is_refused(changes, message):
-    config = tiny_config("speech", linear_path=True)
+    config = tiny_config("speech")
     check_trunk(config, tiny_config("speech"))
     with pytest.raises(ValueError, match=message):
         check_trunk(config, dataclasses.replace(tiny_config("speech"), **changes))
     with pytest.raises(ValueError, match="linear path"):
-        check_trunk(tiny_config("speech"), tiny_config("speech"))
+        check_trunk(tiny_config("speech", linear_path=False), config)
 
 
 @pytest.mark.slow
 def test_a_run_starts_from_a_trunk(folders, tmp_path, monkeypatch):
     """By the command line; `--resume` goes on without it."""
-    config = tiny_config("speech", linear_path=True, quality_scales=True)
+    config = tiny_config("speech")
     monkeypatch.setattr(setup, "new_config", lambda options: config)
     save_checkpoint(tmp_path / "old.safetensors", tiny_checkpoint("speech", **OLD))
     roots = [str(folders["speech"])]

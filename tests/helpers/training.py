@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from data import build_kind
+from data import build_kind, kind_class
 from data.dataset import PictureSet
 from data.images import ImageKind
 from tests.helpers.models import tiny_config
@@ -22,12 +22,17 @@ SMALL = (  # small crops, short fits and searches
 )
 
 
+def new_kind(name: str):
+    """A kind with the settings of the models that are trained from now on."""
+    return build_kind(name, kind_class(name).new_settings)
+
+
 def picture_set(roots, kind="image", cls=PictureSet) -> PictureSet:
-    return cls(build_kind(kind), sorted(roots[kind].iterdir()), progress=False)
+    return cls(new_kind(kind), sorted(roots[kind].iterdir()), progress=False)
 
 
 def make_trainer(folder, kind="image", stages=tuple(STAGES), steps=6, device="cpu", **changes) -> Trainer:
     values = dict(stages=tuple(stages), batch_size=2, learning_rate=1e-3, steps=steps, validate_every=0.0)
     Path(folder).mkdir(parents=True, exist_ok=True)
     settings, description = Settings(**{**values, **changes}), {"command": "test"}
-    return Trainer(tiny_config(kind), build_kind(kind), folder, settings, torch.device(device), description)
+    return Trainer(tiny_config(kind), new_kind(kind), folder, settings, torch.device(device), description)
