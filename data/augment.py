@@ -1,4 +1,4 @@
-"""Other voices, rooms, microphones and lines for training speech, on crops of log-mel pictures.
+"""Other voices, rooms, microphones and lines for training speech, on crops of speech pictures.
 
 Each function does to a picture what the usual operation does to the samples, so that nothing is transformed again
 while a model trains; tests compare both. A crop is a tensor (1, n_mels, frames) in [-1, 1] as `SpeechKind` makes it,

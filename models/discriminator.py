@@ -39,12 +39,7 @@ class Discriminator(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """x (B, C, H, W) in [-1, 1], H and W at least 32 -> (logits of each scale, all features)."""
-        logits, features = [], []
-        for i, scale in enumerate(self.scales):
-            score, maps = scale(F.avg_pool2d(x, 2**i) if i else x)
-            logits.append(score)
-            features.extend(maps)
-        return logits, features
+        return _scored(self.scales, [F.avg_pool2d(x, 2**i) if i else x for i in range(len(self.scales))])
 
 
 PERIODS = (2, 3, 5, 7, 11)  # samples
@@ -102,12 +97,13 @@ class WaveformDiscriminator(nn.Module):
 
     def forward(self, waveform: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """waveform (B, n), float32 in [-1, 1] -> (logits of each part, all features)."""
-        logits, features = [], []
-        for part in self.parts:
-            score, maps = part(waveform)
-            logits.append(score)
-            features.extend(maps)
-        return logits, features
+        return _scored(self.parts, [waveform] * len(self.parts))
+
+
+def _scored(parts: nn.ModuleList, inputs: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """What the parts of a discriminator say of an input each -> (logits of each part, all features)."""
+    logits, features = zip(*(part(x) for part, x in zip(parts, inputs)))
+    return list(logits), list(itertools.chain(*features))
 
 
 def _layered(part: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -3,7 +3,8 @@
 Each is called with pictures x in [-1, 1] and with x_hat as the generator leaves it, both (B, C, H, W), and takes x_hat
 as clamped to [-1, 1]. It returns (B,) in the unit of a squared error whose full range is 1. The codec multiplies all of
 them by lmbda * 255^2 and by the number of samples. For speech the squared error is that of the cube roots of the
-magnitudes; checkpoints of before show decibels, and weigh them by loudness (`Kind.weights`). `utils/search/config.py` lists the distortions by name.
+magnitudes; checkpoints of before show decibels, and weigh them by loudness (`Kind.weights`).
+`utils/search/config.py` lists the distortions by name.
 """
 
 from abc import ABC, abstractmethod

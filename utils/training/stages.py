@@ -278,8 +278,10 @@ class Adversarial(Stage):
         networks = self.networks
         networks.model.requires_grad_(False)
         networks.build_realistic()
-        self.waveforms = self.kind.waveforms().to(networks.device) if self.kind.has_waveforms else None
-        self.discriminators = [networks.discriminator] + [networks.waveform_discriminator] * self.kind.has_waveforms
+        self.discriminators, self.waveforms = [networks.discriminator], None
+        if networks.waveform_discriminator:
+            self.discriminators.append(networks.waveform_discriminator)
+            self.waveforms = self.kind.waveforms().to(networks.device)
 
     def trained(self):
         return list(self.networks.realistic.parameters())
