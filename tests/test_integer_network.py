@@ -11,7 +11,16 @@ from tests.helpers.models import tiny_config, tiny_model
 from utils.codec.checkpoint import Checkpoint
 from utils.codec.weights import load_weights, network_of, network_tables
 from utils.entropy import integer_network
-from utils.entropy.integer_network import ACTIVATION_MAX, ContextTables, contexts, freeze, start_network, thaw
+from utils.entropy.integer_network import (
+    ACTIVATION_MAX,
+    ContextTables,
+    contexts,
+    freeze,
+    pack,
+    start_network,
+    thaw,
+    unpack,
+)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +166,27 @@ def test_a_model_loaded_from_tables_gives_the_same_tables_and_outputs(signal):
     symbols = torch.from_numpy(grid((1, 16, 8, 5)).astype(np.float32))
     for a, b in zip(model.context(symbols, torch.tensor([3.0])), other.context(symbols, torch.tensor([3.0]))):
         torch.testing.assert_close(a, b, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("groups", [(4, 4, 8), (1, 2), (5,)])
+def test_stored_tables_leave_out_the_weights_that_there_are_not(groups):
+    network = make_network(groups, 3)
+    stored = pack(network)
+    assert stored["first"].ndim == 1 and len(stored["first"]) < network.first.size
+    for arrays in (stored, network.to_arrays()):  # checkpoints of before hold all of them, zeros too
+        again = unpack(arrays).to_arrays()
+        for name, array in network.to_arrays().items():
+            assert np.array_equal(array, again[name]), name
+    for wrong in (stored["first"][:-1], np.append(stored["first"], stored["first"][:1])):
+        with pytest.raises(ValueError, match="context tables: first holds"):
+            unpack({**stored, "first": wrong})
+    for change in (
+        dict(groups=np.zeros(0, np.int32)),
+        dict(groups=np.full(3, 2**30, np.int32)),
+        dict(second=stored["first"]),
+    ):
+        with pytest.raises(ValueError, match="context tables"):
+            unpack({**stored, **change})
 
 
 def test_large_weights_take_fewer_fraction_bits_or_are_refused(network):

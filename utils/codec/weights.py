@@ -12,7 +12,7 @@ from models.config import KERNEL
 from models.entropy_model import ContextModel
 from utils.entropy import CODERS, coder_class
 from utils.entropy.coders import Coder
-from utils.entropy.integer_network import CAUSAL, ContextTables, freeze, thaw
+from utils.entropy.integer_network import CAUSAL, ContextTables, freeze, thaw, unpack
 
 from .checkpoint import Checkpoint, load_strictly
 
@@ -31,7 +31,7 @@ def network_of(checkpoint: Checkpoint) -> ContextTables:
     """The checkpoint's integer network. Raises ValueError where it is missing or does not fit the model."""
     if NETWORK not in checkpoint.tables:
         raise ValueError("the checkpoint has no tables of the entropy model's integer network")
-    return ContextTables.from_arrays(checkpoint.tables[NETWORK])
+    return unpack(checkpoint.tables[NETWORK])
 
 
 def network_tables(model: ContextModel, usual: np.ndarray) -> ContextTables:

@@ -141,6 +141,41 @@ class ContextTables(Tables):
             raise ValueError("context tables: a 32-bit sum could overflow")
 
 
+def _seen(groups: np.ndarray, units: int) -> np.ndarray:
+    """Which weights of the first layer there are, bool (2C, 25, U): those of a group's units to earlier groups' symbols,
+    and to its own at the causal places."""
+    channel_group = np.tile(np.repeat(np.arange(len(groups)), groups), 2)[:, None, None]
+    unit_group = np.repeat(np.arange(len(groups)), units // len(groups))
+    causal = np.arange(KERNEL * KERNEL)[:, None] < CAUSAL
+    return (channel_group < unit_group) | ((channel_group == unit_group) & causal)
+
+
+def pack(tables: ContextTables) -> dict[str, np.ndarray]:
+    """The tables as a checkpoint stores them: of the first layer only the weights that there are, int16 (n,)."""
+    arrays = tables.to_arrays()
+    return {**arrays, "first": arrays["first"][_seen(tables.groups, tables.second.shape[0])]}
+
+
+def unpack(arrays: dict[str, np.ndarray]) -> ContextTables:
+    """What `pack` gave, or the same with `first` as in `ContextTables`: earlier checkpoints store it so.
+
+    Raises ValueError where an array is missing, unknown or not possible.
+    """
+    first, groups, second = (arrays.get(name) for name in ("first", "groups", "second"))
+    if first is not None and first.ndim == 1 and groups is not None and second is not None:
+        if groups.ndim != 1 or len(groups) == 0 or (groups < 1).any() or second.ndim != 2:
+            raise ValueError("context tables: impossible groups or layers")
+        sizes, units = [int(size) for size in groups], second.shape[0] // len(groups)
+        before = sum((len(sizes) - 1 - place) * size for place, size in enumerate(sizes))
+        needed = 2 * units * (KERNEL * KERNEL * before + CAUSAL * sum(sizes))
+        if len(first) != needed:  # before anything of that size is allocated
+            raise ValueError(f"context tables: first holds {len(first)} weights, expected {needed}")
+        whole = np.zeros((2 * sum(sizes), KERNEL * KERNEL, units * len(sizes)), first.dtype)
+        whole[_seen(groups, units * len(sizes))] = first
+        arrays = {**arrays, "first": whole}
+    return ContextTables.from_arrays(arrays)
+
+
 def freeze(
     groups: tuple[int, ...],
     first: np.ndarray,

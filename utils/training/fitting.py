@@ -23,7 +23,7 @@ from utils.codec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.codec.weights import NETWORK, load_weights, network_of, network_tables, usual_symbols
 from utils.console import pick_device
 from utils.entropy import CODERS, coder_class
-from utils.entropy.integer_network import ContextTables, contexts
+from utils.entropy.integer_network import ContextTables, contexts, pack
 from utils.precision import autocast
 
 FITTING_BATCHES, FITTING_CROPS = 12, 8
@@ -110,7 +110,7 @@ def fit_coders(model: BPGAN, batches: list[torch.Tensor]) -> tuple[dict[str, dic
     fit, test = quantized(model, batches[:-held_out] or batches), quantized(model, batches[-held_out:])
     network = network_tables(model.context, usual_symbols(fit, model.config.latent_channels, QUALITIES))
     residuals = residuals_of(fit, network)
-    tables, bits = {NETWORK: network.to_arrays()}, {}
+    tables, bits = {NETWORK: pack(network)}, {}
     for name in CODERS:
         coder = coder_class(name)(network, coder_class(name).fit(residuals))
         tables[name] = coder.tables.to_arrays()
