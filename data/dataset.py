@@ -1,6 +1,8 @@
 """Training pictures: they are decoded once into memory (the accelerator's, where there is one) and cropped there."""
 
 import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +25,15 @@ class PictureSet:
         """
         self.kind = kind
         self.device = torch.device(device)
-        self.pictures: list[torch.Tensor] = []
-        for path in tqdm(files, desc=f"reading {kind.name} files", disable=not progress, leave=False):
-            try:
-                picture, _ = kind.to_picture(kind.read(path))
-            except ValueError as error:
-                log.warning("left out: %s", error)
-                continue
-            self.pictures.append(self._store(picture))
+        with ThreadPoolExecutor(os.cpu_count()) as readers:
+            read = tqdm(
+                readers.map(self._read, files),
+                desc=f"reading {kind.name} files",
+                total=len(files),
+                disable=not progress,
+                leave=False,
+            )
+            self.pictures = [picture.to(self.device) for picture in read if picture is not None]
         if not self.pictures:
             raise ValueError(
                 f"none of {len(files)} files could be read as {kind.name}: "
@@ -39,13 +42,19 @@ class PictureSet:
         columns = np.array([p.shape[-1] * p.shape[-2] for p in self.pictures], dtype=np.float64)
         self.weights = columns / columns.sum()  # every sample of every picture is as likely
 
-    def _store(self, picture: np.ndarray) -> torch.Tensor:
+    def _read(self, path: Path) -> torch.Tensor | None:
+        """A file's picture as it is kept, in the machine's own memory; None where it cannot be read."""
+        try:
+            picture, _ = self.kind.to_picture(self.kind.read(path))
+        except ValueError as error:
+            log.warning("left out: %s", error)
+            return None
         tensor = torch.from_numpy(np.ascontiguousarray(picture))
         if self.kind.storage == "uint8":
             tensor = ((tensor + 1) * 127.5).round_().to(torch.uint8)
         else:
             tensor = tensor.half()
-        return tensor.to(self.device)
+        return tensor
 
     def _load(self, stored: torch.Tensor) -> torch.Tensor:
         return stored.float() / 127.5 - 1 if self.kind.storage == "uint8" else stored.float()

@@ -562,7 +562,7 @@ def test_a_damaged_batch_of_searched_latents_ends_in_one_line(roots, tmp_path):
     trainer, data = make_trainer(tmp_path, stages=["searched"]), picture_set(roots)
     trainer.step(data, 0.0)
     trainer.save()
-    (path,) = trainer.searched.folder.iterdir()
+    (path,) = trainer.searched.folder.glob("0_[0-9]*.pt")
     path.write_bytes(path.read_bytes()[:100])
     again = make_trainer(tmp_path, stages=["searched"])
     again.resume()
@@ -573,6 +573,32 @@ def test_a_damaged_batch_of_searched_latents_ends_in_one_line(roots, tmp_path):
     assert again.searched.count == 0
     again.step(data, 0.0)
     assert again.searched.count == 1
+
+
+@pytest.mark.parametrize("way", [0.0, 0.5, 1.0])
+def test_the_searched_stage_ends_on_the_way_from_its_start(roots, tmp_path, monkeypatch, way):
+    """Interrupted after its second step, too."""
+    monkeypatch.setattr(stages, "SEARCHED_WAY", way)
+    trainer, data = make_trainer(tmp_path, stages=["searched"], steps=4), picture_set(roots)
+    start = copy.deepcopy(trainer.networks.average.state_dict())
+    for _ in range(2):
+        trainer.step(data, 0.0)
+    trainer.save()
+    again = make_trainer(tmp_path, stages=["searched"], steps=4)
+    again.resume()
+    again.step(data, 0.0)
+    end = copy.deepcopy(again.networks.average.state_dict())
+    again.stage.finish(lambda: [])
+    assert any(not torch.equal(start[name], end[name]) for name in start)
+    for name, weights in again.networks.average.state_dict().items():
+        torch.testing.assert_close(weights, torch.lerp(start[name], end[name], way), rtol=1e-5, atol=1e-6)
+    same(again.networks.model.state_dict(), again.networks.average.state_dict())
+    (trainer.searched.folder / "0_start.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"0_start\.pt is damaged: start a run of another --name"):
+        again.stage.finish(lambda: [])
+    (trainer.searched.folder / "0_start.pt").unlink()
+    with pytest.raises(ValueError, match=r"0_start\.pt is gone"):
+        again.stage.finish(lambda: [])
 
 
 def test_processes_stopped_at_different_steps_resume_from_one_state(roots, tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
-"""Training crops with the latents that a search found for them, kept in files so that a run can resume."""
+"""What the stage `searched` keeps in files, so that a run can resume: training crops with the latents that a search
+found for them, and the weights that the stage began with."""
 
 from pathlib import Path
 
@@ -20,6 +21,24 @@ class SearchedBatches:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{self.rank}_{number}.pt"
+
+    @property
+    def _start(self) -> Path:
+        """The first process's file, which all read."""
+        return self.folder / "0_start.pt"
+
+    def keep_start(self, weights: dict[str, torch.Tensor]) -> None:
+        """Keep the weights that the stage begins with, the same in every process."""
+        if self.rank == 0:
+            with replacing(self._start) as temporary:
+                torch.save(weights, temporary)
+
+    def start(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """The weights of `keep_start`. Raises ValueError where their file is damaged or gone."""
+        instead = "start a run of another --name with --init"
+        if not self._start.is_file():
+            raise ValueError(f"{self._start} is gone: {instead}")
+        return _read(self._start, instead, device)
 
     def resume(self, count: int) -> None:
         """Goes on after `count` batches, or anew where their files are not all there: another number of processes wrote them."""
@@ -53,16 +72,21 @@ class SearchedBatches:
         return x.float().contiguous(memory_format=torch.channels_last), *others
 
     def _load(self, number: int) -> tuple[torch.Tensor, ...]:
-        path = self._path(number)
-        try:
-            x, quality_row, plain, found = torch.load(path, weights_only=True)
-            return x, quality_row, plain, found
-        except OSError:
-            raise
-        except Exception:  # damage has no type of its own: torch, zipfile and pickle raise what they meet
-            raise ValueError(f"{path} is damaged: delete it and go on with --resume, which searches anew") from None
+        again = "delete it and go on with --resume, which searches anew"
+        x, quality_row, plain, found = _read(self._path(number), again, "cpu")
+        return x, quality_row, plain, found
 
     def remove(self) -> None:
         """Deletes the files of this process."""
         for path in self.folder.glob(f"{self.rank}_*.pt"):
             path.unlink()
+
+
+def _read(path: Path, instead: str, device: torch.device | str):
+    """A file of torch.save. Raises ValueError, in one line with what to do instead, where it is damaged."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # damage has no type of its own: torch, zipfile and pickle raise what they meet
+        raise ValueError(f"{path} is damaged: {instead}") from None

@@ -29,6 +29,7 @@ from utils.search.optimize import optimize_latent
 from .fitting import fit_centers
 from .linear_path import is_linear
 from .networks import Networks
+from .recorded import Gradients, Objective
 from .schedule import STAGES
 from .searched import SearchedBatches
 from .soap import SOAP
@@ -36,6 +37,7 @@ from .state import RunState
 
 EMA_DECAY = 0.999
 GRADIENT_LIMIT = 1.0
+CHECK_EVERY = 50  # steps from one look at the loss to the next, on an accelerator
 LINEAR_RATE = 0.02  # learning rate of a linear path, which starts near its end, as a fraction of the others'
 # Qualities differ fifty-fold in rate; with plain sums the best one alone would steer the network,
 # with relative weights the gradient of the worst one is mostly noise. This exponent lies between.
@@ -43,6 +45,9 @@ QUALITY_BALANCE = 0.4
 # The stage `searched`: iterations of a search; steps from one search to the next; searches in a row at the
 # start; the share of crops that are trained as the search found them, the others as the encoder left them.
 SEARCH_ITERATIONS, STEPS_PER_SEARCH, FIRST_SEARCHES, SEARCHED_SHARE = 25, 8, 16, 0.7
+# Of the way from the weights that the stage began with to those that it ends with: between the two lie weights that
+# serve both kinds of latents (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+SEARCHED_WAY = 0.7
 
 Terms = dict[str, torch.Tensor]  # a step's loss terms by the names of the log, scalars without gradient
 
@@ -50,7 +55,8 @@ Terms = dict[str, torch.Tensor]  # a step's loss terms by the names of the log, 
 class Stage:
     """One stage at work. `schedule` ties a subclass to its line of the schedule, and so to its name.
 
-    Quality rows are the qualities' places in the networks' tables, int64 (B,) in 0..7.
+    Quality rows are the qualities' places in the networks' tables, int64 (B,) in 0..7. A stage whose steps are all
+    alike states its `objective`; another one its own `step`.
     """
 
     schedule = None
@@ -75,6 +81,8 @@ class Stage:
         self.prepare()
         self.parameters = self.trained()
         self.optimizers = {"generator": self._optimizer(optimizer), **self.more_optimizers()}
+        self.gradients = Gradients(self.objective, self.parameters)
+        self._unchecked: tuple[int, torch.Tensor, torch.Tensor] | None = None  # step, loss and gradient norm
 
     # -- what a subclass says ---------------------------------------------------------------------
 
@@ -88,9 +96,13 @@ class Stage:
     def more_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {}
 
-    def step(self, x: torch.Tensor, quality_row: torch.Tensor) -> Terms:
-        """One step on crops x (B, C, H, W) in [-1, 1]; -> its terms, batch means, `loss` among them."""
+    def objective(self, *inputs: torch.Tensor) -> Objective:
+        """Of a step: what the main optimizer goes down, and the terms of the log, batch means, `loss` among them."""
         raise NotImplementedError
+
+    def step(self, x: torch.Tensor, quality_row: torch.Tensor) -> Terms:
+        """One step on crops x (B, C, H, W) in [-1, 1]; -> its terms."""
+        return self.descend(x, quality_row)
 
     def averages(self) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
         """Pairs (average, network) of what moves."""
@@ -140,30 +152,48 @@ class Stage:
         for average, current in self.averages():
             torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - self.decay())
 
+    def descend(self, *inputs: torch.Tensor) -> Terms:
+        """One step of the main optimizer down `objective` of the inputs; -> its terms."""
+        loss, terms = self.gradients(*inputs)
+        self.move("generator", self.parameters, loss)
+        return terms
+
     def update(self, optimizer: str, parameters: list[torch.nn.Parameter], loss: torch.Tensor) -> None:
-        """One step of an optimizer down the loss. Raises FloatingPointError where the loss or its slope is no number."""
+        """One step of an optimizer down a loss that is not its `objective`."""
         self.optimizers[optimizer].zero_grad(set_to_none=True)
         loss.backward()
+        self.move(optimizer, parameters, loss.detach())
+
+    def move(self, optimizer: str, parameters: list[torch.nn.Parameter], loss: torch.Tensor) -> None:
+        """One step of an optimizer by the gradients that are there; `check` raises where they are no numbers."""
         # Not by DistributedDataParallel: it averages what its own forward has called, while the stages call
         # parts of the model (analyze, generate, rate), and want another wrapper for each set of what is frozen.
         distributed.average_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_LIMIT)
-        if not torch.isfinite(norm):
+        self._unchecked = self.state.step, loss.clone(), torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_LIMIT)
+        # Elsewhere than on a CPU a look waits for all that the device has still to do. What is no number stays none.
+        if loss.device.type == "cpu" or self.state.step % CHECK_EVERY == 0:
+            self.check()
+        self.optimizers[optimizer].step()
+
+    def check(self) -> None:
+        """Raises FloatingPointError where the last loss or its slope is no number. Nothing is saved unchecked."""
+        unchecked, self._unchecked = self._unchecked, None
+        if unchecked and not torch.isfinite(unchecked[2]):
+            step, loss, norm = unchecked
             raise FloatingPointError(
-                f"step {self.state.step} of stage {self.schedule.name}: loss {float(loss.detach()):.4g}, gradient "
+                f"step {step} of stage {self.schedule.name}: loss {float(loss):.4g}, gradient "
                 f"norm {float(norm):.4g}; the last saved state is whole: resume it with a lower --learning_rate"
             )
-        self.optimizers[optimizer].step()
 
     def balance(self, quality_row: torch.Tensor) -> torch.Tensor:
         """Weights (B,) of the losses: 1 for the best quality, more for the others."""
         return (self.lmbdas[-1] / self.lmbdas[quality_row]) ** QUALITY_BALANCE
 
-    def descend(self, x, quality_row, x_hat, bits) -> Terms:
-        """A step down rate + distortion of pictures x_hat (B, C, H, W) that took `bits` (B,)."""
+    def rate_distortion(self, x, quality_row, x_hat, bits) -> Objective:
+        """`objective` of pictures x_hat (B, C, H, W) that took `bits` (B,)."""
         terms = losses.rate_distortion(x, x_hat, bits, self.lmbdas[quality_row], self.kind.weights(x))
-        self.update("generator", self.parameters, (terms["loss"] * self.balance(quality_row)).mean())
-        return {name: value.mean().detach() for name, value in terms.items()}
+        loss = (terms["loss"] * self.balance(quality_row)).mean()
+        return loss, {name: value.mean().detach() for name, value in terms.items()}
 
     def quantized(self, x: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
         """Symbols (B, latent_channels, h, w) as the encoder leaves them, without gradient."""
@@ -171,13 +201,13 @@ class Stage:
         with torch.no_grad(), self.networks.autocast():
             return model.codebook.quantize(model.analyze(x, quality_row))
 
-    def descend_from(self, symbols: torch.Tensor, x: torch.Tensor, quality_row: torch.Tensor) -> Terms:
-        """`descend` for the pictures that the model makes of given symbols."""
+    def objective_from(self, symbols: torch.Tensor, x: torch.Tensor, quality_row: torch.Tensor) -> Objective:
+        """`objective` of the pictures that the model makes of given symbols."""
         model = self.networks.model
         with self.networks.autocast():
             x_hat = model.generate(model.codebook.dequantize(symbols), quality_row)
             bits = model.rate(symbols.float(), quality_row)
-        return self.descend(x, quality_row, x_hat, bits)
+        return self.rate_distortion(x, quality_row, x_hat, bits)
 
     def freeze_encoder(self) -> None:
         """The latents stay: encoder and gains before the quantizer."""
@@ -192,10 +222,10 @@ class Joint(Stage):
         for module in (self.networks.model, self.networks.average):  # it rounds, until its end
             module.codebook.reset()
 
-    def step(self, x, quality_row):
+    def objective(self, x, quality_row):
         with self.networks.autocast():
             x_hat, bits = self.networks.model(x, quality_row)
-        return self.descend(x, quality_row, x_hat, bits)
+        return self.rate_distortion(x, quality_row, x_hat, bits)
 
     def finish(self, batches):
         fit_centers(self.networks.average, batches())
@@ -208,8 +238,8 @@ class Quantized(Stage):
     def prepare(self) -> None:
         self.freeze_encoder()
 
-    def step(self, x, quality_row):
-        return self.descend_from(self.quantized(x, quality_row), x, quality_row)
+    def objective(self, x, quality_row):
+        return self.objective_from(self.quantized(x, quality_row), x, quality_row)
 
     def decay(self) -> float:
         return EMA_DECAY
@@ -224,15 +254,14 @@ class Entropy(Stage):
         self.networks.model.requires_grad_(False)
         self.networks.model.context.requires_grad_(True)
 
-    def step(self, x, quality_row):
+    def objective(self, x, quality_row):
         model = self.networks.model
         symbols = self.quantized(x, quality_row).float()
         with self.networks.autocast():
             bits = model.rate(symbols, quality_row)
         bpp = bits / (x.shape[-2] * x.shape[-1])
         loss = (bpp * self.balance(quality_row)).mean()
-        self.update("generator", self.parameters, loss)
-        return {"loss": loss.detach(), "bpp": bpp.mean().detach()}
+        return loss, {"loss": loss.detach(), "bpp": bpp.mean().detach()}
 
 
 class Searched(Stage):
@@ -244,11 +273,23 @@ class Searched(Stage):
     def step(self, x, quality_row):
         """Trains on a batch that was searched before; the given one is searched and joins them when its turn comes."""
         searched, step, rng = self.searched, self.state.stage_step, self.state.rng
+        if step == 0:
+            searched.keep_start(self.networks.average.state_dict())
         if step < FIRST_SEARCHES or step % STEPS_PER_SEARCH == 0 or not searched.count:
             searched.add(x, quality_row, *self.search(x, quality_row))
         x, quality_row, plain, found = searched.draw(rng, self.networks.device)
-        taken = torch.from_numpy(rng.uniform(size=len(x)) < SEARCHED_SHARE).to(self.networks.device)
-        return self.descend_from(torch.where(taken[:, None, None, None], found, plain), x, quality_row)
+        taken = torch.from_numpy(rng.uniform(size=len(x)) < SEARCHED_SHARE).to(self.networks.device, non_blocking=True)
+        return self.descend(torch.where(taken[:, None, None, None], found, plain), x, quality_row)
+
+    def objective(self, symbols, x, quality_row):
+        return self.objective_from(symbols, x, quality_row)
+
+    def finish(self, batches):
+        average = self.networks.average.state_dict()
+        for name, start in self.searched.start(self.networks.device).items():
+            if start.is_floating_point():
+                average[name].lerp_(start, 1 - SEARCHED_WAY)
+        super().finish(batches)
 
     def search(self, x, quality_row) -> tuple[torch.Tensor, torch.Tensor]:
         """Symbols int16 as the encoder leaves them, and as a search by the entropy model's own bits finds them."""

@@ -11,7 +11,7 @@ import torch
 
 from utils.files import replacing
 
-FORMAT = 2  # of a state file: another one is refused in one line
+FORMAT = 3  # of a state file: another one is refused in one line
 
 
 @dataclass

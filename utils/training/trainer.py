@@ -167,7 +167,8 @@ class Trainer:
         state, started = self.state, time.monotonic()
         self.stage.set_rate(progress)
         x = data.batch(self.settings.batch_size, state.rng).to(self.device)
-        quality_row = torch.from_numpy(state.rng.integers(0, QUALITIES, self.settings.batch_size)).to(self.device)
+        quality_row = torch.from_numpy(state.rng.integers(0, QUALITIES, self.settings.batch_size))
+        quality_row = quality_row.to(self.device, non_blocking=True)
         state.waiting_seconds += time.monotonic() - started
         terms = self.stage.step(x, quality_row)
         self.stage.update_averages()
@@ -181,6 +182,7 @@ class Trainer:
         """What follows a stage's last step; -> path of the checkpoint, which any stage leaves whole."""
         started = self._tick()
         record.announce(f"steps done: {self.state.stage_step}; now fitting, validating and writing the checkpoint")
+        self.stage.check()
         self.stage.finish(lambda: fitting_batches(data, self.device))
         self._validate(validation, record)
         self._tick()
@@ -235,6 +237,7 @@ class Trainer:
 
     def save(self) -> None:
         """All that the rest of the run depends on, in a file that is replaced whole."""
+        self.stage.check()
         save_state(
             self.state_path(self.rank),
             {
