@@ -543,9 +543,7 @@ def compare(anchor: tuple[list, list], other: tuple[list, list]) -> float | None
 
 
 def resampled_values(curve: Curve, measure: Measure, rate_unit: str, counts: np.ndarray) -> list[tuple[list, list]]:
-    """`curve_values` of each resample of the files, counts (resamples, files); of a published curve the same for all."""
-    if not curve.rows:
-        return [curve_values(curve, measure, rate_unit)] * len(counts)
+    """`curve_values` of each resample of the files, counts (resamples, files)."""
     rates, qualities = (
         weighted_means(np.array([[row[column] for row in rows] for rows in curve.rows]), counts)
         for column in (rate_unit, measure.column)
@@ -562,10 +560,11 @@ def resampled_values(curve: Curve, measure: Measure, rate_unit: str, counts: np.
 def bd_interval(anchor: Curve, other: Curve, measure: Measure, rate_unit: str) -> Interval | None:
     """BD-rate with its interval over the files; None where `compare` has none.
 
-    A published curve has no files, so only those of the other one are drawn.
+    A published curve has no files, so that nothing beside it has an interval: drawn on one side alone, the files' own
+    differences, which cancel on the same files, would stand in it.
     """
     change = compare(curve_values(anchor, measure, rate_unit), curve_values(other, measure, rate_unit))
-    n_files = len(next((rows for curve in (anchor, other) for rows in curve.rows), ()))
+    n_files = min(len(curve.rows[0]) if curve.rows else 0 for curve in (anchor, other))
     if change is None or n_files < 2:
         return None if change is None else Interval(change)
     counts = resample(n_files)

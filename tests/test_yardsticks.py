@@ -130,6 +130,11 @@ def test_bd_rates_have_intervals_and_files_have_winners():
     assert not rows["half", "psnr_db"]["bd_rate_high"] > -49.9
     mixed = rows["mixed", "psnr_db"]
     assert mixed["bd_rate_low"] < mixed["bd_rate"] < mixed["bd_rate_high"] <= 0
+    # a published curve has no files to draw
+    curves["published bpg"] = dataclasses.replace(curve("BPG", rates, "published"), rows=())
+    published = [row for row in common.bd_rows(images.BENCHMARK, curves) if row["reference"] == "published bpg"]
+    assert {row["codec"] for row in published} == {"jpeg", "half", "mixed"}
+    assert all(math.isfinite(row["bd_rate"]) and math.isnan(row["bd_rate_low"]) for row in published)
     wins = {(row["codec"], row["measure"]): row for row in common.win_rows(images.BENCHMARK, curves)}
     assert wins["jpeg", "psnr_db"]["wins_percent"] == 0 and wins["jpeg", "psnr_db"]["files"] == 5
     assert wins["mixed", "psnr_db"]["wins_percent"] == 40 and wins["mixed", "psnr_db"]["bd_rate_50"] > 99
