@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 import utils
 from tests.helpers.scripts import ROOT
@@ -45,6 +46,16 @@ def test_commands_parse(command, capsys):
         assert not arguments
     else:
         assert module.main([*arguments, "--dry-run"]) == 0
+
+
+def test_torchrun_hands_the_options_on():
+    """It takes a script's option that begins one of its own, as --signal does, unless -- comes before the script."""
+    lines = re.findall(r"^torchrun ([^\n`#|<>]+)", GUIDES[1].read_text(), re.M)
+    assert lines
+    for line in lines:
+        options = get_args_parser().parse_args(shlex.split(line))
+        assert options.training_script in SCRIPTS
+        assert shlex.split(line)[-len(options.training_script_args) :] == options.training_script_args
 
 
 def test_every_script_is_shown():

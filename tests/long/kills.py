@@ -49,6 +49,9 @@ def start(work: Callable[[], int], log: Path) -> int:
         os.dup2(stream, 1)
         os.dup2(stream, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        # A fork has PyTorch's pool without its threads. The first call replaces it, and calls of several threads at once,
+        # such as those that read a set, would find none ("Invalid thread pool").
+        torch.set_num_threads(1)
         code = work()
         sys.stdout.flush()
         sys.stderr.flush()
