@@ -12,7 +12,13 @@ def run(options) -> int:
 
     plan = Plan(
         Settings.of(
-            options.search, options.iterations, options.objective, options.entropy_coder, options.seed, options.exact
+            options.search,
+            options.iterations,
+            options.objective,
+            options.entropy_coder,
+            options.seed,
+            options.exact,
+            options.realism,
         ),
         target_function(options),
         options.batch_size,

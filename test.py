@@ -9,8 +9,14 @@ from utils.codec.settings import Settings
 def run(options) -> int:
     from utils.batch.code import Plan, code_files  # here, so that --help loads no PyTorch
 
-    settings = Settings.of("none", entropy_coder=options.entropy_coder, seed=options.seed, exact=options.exact)
-    return code_files(options, options.quality, Plan(settings, realism=options.realism))
+    settings = Settings.of(
+        "none",
+        entropy_coder=options.entropy_coder,
+        seed=options.seed,
+        exact=options.exact,
+        realism=options.realism,
+    )
+    return code_files(options, options.quality, Plan(settings))
 
 
 def main(argv: list[str] | None = None) -> int:

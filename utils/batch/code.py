@@ -47,7 +47,6 @@ class Plan:
     # signal is then coded alone at a quality of its own, and the printed table shows the quality.
     target_of: Callable[[Kind], Target | None] | None = None
     batch_size: int = 1  # files in memory
-    realism: float = 0.0  # of the decoded files
     decode: bool = True  # False: nothing is decoded and scored
     trace: Path | None = None  # where every iteration of the searches is kept
     keep_metadata: bool = False
@@ -92,7 +91,7 @@ def code_files(options: argparse.Namespace, qualities: Sequence[float], plan: Pl
             result = run_batch(items, coding, name, plan.batch_size, options.quiet)
             exit_codes.append(result.exit_code)
             if result.rows:
-                runs.append(Run(folder, result.rows, plan.realism))
+                runs.append(Run(folder, result.rows, plan.settings.realism))
             if is_first:
                 say(summary)
                 conditions = conditions_of(options, device, codecs.used())
@@ -269,7 +268,7 @@ class Coding:
             if self.plan.decode:
                 started = time.perf_counter()
                 data = read_file(temporaries[0])
-                decoded = codec.decompress(data, self.plan.realism)
+                decoded = codec.decompress(data, self.plan.settings.realism)
                 decode_seconds = {"decode_seconds": time.perf_counter() - started}
                 kind.write(temporaries[1], decoded, **codec.metadata(data))
                 written.append(checksum(temporaries[1]))
@@ -304,7 +303,7 @@ class Coding:
         # What is wrong with the settings, or with the machine, is told of the first file.
         with suppress(ValueError, RuntimeError, MemoryError):
             codec.decompress(
-                codec.compress(kind.from_picture(picture, size, 0), self.quality, settings), self.plan.realism
+                codec.compress(kind.from_picture(picture, size, 0), self.quality, settings), settings.realism
             )
 
 

@@ -93,7 +93,7 @@ class Decoder:
 
     def generator(self, realism: float) -> torch.nn.Module:
         """The generator at a realism of 0 (faithful) to 1 (realistic); weights in between are mixed."""
-        self._check_realism(realism)
+        self.check_realism(realism)
         if realism not in self._generators:
             mixed = {
                 name: torch.lerp(weight.cpu(), self._realistic_state[name], realism)
@@ -104,7 +104,7 @@ class Decoder:
 
     def exact_generator(self, realism: float = 0.0) -> ExactGenerator:
         """The generator in integers, which gives the same numbers on every machine, at a realism of 0 to 1."""
-        self._check_realism(realism)
+        self.check_realism(realism)
         if realism not in self._exact_generators:
             weights = generator_weights(self._faithful_state, self._realistic_state, realism)
             self._exact_generators[realism] = ExactGenerator(self.model, weights, self.device)
@@ -115,7 +115,8 @@ class Decoder:
         if not self.kind.has_exact:
             raise ValueError(f"{self.kind.name} cannot be decoded exactly, images alone can: leave --exact out")
 
-    def _check_realism(self, realism: float) -> None:
+    def check_realism(self, realism: float) -> None:
+        """Raise ValueError where there is no generator of that realism."""
         if not 0 <= realism <= 1:
             raise ValueError(f"realism {realism} is outside 0 to 1")
         if realism and not self.has_realistic:

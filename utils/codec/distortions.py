@@ -1,7 +1,6 @@
 """The distortions that the searches of one codec minimize beside the bits."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ import torch
 from data import Kind
 from models.config import STRIDE, ModelConfig
 from models.discriminator import Discriminator
-from models.perceptual import PerceptualDistance, perceptual_distance
+from models.efficientnet import picture_features
 from utils.search.config import OBJECTIVES, objective_class
 from utils.search.objectives import Distortion, Reference, discriminator_distance
 
@@ -24,11 +23,6 @@ class Distortions:
         self, kind: Kind, config: ModelConfig, discriminator: Discriminator | None, device: torch.device
     ) -> None:
         self.kind, self.config, self.discriminator, self.device = kind, config, discriminator, device
-
-    @cached_property
-    def vgg(self) -> PerceptualDistance | None:
-        """Distance of VGG16's features, where its weights are available; the first search that needs it loads it."""
-        return perceptual_distance(self.config.in_channels, self.device)
 
     @property
     def names(self) -> list[str]:
@@ -63,14 +57,13 @@ class Distortions:
 
         return objective_class(objective)(Reference(x, start, self.kind.weights, self._of_features))
 
-    def _of_features(self) -> list[Distortion]:
-        """Distances of features of the checkpoint's discriminator and of VGG16, where there are any."""
-        distances = []
-        if self.discriminator is not None:
-            distances.append(discriminator_distance(self.discriminator))
-        if self.vgg is not None:
-            distances.append(self.vgg)
-        return distances
+    def _of_features(self) -> Distortion:
+        """Distance of features: of a network trained on photographs, for these, or of the checkpoint's discriminator."""
+        if self.kind.has_colors:
+            return picture_features(self.device).distance
+        if self.discriminator is None:
+            raise ValueError("the objective perceptual needs a checkpoint with a discriminator, and this one has none")
+        return discriminator_distance(self.discriminator)
 
     @torch.no_grad()
     def bits(

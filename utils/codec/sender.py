@@ -51,12 +51,12 @@ class Sender(Decoder):
         """The arguments and the errors are those of `Decoder`."""
         super().__init__(checkpoint, device, limits)
         self.discriminator = None
-        if checkpoint.discriminator is not None:
+        if checkpoint.discriminator is not None and not self.kind.has_colors:
             self.discriminator = Discriminator(self.config.in_channels)
             load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
             self.discriminator.requires_grad_(False).eval().to(self.device)
         self.distortions = Distortions(self.kind, self.config, self.discriminator, self.device)
-        self.tiled_search = TiledSearch(self.model, self.distortions)
+        self.tiled_search = TiledSearch(self.model, self.generator, self.distortions)
 
     def _encode(
         self,
@@ -70,6 +70,7 @@ class Sender(Decoder):
         started = time.perf_counter()
         search, coder = settings.search, self._coder(settings.entropy_coder)
         self.distortions.check(search.objective)
+        self.check_realism(settings.realism)
         if settings.exact:
             self.check_exact()
         self.check_size(self.kind.size(signals[0]))
@@ -152,9 +153,10 @@ class Sender(Decoder):
         """F in bits of what the receiver makes of symbols (C, h, w); the first are those where the search starts."""
         _, rows, columns = picture.shape
         step, tiles = task.quality_step, self.tiled_search.tiles(*candidates[0].shape[1:])
-        pictures = (self.generate(symbols, step, exact=task.settings.exact) for symbols in candidates)
+        settings = task.settings
+        pictures = (self.generate(symbols, step, settings.realism, settings.exact) for symbols in candidates)
         decoded = (np.clip(picture[:, :rows, :columns], -1, 1) for picture in pictures)
-        return self.distortions.bits(task.settings.search.objective, picture, decoded, tiles, step, task.gray)
+        return self.distortions.bits(settings.search.objective, picture, decoded, tiles, step, task.gray)
 
 
 def _symbols(index: torch.Tensor) -> np.ndarray:

@@ -15,12 +15,15 @@ class Settings:
     seed           of the search's random draws
     exact          the pixels that a search is judged by, and that the receiver shows, are those of the exact generator,
                    the same on every machine; images only
+    realism        0 to 1: of the generator that the search goes through, and that its result is judged by. It is for
+                   files that will be decoded at that realism, which no file says
     """
 
     search: SearchConfig = field(default_factory=SearchConfig)
     entropy_coder: str | None = None
     seed: int = 0
     exact: bool = False
+    realism: float = 0.0
 
     @classmethod
     def of(
@@ -31,9 +34,10 @@ class Settings:
         entropy_coder: str | None = None,
         seed: int = 0,
         exact: bool = False,
+        realism: float = 0.0,
     ) -> "Settings":
         """The preset of a search method by its name (`utils.search.config.preset`). Raises ValueError for another."""
-        return cls(preset(method, iterations, objective), entropy_coder, seed, exact)
+        return cls(preset(method, iterations, objective), entropy_coder, seed, exact, realism)
 
 
 DEFAULT = Settings()

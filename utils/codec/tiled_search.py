@@ -1,7 +1,7 @@
 """The search of pictures of any size: window by window, where a picture is too large for one pass."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from models.bpgan import BPGAN
 from models.config import STRIDE
+from models.generator import Generator
 from models.quality import quality_row
 from utils.entropy.coders import Coder
 from utils.search.model_problem import Searchable
@@ -34,12 +35,22 @@ class Task:
 
 
 class TiledSearch:
-    """Searches latents through one model."""
+    """Searches latents through the generators of one model."""
 
-    def __init__(self, model: BPGAN, distortions: Distortions):
-        # Its generator may be a faster one: what is found is judged by what the float32 generator makes of it.
-        self.searchable, self.distortions = Searchable(model), distortions
+    def __init__(self, model: BPGAN, generator: Callable[[float], Generator], distortions: Distortions):
+        """`generator` gives the generator of a realism."""
+        self.model, self.generator, self.distortions = model, generator, distortions
         self.device, self.reach = distortions.device, model.generator.reach
+        self._searchables: dict[float, Searchable] = {}
+
+    def searchable(self, realism: float) -> Searchable:
+        """The model with the generator of a realism, in the number type of the search.
+
+        That one may be faster: what is found is judged by what the float32 generator makes of it.
+        """
+        if realism not in self._searchables:
+            self._searchables[realism] = Searchable(self.model, self.generator(realism))
+        return self._searchables[realism]
 
     def tiles(self, rows: int, columns: int) -> list[Window]:
         """The windows in which a latent of that size is searched."""
@@ -77,11 +88,11 @@ class TiledSearch:
             movable = movable.to(self.device)
         x = torch.cat([outer_part(picture, window, self.device) for picture in task.pictures])
         rows, columns = valid = task.pictures[0][window.outer(STRIDE)].shape[1:]  # the others pad x to the stride
-        quality = quality_row(task.quality_step, self.device)
+        quality, searchable = quality_row(task.quality_step, self.device), self.searchable(task.settings.realism)
         distance = self.distortions.of(
             task.settings.search.objective,
             x[..., :rows, :columns].contiguous(memory_format=torch.channels_last),
-            lambda: self.searchable.decode(fallback, quality)[..., :rows, :columns],
+            lambda: searchable.decode(fallback, quality)[..., :rows, :columns],
             task.gray,
         )
         weight = self.distortions.weight(task.quality_step) * math.prod(valid)
@@ -89,4 +100,4 @@ class TiledSearch:
         def bits(prediction, candidates: torch.Tensor) -> torch.Tensor:
             return coded_bits(task.coder, candidates, *prediction)
 
-        return self.searchable.problem(x, valid, quality, weight, distance, bits, start, fallback, movable), weight
+        return searchable.problem(x, valid, quality, weight, distance, bits, start, fallback, movable), weight

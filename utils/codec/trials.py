@@ -68,4 +68,4 @@ class Trials:
             return len(data)
         if self.target.is_rate(kind):
             return kind.rate(len(data), kind.size(self.signal))
-        return kind.score(self.signal, self.sender.decompress(data))[self.target.metric]
+        return kind.score(self.signal, self.sender.decompress(data, settings.realism))[self.target.metric]

@@ -22,8 +22,9 @@ class Searchable:
     copied when the first search needs them; later changes of the model's weights do not reach them.
     """
 
-    def __init__(self, model: BPGAN):
-        self.model = model
+    def __init__(self, model: BPGAN, generator: Generator | None = None):
+        """`generator`: another one of the same sizes that the search shall go through."""
+        self.model, self._generator = model, generator or model.generator
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -33,7 +34,7 @@ class Searchable:
     @cached_property
     def generator(self) -> Generator:
         """A copy of the generator with fixed weights."""
-        return generator_for_search(self.model.generator)
+        return generator_for_search(self._generator)
 
     @cached_property
     def kernels(self) -> Kernels:

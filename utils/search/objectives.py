@@ -23,7 +23,7 @@ Distortion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # models for the two (8.73 to 0.0067 in the middle of the range).
 MS_SSIM_WEIGHT = 8.73 / 0.0067 / 255**2
 MIN_SSIM_SIDE, MIN_MS_SSIM_SIDE = 11, 161  # pixels; below, the window or the scales do not fit
-MIN_FEATURE_SIDE = 32  # pixels; below, the discriminator's coarsest scale does not fit
+MIN_FEATURE_SIDE = 32  # pixels; below, a network's coarsest scale does not fit
 # Distances of features grow with the square root of the squared error. So they count twice, which gives both the same
 # slope where the search starts.
 FEATURE_SHARE = 2 / 3
@@ -62,7 +62,7 @@ class Reference:
     x: torch.Tensor  # (B, C, H, W), the pictures
     start: Callable[[], torch.Tensor]  # what they are where the search starts, as x_hat
     weights: Callable[[torch.Tensor], torch.Tensor | None]  # of the squared error, see `Kind.weights`
-    features: Callable[[], list[Distortion]]  # distances of features of trained networks
+    features: Callable[[], Distortion]  # distance of features of a trained network
 
 
 class Objective(ABC):
@@ -113,17 +113,14 @@ class FeatureDistance(Objective):
     def __init__(self, reference: Reference):
         """Raises ValueError where there are no features."""
         super().__init__(reference)
-        self.error, self.distances = SquaredError(reference), reference.features()
-        if not self.distances:
-            raise ValueError("the objective perceptual needs a checkpoint with a discriminator, or VGG16's weights")
+        self.error, self.distance = SquaredError(reference), reference.features()
         x, x_hat_start = reference.x, reference.start()
         self.error_start = self.error(x, x_hat_start).clamp_min(1e-8)
         if min(x.shape[-2:]) >= MIN_FEATURE_SIDE:
             self.features_start = self._features(x, x_hat_start).clamp_min(1e-8)
 
     def _features(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
-        x_hat = hardtanh(x_hat.float())
-        return sum(distance(x, x_hat) for distance in self.distances)
+        return self.distance(x, hardtanh(x_hat.float()))
 
     def __call__(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
         error = self.error(x, x_hat)

@@ -10,9 +10,10 @@ from data import build_kind, kind_class
 from data.dataset import PictureSet
 from models.bpgan import BPGAN, build_generator
 from models.config import ModelConfig
-from models.discriminator import Discriminator, WaveformDiscriminator
-from models.perceptual import perceptual_distance
+from models.discriminator import Discriminator, ProjectedDiscriminator, WaveformDiscriminator
+from models.efficientnet import WIDTHS, picture_features
 from models.quality import move_qualities
+from models.vgg16 import load_vgg16
 from utils.codec.checkpoint import Checkpoint, load_strictly
 from utils.codec.weights import load_weights
 from utils.precision import autocast
@@ -27,22 +28,30 @@ TRUNK_CROPS = 320  # that the layers around a trunk are fitted to
 class Networks:
     """`model` is trained; `average`, its moving average, is what validation, search and checkpoints use.
 
-    `realistic`, `realistic_average`, `discriminator` and, for kinds that are heard, `waveform_discriminator` are None
-    until a stage or a checkpoint brings them. The last one is in the saved state, and in no checkpoint.
+    The others are None until a stage or a checkpoint brings them: `realistic` and `realistic_average`, and of the
+    discriminators either `projected_discriminator`, for photographs in color, or `discriminator` and, for kinds that are
+    heard, `waveform_discriminator`. All are in the saved state. Of the discriminators a checkpoint holds `discriminator`
+    alone, which the search's perceptual objective needs.
     """
 
-    NAMES = ("model", "average", "realistic", "realistic_average", "discriminator", "waveform_discriminator")
+    DISCRIMINATORS = ("discriminator", "waveform_discriminator", "projected_discriminator")
+    NAMES = ("model", "average", "realistic", "realistic_average", *DISCRIMINATORS)
 
-    def __init__(self, config: ModelConfig, device: torch.device, seed: int, vgg16: bool = False):
+    def __init__(
+        self, config: ModelConfig, device: torch.device, seed: int, *, adversarial: bool = False, vgg16: bool = False
+    ):
         """The seed fixes the weights, the same in every process.
 
-        With `vgg16` the adversarial stage compares VGG16's features, `perceptual`. Raises ValueError where
-        they cannot be had: now, not after the hours of the stages before.
+        `adversarial`: whether there will be a stage of that name. With `vgg16` it compares VGG16's features. Raises
+        ValueError where a network that it needs cannot be had: now, not after the hours of the stages before.
         """
         self.config, self.device, self.seed = config, device, seed
-        self.perceptual = perceptual_distance(config.in_channels, device, download=True) if vgg16 else None
-        if vgg16 and self.perceptual is None:
-            raise ValueError("--vgg16: needs pictures in color and VGG16's weights; leave it out to train without")
+        self.has_colors = kind_class(config.signal).has_colors
+        if vgg16 and not self.has_colors:
+            raise ValueError(f"--vgg16 is for photographs in color, {config.signal} has none: leave it out")
+        if adversarial and self.has_colors:
+            picture_features(device)
+        self.vgg16 = load_vgg16(device) if vgg16 else None
         torch.manual_seed(seed)
         self.model = BPGAN(config).to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -50,6 +59,7 @@ class Networks:
         self.realistic_average: nn.Module | None = None
         self.discriminator: nn.Module | None = None
         self.waveform_discriminator: nn.Module | None = None
+        self.projected_discriminator: nn.Module | None = None
 
     def autocast(self) -> torch.autocast:
         return autocast(self.device)
@@ -61,6 +71,10 @@ class Networks:
         self.realistic_average = copy.deepcopy(self.realistic).requires_grad_(False)
         with torch.random.fork_rng(devices=[]):  # the same weights in every process
             torch.default_generator.manual_seed(self.seed)
+            if self.has_colors:
+                projected = ProjectedDiscriminator(WIDTHS, self.config.latent_channels)
+                self.projected_discriminator = projected.to(self.device, memory_format=torch.channels_last)
+                return
             self.discriminator = Discriminator(self.config.in_channels).to(self.device)
             if kind_class(self.config.signal).has_waveforms:
                 self.waveform_discriminator = WaveformDiscriminator().to(self.device)
@@ -90,19 +104,22 @@ class Networks:
             move_qualities(module, checkpoint.config, self.config)
 
     def adopt_realistic(self, checkpoint: Checkpoint) -> None:
-        """The checkpoint's realistic generator and discriminator, each where it has one; built where there is none yet."""
+        """The checkpoint's realistic generator, and its discriminator where such a one judges this kind of pictures.
+
+        Each is built where there is none yet.
+        """
         if self.realistic is None:
             if not checkpoint.realistic:
                 return
             self.build_realistic()
-            self.waveform_discriminator = None
+            self.waveform_discriminator = self.projected_discriminator = None
             if not checkpoint.discriminator:
                 self.discriminator = None
         if checkpoint.realistic:
             for module in (self.realistic, self.realistic_average):
                 load_strictly(module, checkpoint.realistic, "the checkpoint's realistic generator")
                 move_qualities(module, checkpoint.config, self.config)
-        if checkpoint.discriminator:
+        if checkpoint.discriminator and self.discriminator is not None:
             load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
 
     def modules(self) -> dict[str, nn.Module]:
@@ -116,7 +133,7 @@ class Networks:
         """What `weights()` gave, and the same modules: others are built or removed."""
         if self.realistic is None and "realistic" in weights:
             self.build_realistic()
-        for name in ("discriminator", "waveform_discriminator"):
+        for name in self.DISCRIMINATORS:
             if name not in weights:
                 setattr(self, name, None)
         if weights.keys() != self.modules().keys():

@@ -26,6 +26,7 @@ from utils.search.model_problem import Searchable
 from utils.search.objectives import clamped_squared_error
 from utils.search.optimize import optimize_latent
 
+from .critics import critics_of
 from .fitting import fit_centers
 from .linear_path import is_linear
 from .networks import Networks
@@ -48,6 +49,7 @@ SEARCH_ITERATIONS, STEPS_PER_SEARCH, FIRST_SEARCHES, SEARCHED_SHARE = 25, 8, 16,
 # Of the way from the weights that the stage began with to those that it ends with: between the two lie weights that
 # serve both kinds of latents (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
 SEARCHED_WAY = 0.7
+LOW_QUALITIES = 5  # the qualities at which much is missing that critics could bring are the first ones
 
 Terms = dict[str, torch.Tensor]  # a step's loss terms by the names of the log, scalars without gradient
 
@@ -316,75 +318,55 @@ class Adversarial(Stage):
     keeps_realistic = True
 
     def prepare(self) -> None:
-        networks = self.networks
-        networks.model.requires_grad_(False)
-        networks.build_realistic()
-        self.discriminators, self.waveforms = [networks.discriminator], None
-        if networks.waveform_discriminator:
-            self.discriminators.append(networks.waveform_discriminator)
-            self.waveforms = self.kind.waveforms().to(networks.device)
+        self.networks.model.requires_grad_(False)
+        self.networks.build_realistic()
+        self.critics = critics_of(self.networks, self.kind)
 
     def trained(self):
         return list(self.networks.realistic.parameters())
 
     def more_optimizers(self):
-        parameters = self.discriminating()
-        return {"discriminator": torch.optim.AdamW(parameters, lr=self.learning_rate, betas=(0.5, 0.95))}
-
-    def discriminating(self) -> list[torch.nn.Parameter]:
-        return [p for discriminator in self.discriminators for p in discriminator.parameters()]
-
-    def judged(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        """What the discriminators see of pictures, one input for each."""
-        return [pictures] if self.waveforms is None else [pictures, self.waveforms(pictures)]
-
-    def judge(self, inputs: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """-> (logits of all scales, periods and resolutions, all features)."""
-        logits, features = [], []
-        for discriminator, x in zip(self.discriminators, inputs):
-            scores, maps = discriminator(x)
-            logits += scores
-            features += maps
-        return logits, features
+        return {"discriminator": torch.optim.AdamW(self.critics.parameters, lr=self.learning_rate, betas=(0.5, 0.95))}
 
     def step(self, x, quality_row):
         """The discriminators' step, then the realistic generator's."""
-        networks, model = self.networks, self.networks.model
-        symbols = self.quantized(x, quality_row)
+        networks, model, critics = self.networks, self.networks.model, self.critics
+        quality_row = self.lowered(quality_row)
+        y_hat = model.codebook.dequantize(self.quantized(x, quality_row))
+        with torch.no_grad():
+            latent = model.gains.features(y_hat, quality_row)
+            latent = model.gains.unscale(y_hat, quality_row) if latent is None else latent
         with networks.autocast():
-            x_hat = model.generate(model.codebook.dequantize(symbols), quality_row, networks.realistic)
-        real, fake = self.judged(x), self.judged(x_hat)
+            x_hat = model.generate(y_hat, quality_row, networks.realistic)
+            with torch.no_grad():
+                real = critics.see(x)
+            fake = critics.see(x_hat)
 
         # discriminators
-        for discriminator in self.discriminators:
-            discriminator.requires_grad_(True)
+        critics.learn(True)
         with networks.autocast():
-            real_logits, _ = self.judge(real)
-            fake_logits, _ = self.judge([view.detach() for view in fake])
+            real_logits = critics.judge(real, latent)
+            fake_logits = critics.judge([view.detach() for view in fake], latent)
         d_loss = losses.discriminator_hinge(real_logits, fake_logits)
-        self.update("discriminator", self.discriminating(), d_loss)
+        self.update("discriminator", critics.parameters, d_loss)
 
         # generator
-        for discriminator in self.discriminators:
-            discriminator.requires_grad_(False)
+        critics.learn(False)
         with networks.autocast():
-            fake_logits, fake_features = self.judge(fake)
-            with torch.no_grad():
-                _, real_features = self.judge(real)
+            fake_logits, likeness = critics.compare(real, fake, latent)
         mse = losses.squared_error(x, x_hat, self.kind.weights(x))
         # relative to what the quality can do anyway, so that all qualities weigh the same
         distortion = (self.lmbdas[quality_row] / self.lmbdas[0]).sqrt() * 255**2 * self.lmbdas[0] * mse
-        perceptual = networks.perceptual
-        terms = {
-            "distortion": distortion.mean(),
-            "feature_matching": losses.feature_matching(real_features, fake_features).mean(),
-            "perceptual": perceptual(x, x_hat).mean() if perceptual else torch.zeros_like(d_loss),
-            "adversarial": losses.generator_hinge(fake_logits),
-        }
-        g_loss = losses.weighted_sum(terms, losses.ADVERSARIAL_WEIGHTS)
+        terms = {"distortion": distortion.mean(), **likeness, "adversarial": losses.generator_hinge(fake_logits)}
+        g_loss = losses.weighted_sum(terms, critics.weights)
         self.update("generator", self.parameters, g_loss)
         terms |= {"loss": g_loss, "discriminator": d_loss, "mse": mse.mean()}
         return {name: value.detach() for name, value in terms.items()}
+
+    def lowered(self, quality_row: torch.Tensor) -> torch.Tensor:
+        """The qualities drawn for a batch, as many of them low as the critics want."""
+        lowers = torch.from_numpy(self.state.rng.uniform(size=len(quality_row)) < self.critics.low_share)
+        return torch.where(lowers.to(quality_row.device), quality_row * LOW_QUALITIES // QUALITIES, quality_row)
 
     def averages(self):
         return [(self.networks.realistic_average, self.networks.realistic)]
@@ -393,7 +375,7 @@ class Adversarial(Stage):
         return self.networks.realistic_average
 
     def facts(self):
-        return {"perceptual_loss": "VGG16" if self.networks.perceptual else "feature matching alone"}
+        return {"perceptual_loss": self.critics.facts()}
 
 
 STAGE_CLASSES = {cls.schedule.name: cls for cls in Stage.__subclasses__()}

@@ -72,14 +72,16 @@ class Trainer:
     def __init__(
         self, config: ModelConfig, kind: Kind, folder: Path, settings: Settings, device: torch.device, description: dict
     ):
-        """`description` goes into the checkpoint's `info`. Raises ValueError where VGG16 is asked for in vain."""
+        """`description` goes into the checkpoint's `info`. Raises ValueError where networks that judge are missing."""
         self.config, self.kind, self.folder, self.settings = config, kind, Path(folder), settings
         self.device, self.description = device, dict(description)
         if settings.vgg16 and "adversarial" not in settings.stages:
             raise ValueError("--vgg16 is for the stage adversarial, which --stages leaves out: drop one of the two")
         self.rank, self.world_size = distributed.world()
         self.schedule = Schedule(settings.stages, settings.minutes, settings.steps)
-        self.networks = Networks(config, device, settings.seed, settings.vgg16)
+        self.networks = Networks(
+            config, device, settings.seed, adversarial="adversarial" in settings.stages, vgg16=settings.vgg16
+        )
         torch.manual_seed(settings.seed + self.rank)  # noise and crops of its own in each process
         self.state = RunState(np.random.default_rng([settings.seed, self.rank]))
         self.searched = SearchedBatches(self.folder / "searched", self.rank)
