@@ -561,7 +561,8 @@ def test_the_search_goes_through_the_generator_of_the_realism(codecs, texture_im
     for realism in (0.0, 0.5, 1.0):
         searchable = codec.tiled_search.searchable(realism)
         x_hat = searchable.decode(torch.from_numpy(symbols).float()[None], codec.quality_row(quality_step(8)))
-        np.testing.assert_allclose(x_hat[0].numpy(), codec.generate(symbols, quality_step(8), realism), atol=0.02)
+        shown = codec.generate(symbols, quality_step(8), realism)
+        assert np.square(x_hat[0].numpy() - shown).mean() < 1e-3 * np.square(shown).mean()  # the search is in bfloat16
 
     def cost(method) -> float:  # of the picture that is shown
         settings = Settings.of(method, 20 if method == "admm" else None, realism=1.0)
