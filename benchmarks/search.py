@@ -81,7 +81,8 @@ def plot(path: Path, benchmark: Benchmark, rows: list[dict], about: str) -> None
         axis.set_xlabel("seconds to encode, mean")
         axis.set_ylabel(f"BD-rate over no search, % ({measure.label})")
         axis.grid(alpha=0.3)
-    axes[0][0].legend()
+    if axes[0][0].get_legend_handles_labels()[0]:  # of methods that were measured at all
+        axes[0][0].legend()
     figure.suptitle(about, fontsize=9)
     figure.tight_layout()
     with replacing(path) as temporary:

@@ -4,6 +4,7 @@ import argparse
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import re
 import zlib
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import coders, common, images, page, same_bytes, speech
+from benchmarks import coders, common, crops, images, page, same_bytes, speech
 from benchmarks.common import Codec, Curve, Missing, Points
 from data import build_kind
+from tests.helpers.scripts import one_line
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.codec.settings import Settings
@@ -271,6 +273,34 @@ def test_same_bytes_figure(picture, tiny_checkpoints, tmp_path, capsys):
     said = capsys.readouterr().out
     assert all(f"{name} (4:" in said for name in ("JPEG", "WebP", "AVIF"))
     assert same_bytes.main([*arguments, "--crop", "200", "20", "100", "90"]) == 1
+
+
+def test_enlarged_crops(picture, tiny_checkpoints, tmp_path, capsys):
+    arguments = ["--checkpoint", str(tiny_checkpoints["image"]), "--device", "cpu", "--quality", "3"]
+    arguments += ["--output", str(tmp_path / "crops.png")]
+
+    def crop(*place):
+        return ["--crop", str(picture), *map(str, place)]
+
+    assert crops.main([*arguments, *crop(10, 20, 40, 30), *crop(0, 0, 40, 30), "--zoom", "2"]) == 0
+    with Image.open(tmp_path / "crops.png") as figure:
+        assert figure.size == (4 * 80 + 3 * 8, 2 * (60 + 24) + 8)
+        shown = np.asarray(figure)[24:84, :80]
+        assert np.array_equal(shown[::2, ::2], np.asarray(Image.open(picture))[20:50, 10:50])
+        assert np.array_equal(shown[::2], shown[1::2])
+        assert json.loads(figure.text["conditions"])["checkpoints"]
+    said = capsys.readouterr().out
+    assert said.count("realism 0: ") == said.count("realism 1: ") == said.count("AVIF (4:4:4): ") == 2
+    (tmp_path / "crops.png").unlink()
+    for places, words in (
+        ([crop(10, 20, 4000, 30)], "leaves the picture"),
+        ([crop(10, 20, "wide", 30)], "LEFT TOP WIDTH HEIGHT in pixels"),
+        ([crop(10, 20, 0, 30)], "LEFT TOP WIDTH HEIGHT in pixels"),
+        ([crop(10, 20, 40, 30), crop(10, 20, 30, 40)], "choose the same for all"),
+    ):
+        code = crops.main([*arguments, *itertools.chain(*places)])
+        one_line(code, capsys.readouterr().err, words, exit_code=1)
+        assert not (tmp_path / "crops.png").exists()
 
 
 # -- the page -------------------------------------------------------------------------------------------
