@@ -38,12 +38,19 @@ class BPGAN(nn.Module):
         return self.gains.scale(self.encoder(x, quality_row).float(), quality_row)
 
     def generate(
-        self, y_hat: torch.Tensor, quality_row: torch.Tensor, generator: Generator | None = None
+        self,
+        y_hat: torch.Tensor,
+        quality_row: torch.Tensor,
+        generator: Generator | None = None,
+        origin: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """y_hat in steps -> x_hat (B, C, H, W) float32, not clamped; by another generator of the same sizes if given."""
+        """y_hat in steps -> x_hat (B, C, H, W) float32, not clamped; by another generator of the same sizes if given.
+
+        `origin`: where y_hat lies in a larger latent, as `Texture.forward` has it.
+        """
         y_hat = y_hat.contiguous(memory_format=torch.channels_last)
         z_hat, features = self.gains.unscale(y_hat, quality_row), self.gains.features(y_hat, quality_row)
-        return (generator or self.generator)(z_hat, quality_row, features).float()
+        return (generator or self.generator)(z_hat, quality_row, features, origin).float()
 
     def rate(self, symbols: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
         """Estimated bits (B,) of symbols (B, latent_channels, h, w), float, in the context of themselves."""
@@ -82,8 +89,8 @@ def build_encoder(config: ModelConfig) -> nn.Module:
     )
 
 
-def build_generator(config: ModelConfig) -> Generator:
-    """A generator of the config's sizes: the faithful one, or the realistic one beside it."""
+def build_generator(config: ModelConfig, texture: bool = False) -> Generator:
+    """A generator of the config's sizes: the faithful one, or the realistic one beside it, which may have textures."""
     return Generator(
         config.in_channels,
         config.latent_channels,
@@ -92,4 +99,5 @@ def build_generator(config: ModelConfig) -> Generator:
         config.latent_rows,
         linear=config.linear_path,
         scales=config.quality_scales,
+        texture=texture,
     )

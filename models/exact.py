@@ -36,6 +36,7 @@ import torch.nn.functional as F
 
 from .bpgan import BPGAN
 from .config import QUALITIES, QUALITY_STEPS, STRIDE
+from .texture import NOISE_BITS, has_texture, noise_window
 
 ACTIVATION_BITS = 14  # fraction bits of latent, features and activations
 LIMIT = 2**23  # of their integers
@@ -105,6 +106,11 @@ class ExactGenerator:
         self._body16, self._out16, self._quality8 = body("body16", depth16), layer("out16"), by_quality("8")
         self._body8, self._out8 = body("body8", depth8), layer("out8")
         self._body4, self._out4 = body("body4", depth4), layer("out4")
+        self._texture8 = self._texture4 = None
+        if has_texture(left):
+            self._texture8, self._texture4 = (
+                (layer(f"{name}.strength"), layer(f"{name}.spread")) for name in ("texture8", "texture4")
+            )
         self._linear, self._row_mean = None, None
         if config.linear_path:
             self._linear = layer("linear")
@@ -142,7 +148,7 @@ class ExactGenerator:
                 digest.update(np.asarray(value, "<f8").tobytes())
 
         add([self._in16, self._body16, self._out16, self._body8, self._out8, self._body4, self._out4, self._linear])
-        add([self._rows, self._row_mean])
+        add([self._rows, self._row_mean, self._texture8, self._texture4])
         add(_fixed(self._centers, CENTER_BITS))
         for step in range((QUALITIES - 1) * QUALITY_STEPS + 1):
             for table in (self._quality16, self._quality8):
@@ -151,15 +157,17 @@ class ExactGenerator:
         return digest.hexdigest()[:8]
 
     @torch.no_grad()
-    def __call__(self, symbols: np.ndarray, quality_step: int) -> np.ndarray:
+    def __call__(self, symbols: np.ndarray, quality_step: int, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
         """symbols int16 (latent_channels, h, w), a quality in steps of 1/32 above 1 -> float32 (C, 16h, 16w).
 
-        Its numbers are multiples of 2^-14 in [-2, 2].
+        Its numbers are multiples of 2^-14 in [-2, 2]. `origin` is the place of the first symbol in a larger latent.
         """
         with _strip_by_strip(self._device) as each:
-            return self._picture(each, symbols, quality_step).cpu().numpy()
+            return self._picture(each, symbols, quality_step, origin).cpu().numpy()
 
-    def _picture(self, each: EachStrip, symbols: np.ndarray, quality_step: int) -> torch.Tensor:
+    def _picture(
+        self, each: EachStrip, symbols: np.ndarray, quality_step: int, origin: tuple[int, int]
+    ) -> torch.Tensor:
         latent = self._latent(symbols)
         seen = z_hat = self._scaled(latent, self._log_inverse, quality_step)
         if self._log_feature is not None:
@@ -172,9 +180,13 @@ class ExactGenerator:
         h = _affine(
             F.pixel_shuffle(_convolution(each, self._out16, h), 2), self._quality8, quality_step
         )  # (n8, 2h, 2w)
+        if self._texture8 is not None:
+            h = self._textured(each, h, *self._texture8, 2, origin)
         for block in self._body8:
             h = _residual_block(each, h, *block)
         h = F.pixel_shuffle(_convolution(each, self._out8, h), 2)  # (n4, 4h, 4w)
+        if self._texture4 is not None:
+            h = self._textured(each, h, *self._texture4, 4, origin)
         for block in self._body4:
             h = _residual_block(each, h, *block)
         picture = F.pixel_shuffle(_convolution(each, self._out4, h, PICTURE_BITS), 4)  # (C, 16h, 16w)
@@ -184,6 +196,14 @@ class ExactGenerator:
             picture += self._row_mean
         picture = picture.clamp_(-(2 << PICTURE_BITS), 2 << PICTURE_BITS).mul_(2.0**-PICTURE_BITS)
         return picture.float()
+
+    def _textured(
+        self, each: EachStrip, h: torch.Tensor, strength: Layer, spread: Layer, step: int, origin: tuple[int, int]
+    ) -> torch.Tensor:
+        """What `models.texture.Texture` makes of features (N, H, W)."""
+        noise = self._tensor(noise_window(step, origin, *h.shape[1:]).astype(np.float64))
+        shaped = (_convolution(each, strength, h) * noise).mul_(2.0**-NOISE_BITS).round_().clamp_(-LIMIT, LIMIT)
+        return (h + _convolution(each, spread, shaped)).clamp_(-LIMIT, LIMIT)
 
     def _latent(self, symbols: np.ndarray) -> np.ndarray:
         """Centers of symbols (C, h, w), escapes among them -> float64 (C, h, w), CENTER_BITS fraction bits."""
@@ -204,7 +224,9 @@ def generator_weights(
     """A generator's weights by name, float64; at a realism above 0 those of two of them mixed, the same everywhere."""
     weights = {name: _array(tensor) for name, tensor in faithful.items()}
     if realism:
-        weights = {name: (1 - realism) * weight + realism * _array(realistic[name]) for name, weight in weights.items()}
+        others = {name: _array(tensor) for name, tensor in realistic.items()}
+        # a faithful generator's textures, which it has not, have no strength
+        weights = {name: (1 - realism) * weights.get(name, 0.0) + realism * other for name, other in others.items()}
     return weights
 
 

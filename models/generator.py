@@ -6,6 +6,7 @@ from torch import nn
 from .blocks import SMALL_START, latent_reach, linear_conv, stack, upsampling_conv
 from .config import QUALITIES, STRIDE
 from .quality import affine
+from .texture import Texture
 
 
 class Generator(nn.Module):
@@ -19,6 +20,8 @@ class Generator(nn.Module):
     part, made of `features`: the same latent with channels of about unit deviation. `linear` stays float32
     where the rest of the network runs in bfloat16: its 8 bits are too few for the mean of a block. Where rows have a
     meaning, it adds each one's mean.
+
+    With `texture` noise joins the features at 1/8 and 1/4 of the resolution (`models/texture.py`).
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class Generator(nn.Module):
         *,
         linear: bool = False,
         scales: bool = False,
+        texture: bool = False,
     ):
         super().__init__()
         n4, n8, n16 = widths
@@ -42,8 +46,10 @@ class Generator(nn.Module):
         self.out16 = upsampling_conv(n16, n8, 2)
         self.quality8 = nn.Parameter(torch.zeros(QUALITIES, n8))
         self.scale8 = nn.Parameter(torch.ones(QUALITIES, n8)) if scales else None
+        self.texture8 = Texture(n8, 2) if texture else None
         self.body8 = stack(n8, depths[1])
         self.out8 = upsampling_conv(n8, n4, 2)
+        self.texture4 = Texture(n4, 4) if texture else None
         self.body4 = stack(n4, depths[0])
         self.out4 = upsampling_conv(n4, out_channels, 4, kernel=3)
         self.linear = upsampling_conv(latent_channels, out_channels, STRIDE) if linear else None
@@ -59,9 +65,16 @@ class Generator(nn.Module):
         return latent_reach(self.body16, self.body8, self.body4, self.out4)
 
     def forward(
-        self, z_hat: torch.Tensor, quality_row: torch.Tensor, features: torch.Tensor | None = None
+        self,
+        z_hat: torch.Tensor,
+        quality_row: torch.Tensor,
+        features: torch.Tensor | None = None,
+        origin: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """features, like z_hat: what the network sees; z_hat itself where there is no linear path."""
+        """features, like z_hat: what the network sees; z_hat itself where there is no linear path.
+
+        `origin` is that of `Texture.forward`: it counts only with textures.
+        """
         seen = z_hat if features is None else features
         h = affine(
             self.in16(seen.to(self.in16.weight.dtype)), self.quality16, self.scale16, quality_row
@@ -69,7 +82,11 @@ class Generator(nn.Module):
         if self.row_bias is not None:
             h = h + self.row_bias
         h = affine(self.out16(self.body16(h)), self.quality8, self.scale8, quality_row)  # (B, n8, 2h, 2w)
+        if self.texture8 is not None:
+            h = self.texture8(h, origin)
         h = self.out8(self.body8(h))  # (B, n4, 4h, 4w)
+        if self.texture4 is not None:
+            h = self.texture4(h, origin)
         x_hat = self.out4(self.body4(h)).float()  # (B, C, 16h, 16w)
         if self.linear is None:
             return x_hat

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from models.efficientnet import picture_features
+from models.texture import has_texture
 from utils.codec import bitstream, targets, tiling
 from utils.codec.bitstream import BitstreamError
 from utils.codec.checkpoint import load_checkpoint
@@ -286,11 +287,13 @@ def test_an_unknown_coder_in_a_file_is_named(codecs):
 def test_tiles_give_the_picture_of_one_pass(codecs, size, monkeypatch):
     codec = codecs["image"]
     symbols = codec.read_symbols(codec.compress(picture(*size), 7, "none"))[1]
-    whole = codec.generate(symbols, 192)
+    whole, realistic = codec.generate(symbols, 192), codec.generate(symbols, 192, 1.0)
     monkeypatch.setattr(tiling, "CORE_POSITIONS", 16)
     monkeypatch.setattr(tiling, "CORE_SIDE", 4)
     assert len(list(tiling.windows(*symbols.shape[1:], 5))) > 4
     np.testing.assert_allclose(codec.generate(symbols, 192), whole, atol=1e-4, rtol=0)
+    # the noise is that of the place in the whole picture
+    np.testing.assert_allclose(codec.generate(symbols, 192, 1.0), realistic, atol=1e-4, rtol=0)
 
 
 def test_tiles_give_the_latent_of_one_pass(codecs, monkeypatch):
@@ -477,8 +480,10 @@ def test_realism_mixes_the_two_generators(codecs):
     assert np.abs(realistic - faithful).max() > 0.01
     assert np.abs(half - faithful).max() > 1e-3 and np.abs(half - realistic).max() > 1e-3
     states = [codec.generator(r).state_dict() for r in (0.0, 0.5, 1.0)]
-    for name in states[0]:
-        torch.testing.assert_close(states[1][name], (states[0][name] + states[2][name]) / 2)
+    assert has_texture(states[2]) and not has_texture(states[0])
+    for name in states[2]:
+        faithful_weight = states[0].get(name, torch.zeros_like(states[2][name]))
+        torch.testing.assert_close(states[1][name], (faithful_weight + states[2][name]) / 2)
         assert torch.equal(states[2][name], codec._realistic_state[name])
     assert np.array_equal(codec.decompress(data, 0.0), codec.decompress(data))
     assert not np.array_equal(codec.decompress(data, 1.0), codec.decompress(data))

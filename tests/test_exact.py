@@ -13,6 +13,7 @@ import Compression_ADMM
 import Decompression
 import test as evaluate
 from models import exact
+from models.bpgan import build_generator
 from models.exact import ExactGenerator, Layer, generator_weights
 from tests.helpers import pixels as golden
 from tests.helpers.models import tiny_model
@@ -195,7 +196,8 @@ def test_weights_of_another_generator_are_refused():
 def test_every_weight_and_table_counts():
     """For the fingerprint: one that is left out could change unseen."""
     model = lively_model(generator_depths=(1, 0, 0))
-    state = generator_weights(model.generator.state_dict())
+    texture = build_generator(model.config, texture=True)
+    state = generator_weights({**texture.state_dict(), **model.generator.state_dict()})
     known = {ExactGenerator(model, state).fingerprint()}
     for name, array in state.items():
         known.add(ExactGenerator(model, {**state, name: array * 1.5 + 0.01}).fingerprint())
@@ -266,10 +268,11 @@ def test_tiles_are_the_whole(codecs, size, monkeypatch):
     rng = np.random.default_rng(0)
     shape = (codec.config.latent_channels, *tiling.latent_shape(*size))
     symbols = rng.integers(-9, 10, shape).astype(np.int16)
-    whole = codec.generate(symbols, 200, exact=True)
+    whole, realistic = (codec.generate(symbols, 200, realism, exact=True) for realism in (0.0, 1.0))
     monkeypatch.setattr(tiling, "CORE_POSITIONS", 16)
     monkeypatch.setattr(tiling, "CORE_SIDE", 4)
     assert np.array_equal(codec.generate(symbols, 200, exact=True), whole)
+    assert np.array_equal(codec.generate(symbols, 200, 1.0, exact=True), realistic)
 
 
 @pytest.mark.parametrize("realism", [0.3, 1.0])

@@ -488,6 +488,42 @@ def test_feature_matching_is_relative_and_moves_only_the_fake():
     assert losses.feature_matching([10 * real], [10 * fake]).tolist() == [0.25, 0]
 
 
+def test_textures_of_one_look_are_alike():
+    """Other samples of the same noise are near, a smooth picture and one of another strength are far."""
+    torch.manual_seed(0)
+    real, other = 0.3 * torch.randn(2, 4, 3, 64, 64)
+    distances = [losses.texture_distance(real, fake, 8) for fake in (real, other, 0 * real, 2 * real)]
+    assert distances[0].tolist() == [0] * 4
+    assert distances[1].max() < 0.3 and distances[2].min() > 0.8 and distances[3].min() > 0.8
+    assert losses.relative_distance(real, other).min() > 1  # what a distance by place says
+    fake = (0 * real).requires_grad_(True)
+    losses.texture_distance(real, fake, 8).sum().backward()
+    assert torch.isfinite(fake.grad).all()
+
+
+@pytest.mark.parametrize("period", [2, 4, 16])
+def test_a_weave_and_edges_of_blocks_are_seen(period):
+    torch.manual_seed(0)
+    real, noise, pattern = torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128), torch.randn(1, 3, period, period)
+    weave = pattern.repeat(1, 1, 128 // period, 128 // period)
+    edges = torch.randn(1, 3, 8, 8).repeat_interleave(16, 2).repeat_interleave(16, 3)
+
+    def distance(fake):
+        return float(losses.pattern_distance(losses.finest_bands(real), losses.finest_bands(fake), 16))
+
+    alike = distance(noise)
+    assert distance(real) == 0 and distance(0.7 * noise + 0.7 * weave) > 1.5 * alike
+    assert distance(edges) > 2 * alike
+
+
+def test_finest_bands_keep_energy_and_drop_what_is_even():
+    x = torch.randn(1, 2, 33, 41, generator=torch.Generator().manual_seed(0))
+    bands = losses.finest_bands(x)
+    assert bands.shape == (1, 6, 32, 40)
+    assert losses.finest_bands(torch.ones_like(x)).abs().max() == 0
+    assert float(bands.square().mean()) == pytest.approx(float(x.square().mean()), rel=0.1)
+
+
 def test_weighted_sum_wants_the_same_names():
     weights = {"a": 2.0, "b": -1.0}
     assert losses.weighted_sum({"b": 3.0, "a": 5.0}, weights) == 7.0

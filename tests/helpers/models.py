@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from data import build_kind, kind_class
-from models.bpgan import BPGAN
+from models.bpgan import BPGAN, build_generator
 from models.config import ModelConfig
 from models.discriminator import Discriminator
 from utils.codec.checkpoint import Checkpoint, save_checkpoint
@@ -66,11 +66,10 @@ def tiny_checkpoint(signal: str, seed: int = 0, with_realistic: bool = True, **c
     waves = torch.sin(columns / 7) * torch.cos(rows / 11)
     x = (0.5 * waves + 0.2 * torch.randn(2, model.config.in_channels, 128, 128)).clamp(-1, 1)
     tables, _ = fit_coders(model, [x])
-    realistic = (
-        {name: weight + 0.05 * torch.randn_like(weight) for name, weight in model.generator.state_dict().items()}
-        if with_realistic
-        else None
-    )
+    realistic = None
+    if with_realistic:
+        start = build_generator(model.config, texture=signal == "image").state_dict() | model.generator.state_dict()
+        realistic = {name: weight + 0.05 * torch.randn_like(weight) for name, weight in start.items()}
     discriminator = Discriminator(model.config.in_channels, scales=3).state_dict() if with_realistic else None
     return Checkpoint(
         model.config,

@@ -12,6 +12,7 @@ from models.bpgan import BPGAN, build_encoder, build_generator
 from models.config import STRIDE
 from models.exact import ExactGenerator, generator_weights
 from models.quality import quality_row
+from models.texture import has_texture
 from utils.console import pick_device
 from utils.entropy import CorruptPayload
 
@@ -19,7 +20,7 @@ from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
 from .info import describe, fingerprints
 from .limits import Limits
-from .tiling import latent_shape, windows
+from .tiling import Window, latent_shape, windows
 from .weights import load_coders, load_weights, network_of
 
 
@@ -96,8 +97,8 @@ class Decoder:
         self.check_realism(realism)
         if realism not in self._generators:
             mixed = {
-                name: torch.lerp(weight.cpu(), self._realistic_state[name], realism)
-                for name, weight in self._faithful_state.items()
+                name: torch.lerp(self._faithful_state.get(name, torch.zeros_like(weight)).cpu(), weight, realism)
+                for name, weight in self._realistic_state.items()
             }
             self._generators[realism] = self._build_generator(mixed)
         return self._generators[realism]
@@ -123,7 +124,7 @@ class Decoder:
             raise ValueError("this checkpoint has no realistic generator: use --realism 0")
 
     def _build_generator(self, state: dict[str, torch.Tensor]) -> torch.nn.Module:
-        generator = build_generator(self.config)
+        generator = build_generator(self.config, has_texture(state))
         load_strictly(generator, state, "the checkpoint's realistic generator")
         return generator.requires_grad_(False).eval().to(self.device, memory_format=torch.channels_last)
 
@@ -225,19 +226,20 @@ class Decoder:
         _, rows, columns = symbols.shape
         picture = np.empty((self.config.in_channels, rows * STRIDE, columns * STRIDE), np.float32)
         for window in windows(rows, columns, self.model.generator.reach):
-            part = part_of(symbols[window.outer()], quality_step, realism)
+            part = part_of(symbols[window.outer()], quality_step, realism, window)
             picture[window.core(STRIDE)] = part[window.core_in_outer(STRIDE)]
         return picture
 
     @torch.no_grad()
-    def _float_part(self, symbols: np.ndarray, quality_step: int, realism: float) -> np.ndarray:
+    def _float_part(self, symbols: np.ndarray, quality_step: int, realism: float, window: Window) -> np.ndarray:
         """A window of `generate`, in float32 and not less: rounding errors are then all that devices differ by."""
         centers = self.model.codebook.dequantize(torch.from_numpy(symbols.astype(np.int32)).to(self.device)[None])
-        out = self.model.generate(centers, self.quality_row(quality_step), self.generator(realism))
+        quality, origin = self.quality_row(quality_step), window.origin(self.device)
+        out = self.model.generate(centers, quality, self.generator(realism), origin)
         return out[0].cpu().numpy()
 
-    def _exact_part(self, symbols: np.ndarray, quality_step: int, realism: float) -> np.ndarray:
-        return self.exact_generator(realism)(symbols, quality_step)
+    def _exact_part(self, symbols: np.ndarray, quality_step: int, realism: float, window: Window) -> np.ndarray:
+        return self.exact_generator(realism)(symbols, quality_step, (window.outer_top, window.outer_left))
 
     def quality_row(self, quality_step: int) -> torch.Tensor:
         """`models.quality.quality_row` on the codec's device."""

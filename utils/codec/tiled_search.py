@@ -89,10 +89,11 @@ class TiledSearch:
         x = torch.cat([outer_part(picture, window, self.device) for picture in task.pictures])
         rows, columns = valid = task.pictures[0][window.outer(STRIDE)].shape[1:]  # the others pad x to the stride
         quality, searchable = quality_row(task.quality_step, self.device), self.searchable(task.settings.realism)
+        origin = window.origin(self.device)
         distance = self.distortions.of(
             task.settings.search.objective,
             x[..., :rows, :columns].contiguous(memory_format=torch.channels_last),
-            lambda: searchable.decode(fallback, quality)[..., :rows, :columns],
+            lambda: searchable.decode(fallback, quality, origin)[..., :rows, :columns],
             task.gray,
         )
         weight = self.distortions.weight(task.quality_step) * math.prod(valid)
@@ -100,4 +101,5 @@ class TiledSearch:
         def bits(prediction, candidates: torch.Tensor) -> torch.Tensor:
             return coded_bits(task.coder, candidates, *prediction)
 
-        return searchable.problem(x, valid, quality, weight, distance, bits, start, fallback, movable), weight
+        problem = searchable.problem(x, valid, quality, weight, distance, bits, start, fallback, movable, origin)
+        return problem, weight

@@ -37,6 +37,10 @@ class Window:
     outer_left: int
     outer_right: int
 
+    def origin(self, device: torch.device) -> torch.Tensor:
+        """Row and column of the outer rectangle's first position: int64 (1, 2)."""
+        return torch.tensor([[self.outer_top, self.outer_left]], device=device)
+
     # Each is an index of the last two dimensions of an array; step 16 is for picture samples.
 
     def outer(self, step: int = 1) -> tuple:

@@ -41,9 +41,14 @@ class Searchable:
         """The masked weights of the entropy model."""
         return self.model.context.kernels(self.dtype)
 
-    def decode(self, index: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
-        """A latent on the symbols' axis (B, C, h, w) -> picture (B, C, 16h, 16w), not clamped; differentiable."""
-        return self.model.generate(self.model.codebook.from_index(index), quality_row, self.generator)
+    def decode(
+        self, index: torch.Tensor, quality_row: torch.Tensor, origin: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """A latent on the symbols' axis (B, C, h, w) -> picture (B, C, 16h, 16w), not clamped; differentiable.
+
+        `origin`: where it lies in a larger latent, as in `BPGAN.generate`.
+        """
+        return self.model.generate(self.model.codebook.from_index(index), quality_row, self.generator, origin)
 
     def problem(
         self,
@@ -56,16 +61,18 @@ class Searchable:
         start: torch.Tensor,
         fallback: torch.Tensor,
         movable: torch.Tensor | None = None,
+        origin: torch.Tensor | None = None,
     ) -> Problem:
         """The problem of pictures x (B, C, H, W), of which `valid` rows and columns count; quality_row (B,) in 0..7.
 
-        F is the `distance` times `weight`, which is (B,) or one number for all. The others are those of `Problem`.
+        F is the `distance` times `weight`, which is (B,) or one number for all; `origin` is that of `decode`. The others
+        are those of `Problem`.
         """
         model, (rows, columns) = self.model, valid
         target = x[..., :rows, :columns].contiguous(memory_format=torch.channels_last)  # as the generator's
 
         def distortion(index: torch.Tensor) -> torch.Tensor:
-            return weight * distance(target, self.decode(index, quality_row)[..., :rows, :columns])
+            return weight * distance(target, self.decode(index, quality_row, origin)[..., :rows, :columns])
 
         def predict(index: torch.Tensor) -> Prediction:
             with autocast(index.device):

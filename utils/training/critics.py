@@ -11,9 +11,14 @@ import torch
 
 from data.base import Kind
 from models import losses
+from models.config import STRIDE
 from models.efficientnet import picture_features
 
 from .networks import Networks
+
+# Of the finest bands and of the features at 1/2, 1/4 and 1/8 of the resolution: sides of the windows whose statistics
+# are compared, 16 pixels and 32.
+WINDOWS = (16, 8, 4, 4)
 
 Views = list[torch.Tensor]
 Logits = list[torch.Tensor]
@@ -91,7 +96,7 @@ class PatchCritics(Critics):
 class FeatureCritics(Critics):
     """Features of EfficientNet-Lite0: for likeness, unless VGG16's are asked for, and for the discriminators."""
 
-    weights: ClassVar = {"distortion": 1.0, "perceptual": 1.0, "adversarial": 0.6}
+    weights: ClassVar = {"distortion": 1.0, "perceptual": 1.0, "adversarial": 0.15}
     low_share = 0.9
 
     def __init__(self, networks: Networks):
@@ -109,8 +114,17 @@ class FeatureCritics(Critics):
         if self.networks.vgg16:
             likeness = self.networks.vgg16(real[0], fake[0])
         else:
-            likeness = losses.feature_matching(real[1:], fake[1:])
+            likeness = self._likeness(real, fake)
         return self.judge(fake, latent), {"perceptual": likeness.mean()}
+
+    def _likeness(self, real: Views, fake: Views) -> torch.Tensor:
+        """(B,): by local statistics where samples are finer than what the latent says of their places, else by place."""
+        bands = [losses.finest_bands(views[0].float()) for views in (real, fake)]
+        pairs = [bands, *zip(real[1:], fake[1:])]
+        distances = [losses.texture_distance(*pair, window) for pair, window in zip(pairs, WINDOWS)]
+        distances += [losses.relative_distance(*pair) for pair in pairs[len(WINDOWS) :]]
+        distances.append(losses.pattern_distance(*bands, STRIDE))
+        return sum(distances) / len(distances)
 
     def facts(self):
         return "VGG16" if self.networks.vgg16 else "EfficientNet-Lite0"

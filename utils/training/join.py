@@ -19,10 +19,11 @@ import torch
 from models.bpgan import build_generator
 from models.config import ModelConfig
 from models.quality import move_qualities
+from models.texture import has_texture
 from options.base_options import Parser, in_range
 from utils.codec.checkpoint import Checkpoint, load_checkpoint, load_strictly, save_checkpoint
 
-from .model_card import commands, write_model_card
+from .model_card import joined_info, write_model_card
 
 GENERATOR = "generator."
 
@@ -36,7 +37,7 @@ def faithful(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def _at_rates(state: dict[str, torch.Tensor], own: ModelConfig, wanted: ModelConfig) -> dict[str, torch.Tensor]:
     """A generator's weights with the tables by quality that another range of rates needs."""
-    generator = build_generator(own)
+    generator = build_generator(own, has_texture(state))
     load_strictly(generator, state, "a generator of the earlier checkpoint")
     move_qualities(generator, own, wanted)
     return generator.state_dict()
@@ -51,31 +52,14 @@ def join(earlier: Checkpoint, later: Checkpoint, share: float, follow: float = 1
         raise ValueError("the checkpoints are of models of different sizes: only their rates may differ")
     before = _at_rates(faithful(earlier), earlier.config, later.config)
     after = _at_rates(earlier.realistic, earlier.config, later.config)
-    realistic = {
-        name: before[name] + follow * (weights - before[name]) + share * (after[name] - before[name])
-        for name, weights in faithful(later).items()
-    }
+    realistic, newer = {}, faithful(later)
+    for name, weights in after.items():
+        nothing = torch.zeros_like(weights)  # what faithful generators have for texture
+        old, new = before.get(name, nothing), newer.get(name, nothing)
+        realistic[name] = old + follow * (new - old) + share * (weights - old)
     return dataclasses.replace(
-        later, realistic=realistic, discriminator=earlier.discriminator, info=_joined_info(earlier.info, later.info)
+        later, realistic=realistic, discriminator=earlier.discriminator, info=joined_info(earlier.info, later.info)
     )
-
-
-def _joined_info(earlier: dict, later: dict) -> dict:
-    """How both came about, one after the other."""
-    minutes, steps = earlier.get("minutes", 0), earlier.get("steps", 0)
-    rows = [
-        {**row, "minutes": round(row["minutes"] + minutes, 1), "step": row["step"] + steps}
-        for row in later.get("validation", [])
-    ]
-    both = {name: value for name, value in {**earlier, **later}.items() if name != "command"}
-    return {
-        **both,
-        "commands": commands(earlier) + commands(later),
-        "sources": list(dict.fromkeys(earlier.get("sources", []) + later.get("sources", []))),
-        "minutes": round(minutes + later.get("minutes", 0), 1),
-        "steps": steps + later.get("steps", 0),
-        "validation": earlier.get("validation", []) + rows,
-    }
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -73,6 +73,24 @@ def commands(info: dict) -> list[str]:
     return info["commands"] if "commands" in info else [info["command"]] if "command" in info else []
 
 
+def joined_info(earlier: dict, later: dict) -> dict:
+    """How both came about, one after the other."""
+    minutes, steps = earlier.get("minutes", 0), earlier.get("steps", 0)
+    rows = [
+        {**row, "minutes": round(row["minutes"] + minutes, 1), "step": row["step"] + steps}
+        for row in later.get("validation", [])
+    ]
+    both = {name: value for name, value in {**earlier, **later}.items() if name != "command"}
+    return {
+        **both,
+        "commands": commands(earlier) + commands(later),
+        "sources": list(dict.fromkeys(earlier.get("sources", []) + later.get("sources", []))),
+        "minutes": round(minutes + later.get("minutes", 0), 1),
+        "steps": steps + later.get("steps", 0),
+        "validation": earlier.get("validation", []) + rows,
+    }
+
+
 def sources_of(roots: list[Path]) -> list[str]:
     """The sources and licenses of training files: the lines of LICENSES.txt in each folder that has one."""
     lines = [

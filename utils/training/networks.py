@@ -13,6 +13,7 @@ from models.config import ModelConfig
 from models.discriminator import Discriminator, ProjectedDiscriminator, WaveformDiscriminator
 from models.efficientnet import WIDTHS, picture_features
 from models.quality import move_qualities
+from models.texture import has_texture
 from models.vgg16 import load_vgg16
 from utils.codec.checkpoint import Checkpoint, load_strictly
 from utils.codec.weights import load_weights
@@ -64,13 +65,14 @@ class Networks:
     def autocast(self) -> torch.autocast:
         return autocast(self.device)
 
-    def build_realistic(self) -> None:
-        """A second generator, equal to the first one, and discriminators."""
-        self.realistic = build_generator(self.config).to(self.device, memory_format=torch.channels_last)
-        self.realistic.load_state_dict(self.model.generator.state_dict())
-        self.realistic_average = copy.deepcopy(self.realistic).requires_grad_(False)
+    def build_realistic(self, texture: bool) -> None:
+        """A second generator, equal to the first one but for the texture, if it is to have any, and discriminators."""
         with torch.random.fork_rng(devices=[]):  # the same weights in every process
             torch.default_generator.manual_seed(self.seed)
+            realistic = build_generator(self.config, texture)
+            load_strictly(realistic, {**realistic.state_dict(), **self.model.generator.state_dict()}, "the generator")
+            self.realistic = realistic.to(self.device, memory_format=torch.channels_last)
+            self.realistic_average = copy.deepcopy(self.realistic).requires_grad_(False)
             if self.has_colors:
                 projected = ProjectedDiscriminator(WIDTHS, self.config.latent_channels)
                 self.projected_discriminator = projected.to(self.device, memory_format=torch.channels_last)
@@ -111,13 +113,15 @@ class Networks:
         if self.realistic is None:
             if not checkpoint.realistic:
                 return
-            self.build_realistic()
+            self.build_realistic(has_texture(checkpoint.realistic))
             self.waveform_discriminator = self.projected_discriminator = None
             if not checkpoint.discriminator:
                 self.discriminator = None
         if checkpoint.realistic:
             for module in (self.realistic, self.realistic_average):
-                load_strictly(module, checkpoint.realistic, "the checkpoint's realistic generator")
+                # textures that the checkpoint has none of start anew
+                weights = {**module.state_dict(), **checkpoint.realistic}
+                load_strictly(module, weights, "the checkpoint's realistic generator")
                 move_qualities(module, checkpoint.config, self.config)
         if checkpoint.discriminator and self.discriminator is not None:
             load_strictly(self.discriminator, checkpoint.discriminator, "the checkpoint's discriminator")
@@ -132,7 +136,7 @@ class Networks:
     def restore(self, weights: dict[str, dict]) -> None:
         """What `weights()` gave, and the same modules: others are built or removed."""
         if self.realistic is None and "realistic" in weights:
-            self.build_realistic()
+            self.build_realistic(has_texture(weights["realistic"]))
         for name in self.DISCRIMINATORS:
             if name not in weights:
                 setattr(self, name, None)

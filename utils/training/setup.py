@@ -97,4 +97,6 @@ def build_trainer(options: Namespace) -> tuple[Trainer, PictureSet, PictureSet |
         trainer.adopt(start)
     else:
         trainer.start(data, trunk)
+    if start:
+        trainer.keep_files_of(start)
     return trainer, data, validation

@@ -20,6 +20,7 @@ from data.base import Kind
 from models import losses
 from models.config import QUALITIES
 from models.entropy_model import logistic_bits
+from models.texture import PERIOD
 from utils import distributed
 from utils.search.config import preset
 from utils.search.model_problem import Searchable
@@ -63,6 +64,7 @@ class Stage:
 
     schedule = None
     rotates = True  # whether SOAP pays here
+    keeps_files = False  # whether all that a file depends on stays as it is
     keeps_realistic = False  # whether a checkpoint's realistic generator still fits after this stage
 
     def __init__(
@@ -315,11 +317,12 @@ class Searched(Stage):
 class Adversarial(Stage):
     schedule = STAGES["adversarial"]
     rotates = False
+    keeps_files = True
     keeps_realistic = True
 
     def prepare(self) -> None:
         self.networks.model.requires_grad_(False)
-        self.networks.build_realistic()
+        self.networks.build_realistic(texture=self.networks.has_colors)
         self.critics = critics_of(self.networks, self.kind)
 
     def trained(self):
@@ -337,7 +340,7 @@ class Adversarial(Stage):
             latent = model.gains.features(y_hat, quality_row)
             latent = model.gains.unscale(y_hat, quality_row) if latent is None else latent
         with networks.autocast():
-            x_hat = model.generate(y_hat, quality_row, networks.realistic)
+            x_hat = model.generate(y_hat, quality_row, networks.realistic, self.origin(len(x)))
             with torch.no_grad():
                 real = critics.see(x)
             fake = critics.see(x_hat)
@@ -362,6 +365,10 @@ class Adversarial(Stage):
         self.update("generator", self.parameters, g_loss)
         terms |= {"loss": g_loss, "discriminator": d_loss, "mse": mse.mean()}
         return {name: value.detach() for name, value in terms.items()}
+
+    def origin(self, batch: int) -> torch.Tensor:
+        """Where in larger pictures the crops of a batch lie, for the noise: anywhere."""
+        return torch.from_numpy(self.state.rng.integers(0, PERIOD, (batch, 2))).to(self.networks.device)
 
     def lowered(self, quality_row: torch.Tensor) -> torch.Tensor:
         """The qualities drawn for a batch, as many of them low as the critics want."""

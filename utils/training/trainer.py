@@ -1,5 +1,6 @@
 """The training loop: steps, the ends of stages, and a state from which any interrupt resumes."""
 
+import dataclasses
 import logging
 import signal
 import threading
@@ -18,7 +19,7 @@ from utils.codec.checkpoint import Checkpoint, save_checkpoint
 
 from .fitting import fit_coders, fitting_batches
 from .log import RunLog
-from .model_card import write_model_card
+from .model_card import joined_info, write_model_card
 from .networks import Networks
 from .schedule import Schedule
 from .searched import SearchedBatches
@@ -85,6 +86,7 @@ class Trainer:
         torch.manual_seed(settings.seed + self.rank)  # noise and crops of its own in each process
         self.state = RunState(np.random.default_rng([settings.seed, self.rank]))
         self.searched = SearchedBatches(self.folder / "searched", self.rank)
+        self._kept: Checkpoint | None = None  # whose files stay valid
         self._begin_stage()
 
     def _begin_stage(self) -> None:
@@ -115,6 +117,11 @@ class Trainer:
         self._begin_stage()  # anew: what it builds and resets is made from these weights
         if self.stage.keeps_realistic:
             self.networks.adopt_realistic(checkpoint)
+
+    def keep_files_of(self, checkpoint: Checkpoint) -> None:
+        """Tell what checkpoint the run starts or started from: its files stay valid where no stage changes their meaning."""
+        if checkpoint.config == self.config and all(STAGE_CLASSES[name].keeps_files for name in self.settings.stages):
+            self._kept = checkpoint
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -201,36 +208,37 @@ class Trainer:
         record.validation(*validate(self.networks, self.stage.shown_generator(), validation))
 
     def export(self, data: PictureSet) -> Path:
-        """Fit the code tables and write the run's checkpoint from the averaged weights.
-
-        Its default coder is the one that needs fewer bits on crops that no table was fitted to.
-        """
-        path, networks = self.folder / "checkpoint.safetensors", self.networks
+        """Write the run's checkpoint from the averaged weights."""
+        path = self.folder / "checkpoint.safetensors"
         if self.rank == 0:
-            tables, default_coder = fit_coders(networks.average, fitting_batches(data, self.device))
-            weights = networks.weights()
             info = {
                 **self.description,
                 "minutes": round(self.state.seconds / 60, 1),
                 "steps": self.state.step,
                 "validation": self.state.history,
             }
+            weights = self.networks.weights()
             save_checkpoint(
                 path,
-                Checkpoint(
-                    config=self.config,
-                    signal_settings=self.kind.settings,
-                    model=weights["average"],
+                dataclasses.replace(
+                    self._kept or self._fitted(data),
                     realistic=weights.get("realistic_average"),
                     discriminator=weights.get("discriminator"),
-                    tables=tables,
-                    default_coder=default_coder,
-                    info=info,
+                    info=joined_info(self._kept.info, info) if self._kept else info,
                 ),
             )
             write_model_card(path)
         distributed.barrier()
         return path
+
+    def _fitted(self, data: PictureSet) -> Checkpoint:
+        """All that files depend on, with code tables fitted to crops.
+
+        The default coder is the one that needs fewer bits on crops that no table was fitted to.
+        """
+        model = self.networks.average
+        tables, default_coder = fit_coders(model, fitting_batches(data, self.device))
+        return Checkpoint(self.config, self.kind.settings, model.state_dict(), None, None, tables, default_coder, {})
 
     # -- the saved state -----------------------------------------------------------------------
 
