@@ -251,6 +251,10 @@ class Kind(ABC):
         """A module that turns pictures (B, C, H, W) into waveforms (B, samples), differentiable, for discriminators."""
         raise NotImplementedError(f"{self.name} has no waveforms")
 
+    def disturbance(self):
+        """A module that tells how different two batches of pictures (B, C, H, W) sound, (B,), differentiable; or None."""
+        return None
+
     @abstractmethod
     def augment(self, crop, rng):
         """One training crop, a tensor (C, h, w + spare_columns) in [-1, 1] -> one as likely, (C, h, w).

@@ -347,6 +347,12 @@ class SpeechKind(Kind):
 
         return Waveforms(self._settings)
 
+    def disturbance(self):
+        """`data.hearing.Disturbance`: that of PESQ."""
+        from .hearing import Disturbance
+
+        return Disturbance(self._settings)
+
     def augment(self, crop, rng):
         """Another voice, room, microphone or line for half of the crops (`data.augment`)."""
         from .augment import augment

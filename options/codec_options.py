@@ -166,8 +166,8 @@ def compress_parser() -> Parser:
         "--objective",
         choices=OBJECTIVES,
         default="mse",
-        help="the distortion that the search weighs against bits; ms_ssim: images only; perceptual: features, of "
-        "EfficientNet-Lite0 for images, of the checkpoint's discriminator for speech",
+        help="the distortion that the search weighs against bits; ms_ssim: images only; pesq: speech "
+        "only; perceptual: features, of EfficientNet-Lite0 for images, of the checkpoint's discriminator for speech",
     )
     _add_realism(
         parser,

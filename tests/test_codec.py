@@ -560,6 +560,19 @@ def test_the_perceptual_objective_of_speech_is_the_discriminator_s(codecs, voice
     assert features("perceptual") < features("mse")
 
 
+def test_the_pesq_objective_lowers_its_disturbance(codecs, voiced_clip):
+    codec = codecs["speech"]
+    disturbance = codec.kind.disturbance()
+    x = torch.from_numpy(codec.kind.to_picture(voiced_clip)[0])[None]
+
+    def disturbed(objective) -> float:
+        header, symbols = codec.read_symbols(codec.compress(voiced_clip, 8, Settings.of("admm", 30, objective)))
+        x_hat = torch.from_numpy(codec.generate(symbols, header.quality_step)[:, :128, : x.shape[-1]])[None]
+        return float(disturbance(x, x_hat))
+
+    assert disturbed("pesq") < disturbed("mse")
+
+
 def test_the_search_goes_through_the_generator_of_the_realism(codecs, texture_image):
     codec = codecs["image"]
     symbols = codec.read_symbols(codec.compress(texture_image, 8, Settings.of("none")))[1]
@@ -581,10 +594,12 @@ def test_the_search_goes_through_the_generator_of_the_realism(codecs, texture_im
 
 
 def test_objectives_that_do_not_fit_are_refused(codecs, voiced_clip, tiny_checkpoints):
-    with pytest.raises(ValueError, match="'psnr' is not one of mse, ms_ssim, perceptual"):
+    with pytest.raises(ValueError, match="'psnr' is not one of mse, ms_ssim, perceptual, pesq"):
         codecs["image"].compress(picture(20, 20), 3, Settings.of(objective="psnr"))
-    with pytest.raises(ValueError, match="ms_ssim is not for speech: possible are mse, perceptual"):
+    with pytest.raises(ValueError, match="ms_ssim is not for speech: possible are mse, perceptual, pesq"):
         codecs["speech"].compress(voiced_clip, 3, Settings.of(objective="ms_ssim"))
+    with pytest.raises(ValueError, match="pesq is not for image: possible are mse, ms_ssim, perceptual"):
+        codecs["image"].compress(picture(20, 20), 3, Settings.of(objective="pesq"))
     checkpoint = dataclasses.replace(load_checkpoint(tiny_checkpoints["speech"]), discriminator=None)
     with pytest.raises(ValueError, match="needs a checkpoint with a discriminator"):
         Codec(checkpoint).compress(voiced_clip, 3, Settings.of(objective="perceptual"))
@@ -595,6 +610,13 @@ def test_objectives_that_do_not_fit_are_refused(codecs, voiced_clip, tiny_checkp
 def test_objectives_take_pictures_of_any_size(codecs, objective, size):
     codec = codecs["image"]
     assert codec.decompress(codec.compress(picture(*size), 4, Settings.of("admm", 3, objective))).shape == (*size, 3)
+
+
+@pytest.mark.parametrize("samples", [1, 1000, 5000])
+@pytest.mark.parametrize("objective", ["mse", "perceptual", "pesq"])
+def test_objectives_take_clips_of_any_length(codecs, voiced_clip, objective, samples):
+    codec, clip = codecs["speech"], voiced_clip[4000 : 4000 + samples]
+    assert codec.decompress(codec.compress(clip, 4, Settings.of("admm", 3, objective))).shape == (samples,)
 
 
 # -- gray and transparency -------------------------------------------------------------------------------

@@ -158,6 +158,25 @@ def test_speech_is_judged_by_its_waveform_too(roots, tmp_path):
     assert load_checkpoint(path).discriminator.keys() == trainer.networks.discriminator.state_dict().keys()
 
 
+def test_the_distortion_of_speech_is_heard(roots, tmp_path):
+    """Its value is the squared error; its slope lowers the disturbance, too, which that of the error alone may not."""
+    x = picture_set(roots, "speech").batch(2, np.random.default_rng(1))
+    for kind, pictures in (("speech", x), ("image", x.expand(-1, 3, -1, -1))):
+        stage = make_trainer(tmp_path / kind, kind, stages=["joint"]).stage
+        x_hat = (0.7 * pictures - 0.1).requires_grad_(True)
+        mse = losses.squared_error(pictures, x_hat)
+        distortion = stage.distortion(pictures, x_hat, mse)
+        torch.testing.assert_close(distortion, mse)
+        slope, plain = (torch.autograd.grad(d.sum(), x_hat, retain_graph=True)[0] for d in (distortion, mse))
+        if kind == "image":
+            assert torch.equal(slope, plain)
+            continue
+        heard = torch.autograd.grad(stage.disturbance(pictures, x_hat).log().sum(), x_hat)[0]
+        share = stages.HEARD_SHARE
+        expected = (1 - share) * plain + share * mse.detach()[:, None, None, None] * heard
+        torch.testing.assert_close(slope, expected)
+
+
 def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeypatch):
     """Searches come in a row, then every eighth step; a lost run finds its batches again; what is found costs less."""
     monkeypatch.setattr(stages, "FIRST_SEARCHES", 3)

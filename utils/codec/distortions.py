@@ -55,7 +55,9 @@ class Distortions:
             distance = self.of(objective, x, lambda: shown(start()))
             return lambda x, x_hat: distance(x, shown(x_hat))
 
-        return objective_class(objective)(Reference(x, start, self.kind.weights, self._of_features))
+        return objective_class(objective)(
+            Reference(x, start, self.kind.weights, self._of_features, self._of_disturbance)
+        )
 
     def _of_features(self) -> Distortion:
         """Distance of features: of a network trained on photographs, for these, or of the checkpoint's discriminator."""
@@ -64,6 +66,12 @@ class Distortions:
         if self.discriminator is None:
             raise ValueError("the objective perceptual needs a checkpoint with a discriminator, and this one has none")
         return discriminator_distance(self.discriminator)
+
+    def _of_disturbance(self) -> Distortion:
+        module = self.kind.disturbance()
+        if module is None:
+            raise ValueError(f"nothing tells how {self.kind.name} sounds: take another objective than pesq")
+        return module.to(self.device)
 
     @torch.no_grad()
     def bits(

@@ -13,6 +13,7 @@ OBJECTIVES = {
     "mse": ("utils.search.objectives", "SquaredError"),
     "ms_ssim": ("utils.search.objectives", "MsSsim"),
     "perceptual": ("utils.search.objectives", "FeatureDistance"),
+    "pesq": ("utils.search.objectives", "PesqDisturbance"),
 }
 
 # The methods by name: module and function, and the settings in which each differs from the defaults of SearchConfig.

@@ -50,6 +50,9 @@ SEARCH_ITERATIONS, STEPS_PER_SEARCH, FIRST_SEARCHES, SEARCHED_SHARE = 25, 8, 16,
 # Of the way from the weights that the stage began with to those that it ends with: between the two lie weights that
 # serve both kinds of latents (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
 SEARCHED_WAY = 0.7
+# Kinds of signal that are heard: the share of the distortion's slope that is that of the relative disturbance.
+HEARD_SHARE = 0.6
+MIN_DISTURBANCE = 0.01  # points of MOS; less is silence
 LOW_QUALITIES = 5  # the qualities at which much is missing that critics could bring are the first ones
 
 Terms = dict[str, torch.Tensor]  # a step's loss terms by the names of the log, scalars without gradient
@@ -81,6 +84,8 @@ class Stage:
         self.learning_rate = learning_rate
         config = networks.config
         self.lmbdas = torch.tensor([config.lmbda(q) for q in range(1, QUALITIES + 1)], device=networks.device)
+        disturbance = kind.disturbance()
+        self.disturbance = None if disturbance is None else disturbance.to(networks.device)
         networks.model.requires_grad_(True)
         self.prepare()
         self.parameters = self.trained()
@@ -193,10 +198,19 @@ class Stage:
         """Weights (B,) of the losses: 1 for the best quality, more for the others."""
         return (self.lmbdas[-1] / self.lmbdas[quality_row]) ** QUALITY_BALANCE
 
+    def distortion(self, x: torch.Tensor, x_hat: torch.Tensor, mse: torch.Tensor) -> torch.Tensor:
+        """(B,) of pictures: equal to `mse`, but its slope is in part that of how different they sound."""
+        if self.disturbance is None:
+            return mse
+        disturbance = self.disturbance(x, x_hat).clamp_min(MIN_DISTURBANCE)
+        return (1 - HEARD_SHARE) * mse + HEARD_SHARE * mse.detach() * disturbance / disturbance.detach()
+
     def rate_distortion(self, x, quality_row, x_hat, bits) -> Objective:
         """`objective` of pictures x_hat (B, C, H, W) that took `bits` (B,)."""
         terms = losses.rate_distortion(x, x_hat, bits, self.lmbdas[quality_row], self.kind.weights(x))
-        loss = (terms["loss"] * self.balance(quality_row)).mean()
+        heard = self.distortion(x, x_hat, terms["mse"]) - terms["mse"]
+        total = terms["loss"] + self.lmbdas[quality_row] * 255**2 * heard
+        loss = (total * self.balance(quality_row)).mean()
         return loss, {name: value.mean().detach() for name, value in terms.items()}
 
     def quantized(self, x: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
@@ -359,7 +373,8 @@ class Adversarial(Stage):
             fake_logits, likeness = critics.compare(real, fake, latent)
         mse = losses.squared_error(x, x_hat, self.kind.weights(x))
         # relative to what the quality can do anyway, so that all qualities weigh the same
-        distortion = (self.lmbdas[quality_row] / self.lmbdas[0]).sqrt() * 255**2 * self.lmbdas[0] * mse
+        weight = (self.lmbdas[quality_row] / self.lmbdas[0]).sqrt() * 255**2 * self.lmbdas[0]
+        distortion = weight * self.distortion(x, x_hat, mse)
         terms = {"distortion": distortion.mean(), **likeness, "adversarial": losses.generator_hinge(fake_logits)}
         g_loss = losses.weighted_sum(terms, critics.weights)
         self.update("generator", self.parameters, g_loss)
