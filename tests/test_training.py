@@ -162,7 +162,7 @@ def test_the_distortion_of_speech_is_heard(roots, tmp_path):
     """Its value is the squared error; its slope lowers the disturbance, too, which that of the error alone may not."""
     x = picture_set(roots, "speech").batch(2, np.random.default_rng(1))
     for kind, pictures in (("speech", x), ("image", x.expand(-1, 3, -1, -1))):
-        stage = make_trainer(tmp_path / kind, kind, stages=["joint"]).stage
+        stage = make_trainer(tmp_path / kind, kind, stages=["quantized"]).stage
         x_hat = (0.7 * pictures - 0.1).requires_grad_(True)
         mse = losses.squared_error(pictures, x_hat)
         distortion = stage.distortion(pictures, x_hat, mse)
@@ -171,6 +171,7 @@ def test_the_distortion_of_speech_is_heard(roots, tmp_path):
         if kind == "image":
             assert torch.equal(slope, plain)
             continue
+        assert make_trainer(tmp_path / "joint", kind, stages=["joint"]).stage.disturbance is None
         heard = torch.autograd.grad(stage.disturbance(pictures, x_hat).log().sum(), x_hat)[0]
         share = stages.HEARD_SHARE
         expected = (1 - share) * plain + share * mse.detach()[:, None, None, None] * heard

@@ -51,7 +51,7 @@ SEARCH_ITERATIONS, STEPS_PER_SEARCH, FIRST_SEARCHES, SEARCHED_SHARE = 25, 8, 16,
 # serve both kinds of latents (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
 SEARCHED_WAY = 0.7
 # Kinds of signal that are heard: the share of the distortion's slope that is that of the relative disturbance.
-HEARD_SHARE = 0.6
+HEARD_SHARE = 0.4
 MIN_DISTURBANCE = 0.01  # points of MOS; less is silence
 LOW_QUALITIES = 5  # the qualities at which much is missing that critics could bring are the first ones
 
@@ -67,6 +67,7 @@ class Stage:
 
     schedule = None
     rotates = True  # whether SOAP pays here
+    hears = True  # whether the distortion of kinds that are heard is in part their disturbance
     keeps_files = False  # whether all that a file depends on stays as it is
     keeps_realistic = False  # whether a checkpoint's realistic generator still fits after this stage
 
@@ -84,7 +85,7 @@ class Stage:
         self.learning_rate = learning_rate
         config = networks.config
         self.lmbdas = torch.tensor([config.lmbda(q) for q in range(1, QUALITIES + 1)], device=networks.device)
-        disturbance = kind.disturbance()
+        disturbance = kind.disturbance() if self.hears else None
         self.disturbance = None if disturbance is None else disturbance.to(networks.device)
         networks.model.requires_grad_(True)
         self.prepare()
@@ -235,6 +236,7 @@ class Stage:
 
 class Joint(Stage):
     schedule = STAGES["joint"]
+    hears = False  # what an encoder gains by it, a search loses again (docs/training.md)
 
     def prepare(self) -> None:
         for module in (self.networks.model, self.networks.average):  # it rounds, until its end
