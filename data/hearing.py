@@ -49,8 +49,9 @@ class Disturbance(nn.Module):
         centers = (np.cumsum(WIDTHS) - WIDTHS / 2) - WIDTHS[0] / 2
         exponents = ZWICKER_POWER * np.clip(6 / (centers + 2), 1, 2) ** 0.15
         hertz = BIN_HZ * np.arange(sum(BINS))
-        _, response = freqz(*HIGH_PASS, hertz, fs=settings.sample_rate)
-        rows = np.repeat(np.arange(len(BINS)), BINS)
+        hertz = hertz[hertz < settings.sample_rate / 2]
+        _, response = freqz(*HIGH_PASS, hertz, fs=2 * BIN_HZ * sum(BINS))
+        rows = np.repeat(np.arange(len(BINS)), BINS)[: len(hertz)]
         bark = np.zeros((len(BINS), len(rows)))
         bark[rows, np.arange(len(rows))] = LEVEL * BIN_HZ / WIDTHS[rows] * np.abs(response) ** 2
         bins = np.rint(hertz * settings.n_fft / settings.sample_rate).astype(int)

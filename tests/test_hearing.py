@@ -63,6 +63,12 @@ def test_pictures_of_a_batch_do_not_mix(kind, sentence):
     torch.testing.assert_close(both, torch.stack([disturbance(x, x_hat)[0], disturbance(x, x)[0]]))
 
 
+def test_a_telephone_s_rate_has_fewer_bands():
+    disturbance = SpeechKind(sample_rate=8000, fmax=4000.0, n_mels=64).disturbance()
+    x = torch.rand(2, 1, 64, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert (disturbance(x, -x) > 100 * disturbance(x, x)).all()
+
+
 @pytest.mark.parametrize("frames", [1, 2, 39, 40, 90])
 def test_the_gradient_is_finite_and_lowers_it(kind, sentence, frames):
     """Silence too, and pictures shorter than a stretch."""
