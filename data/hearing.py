@@ -3,7 +3,8 @@
 PESQ (ITU-T P.862, for the wide band P.862.2) compares the loudness of two recordings in bands as narrow as the ear's,
 frame by frame. `Disturbance` computes the same from pictures in place of waveforms, so that it has no phase. Two steps are
 made smooth: the dead zone of small differences, and the threshold from which added sound counts more than missing
-sound. The level is fixed where P.862 measures it, and the tilt of the spectrum is not forgiven.
+sound. The level is fixed where P.862 measures it, and the tilt of the spectrum is not forgiven. Numbers without a word of
+their own are P.862's.
 """
 
 import math
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .stft import SpeechSettings, mel_interpolation
+from .stft import SpeechSettings, mel_interpolation, shown_magnitudes
 
 FRAME = 256  # samples from one frame of P.862 to the next
 BIN_HZ = 31.25  # frequency bins of P.862; a band is as many as its entry says, from 0 Hz on
@@ -85,11 +86,7 @@ class Disturbance(nn.Module):
 
     def _density(self, pictures: torch.Tensor) -> torch.Tensor:
         """Power per Bark, (B, bands, frames)."""
-        shades, settings = pictures[:, 0].float().clamp(-1, 1), self.settings
-        if settings.exponent:
-            mel = ((shades + 1) / 2) ** (1 / settings.exponent)
-        else:
-            mel = 10 ** ((shades - 1) * (settings.floor_db / 40))
+        mel = shown_magnitudes(pictures[:, 0].float().clamp(-1, 1), self.settings)
         return self.bark @ (self.interpolation @ mel).square()
 
     def _audible(self, density: torch.Tensor) -> torch.Tensor:

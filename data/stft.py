@@ -147,6 +147,13 @@ def to_decibels(shades: np.ndarray, settings: SpeechSettings) -> np.ndarray:
     return (shades - 1) * (settings.floor_db / 2)
 
 
+def shown_magnitudes(shades, settings: SpeechSettings):
+    """Magnitudes, 1 for the file's level, of shades in [-1, 1]: `to_decibels` and what follows it, for tensors too."""
+    if settings.exponent:
+        return ((shades + 1) / 2) ** (1 / settings.exponent)
+    return 10 ** ((shades - 1) * (settings.floor_db / 40))
+
+
 def round_up(number: int, multiple: int) -> int:
     """Smallest multiple that is not below number."""
     return -(-number // multiple) * multiple

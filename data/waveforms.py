@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .phase import integrate_phase
-from .stft import SpeechSettings, mel_interpolation, mel_to_linear, to_decibels, windows
+from .stft import SpeechSettings, mel_interpolation, mel_to_linear, shown_magnitudes, to_decibels, windows
 
 
 class Waveforms(nn.Module):
@@ -33,16 +33,9 @@ class Waveforms(nn.Module):
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         pictures = pictures[:, 0].float().clamp(-1, 1)
         linear, phase = self._fixed(pictures)
-        smooth = self.interpolation @ self._magnitudes(pictures)
+        smooth = self.interpolation @ shown_magnitudes(pictures, self.settings)
         smooth = smooth * (linear / smooth.detach().clamp_min(1e-12))
         return self._synthesized(torch.polar(smooth, phase))
-
-    def _magnitudes(self, shades: torch.Tensor) -> torch.Tensor:
-        """Mel bands of shades in [-1, 1]: `to_decibels` and what follows it."""
-        settings = self.settings
-        if settings.exponent:
-            return ((shades + 1) / 2) ** (1 / settings.exponent)
-        return 10 ** ((shades - 1) * (settings.floor_db / 40))
 
     def _fixed(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Refined magnitudes and phases, (B, n_bins, frames) each, without gradient."""
