@@ -93,6 +93,11 @@ class Gains(nn.Module):
             return None
         return y_hat * at_quality(self.log_feature, quality_row).exp()[:, :, None, None]
 
+    def seen(self, y_hat: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
+        """y_hat (B, C, h, w) -> what the generator's network sees, with a linear path or without one."""
+        features = self.features(y_hat, quality_row)
+        return self.unscale(y_hat, quality_row) if features is None else features
+
 
 def straight_through_round(y: torch.Tensor) -> torch.Tensor:
     """Rounding forward, identity backward."""

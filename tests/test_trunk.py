@@ -18,10 +18,13 @@ from tests.helpers.models import tiny_checkpoint, tiny_config
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.weights import load_weights
 from utils.training import networks, setup
+from utils.training.linear_path import start_linear_path
 from utils.training.networks import Networks
 from utils.training.trunk import ENCODER_BLOCKS, GENERATOR_BLOCKS, check_trunk
 
 OLD = dict(linear_path=False, quality_scales=False, latent_channels=12, context_groups=(4, 4, 4))
+OF_THE_SAME_FORM = dict(latent_channels=12, context_groups=(4, 4, 4))
+TABLES = ("quality16", "scale16", "quality8", "scale8")
 NEW = {"image": {}, "speech": SpeechKind.new_settings}  # settings of the kind
 
 
@@ -46,14 +49,20 @@ def folders(tmp_path_factory):
     return {name: root / name for name in NEW}
 
 
-@pytest.fixture(params=list(NEW))
+@pytest.fixture(params=[(name, changes) for name in NEW for changes in (OLD, OF_THE_SAME_FORM)], ids=str)
 def started(request, folders):
     """Networks that have just started, an old checkpoint and model, and pictures."""
-    name = request.param
-    checkpoint = tiny_checkpoint(name, seed=3, **OLD)
+    name, changes = request.param
+    checkpoint = tiny_checkpoint(name, seed=3, **changes)
+    data = PictureSet(build_kind(name, NEW[name]), sorted(folders[name].iterdir()), progress=False)
     old = BPGAN(checkpoint.config).requires_grad_(False)
     load_weights(old, checkpoint)
-    data = PictureSet(build_kind(name, NEW[name]), sorted(folders[name].iterdir()), progress=False)
+    for key, table in old.named_parameters():
+        if key.split(".")[-1] in TABLES:  # as training leaves them
+            table.copy_(torch.linspace(0.3, 3, table.numel()).view_as(table))
+    if old.config.linear_path:
+        start_linear_path(old, data.batch(32, np.random.default_rng(4)))
+    checkpoint.model = old.state_dict()
     nets = Networks(tiny_config(name), torch.device("cpu"), seed=0)
     nets.start_linear_path(data)
     nets.start_trunk(checkpoint, data)
@@ -74,6 +83,10 @@ def test_the_blocks_are_the_old_ones(started):
         for name in names:
             new, old = (getattr(getattr(model, part), name).state_dict() for model in (started.model, started.old))
             assert all(torch.equal(new[key], old[key]) for key in old) and new.keys() == old.keys()
+        new, old = getattr(started.model, part), getattr(started.old, part)
+        for name in TABLES:
+            if started.name == "image" and getattr(old, name) is not None:  # the qualities of both are the same
+                torch.testing.assert_close(getattr(new, name), getattr(old, name), rtol=0, atol=1e-3)
     rows = started.model.generator.row_bias
     assert rows is None or torch.equal(rows, started.old.generator.row_bias)
 
@@ -88,8 +101,16 @@ def test_the_blocks_see_about_what_they_saw(started):
     y_hat = model.analyze(started.pictures, row).round()
     place = torch.full((8,), 7.0)
     old_y = old.analyze(started.old_pictures, place).round()
-    seen = model.generator.in16(model.gains.features(y_hat, row))
-    assert explained(seen, old.generator.in16(old.gains.unscale(old_y, place))) > 0.3
+    seen = model.generator.in16(model.gains.seen(y_hat, row))
+    assert explained(seen, old.generator.in16(old.gains.seen(old_y, place))) > 0.3
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_latent_begins_as_that_of_the_linear_path(started):
+    row = torch.arange(8.0)
+    linear = started.model.gains.scale(started.model.encoder.linear_latent(started.pictures), row)
+    torch.testing.assert_close(started.model.analyze(started.pictures, row), linear)
 
 
 @pytest.mark.slow

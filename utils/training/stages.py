@@ -353,8 +353,7 @@ class Adversarial(Stage):
         quality_row = self.lowered(quality_row)
         y_hat = model.codebook.dequantize(self.quantized(x, quality_row))
         with torch.no_grad():
-            latent = model.gains.features(y_hat, quality_row)
-            latent = model.gains.unscale(y_hat, quality_row) if latent is None else latent
+            latent = model.gains.seen(y_hat, quality_row)
         with networks.autocast():
             x_hat = model.generate(y_hat, quality_row, networks.realistic, self.origin(len(x)))
             with torch.no_grad():

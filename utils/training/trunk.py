@@ -56,8 +56,11 @@ def start_trunk(model: BPGAN, kind: Kind, old: BPGAN, old_kind: Kind, pictures: 
             getattr(new, name).load_state_dict(getattr(before, name).state_dict())
         if before.row_bias is not None:
             new.row_bias.copy_(before.row_bias)
-    for name in ("quality16", "quality8"):
-        getattr(model.generator, name).copy_(resample(getattr(old.generator, name), places))
+        for name in ("quality16", "scale16", "quality8", "scale8"):
+            if getattr(new, name) is not None and getattr(before, name) is not None:
+                getattr(new, name).copy_(resample(getattr(before, name), places))
+    # The encoder adds nothing yet: what a random layer made of trained blocks would drown the linear path.
+    torch.nn.init.zeros_(model.encoder.out.weight)
 
     chunks = list(zip(pictures.split(CHUNK), old_pictures.split(CHUNK)))
     rows = [torch.arange(len(x), device=x.device).float() % QUALITIES for x, _ in chunks]
@@ -75,8 +78,8 @@ def start_trunk(model: BPGAN, kind: Kind, old: BPGAN, old_kind: Kind, pictures: 
         place = places[row.long()]
         old_y = old.gains.scale(old.encoder(old_x, place).float(), place).round()
         latents.append(y_hat)
-        inputs.append(_places(model.gains.features(y_hat, row)))
-        outputs.append(_places(before.in16(old.gains.unscale(old_y, place))))
+        inputs.append(_places(model.gains.seen(y_hat, row)))
+        outputs.append(_places(before.in16(old.gains.seen(old_y, place))))
     _set(generator.in16, *_fit(inputs, outputs))
 
     # its last layer, to what the linear path misses
