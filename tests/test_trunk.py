@@ -20,11 +20,10 @@ from utils.codec.weights import load_weights
 from utils.training import networks, setup
 from utils.training.linear_path import start_linear_path
 from utils.training.networks import Networks
-from utils.training.trunk import ENCODER_BLOCKS, GENERATOR_BLOCKS, check_trunk
+from utils.training.trunk import ENCODER_BLOCKS, GENERATOR_BLOCKS, QUALITY_TABLES, check_trunk
 
 OLD = dict(linear_path=False, quality_scales=False, latent_channels=12, context_groups=(4, 4, 4))
 OF_THE_SAME_FORM = dict(latent_channels=12, context_groups=(4, 4, 4))
-TABLES = ("quality16", "scale16", "quality8", "scale8")
 NEW = {"image": {}, "speech": SpeechKind.new_settings}  # settings of the kind
 
 
@@ -58,7 +57,7 @@ def started(request, folders):
     old = BPGAN(checkpoint.config).requires_grad_(False)
     load_weights(old, checkpoint)
     for key, table in old.named_parameters():
-        if key.split(".")[-1] in TABLES:  # as training leaves them
+        if key.split(".")[-1] in QUALITY_TABLES:  # as training leaves them
             table.copy_(torch.linspace(0.3, 3, table.numel()).view_as(table))
     if old.config.linear_path:
         start_linear_path(old, data.batch(32, np.random.default_rng(4)))
@@ -84,7 +83,7 @@ def test_the_blocks_are_the_old_ones(started):
             new, old = (getattr(getattr(model, part), name).state_dict() for model in (started.model, started.old))
             assert all(torch.equal(new[key], old[key]) for key in old) and new.keys() == old.keys()
         new, old = getattr(started.model, part), getattr(started.old, part)
-        for name in TABLES:
+        for name in QUALITY_TABLES:
             if started.name == "image" and getattr(old, name) is not None:  # the qualities of both are the same
                 torch.testing.assert_close(getattr(new, name), getattr(old, name), rtol=0, atol=1e-3)
     rows = started.model.generator.row_bias

@@ -16,6 +16,7 @@ from models.quality import resample
 
 ENCODER_BLOCKS = ("body4", "in8", "body8", "in16", "body16")
 GENERATOR_BLOCKS = ("body16", "out16", "body8", "out8", "body4")
+QUALITY_TABLES = ("quality16", "scale16", "quality8", "scale8")  # of encoder and generator, where they have them
 CHUNK = 16  # pictures at a time
 FITTED_PLACES = 60000  # that a layer is fitted to
 SMALL_ERROR = 0.01  # of a picture in [-1, 1], for the slope of one kind's pictures by another's
@@ -56,7 +57,7 @@ def start_trunk(model: BPGAN, kind: Kind, old: BPGAN, old_kind: Kind, pictures: 
             getattr(new, name).load_state_dict(getattr(before, name).state_dict())
         if before.row_bias is not None:
             new.row_bias.copy_(before.row_bias)
-        for name in ("quality16", "scale16", "quality8", "scale8"):
+        for name in QUALITY_TABLES:
             if getattr(new, name) is not None and getattr(before, name) is not None:
                 getattr(new, name).copy_(resample(getattr(before, name), places))
     # The encoder adds nothing yet: what a random layer made of trained blocks would drown the linear path.
@@ -71,7 +72,7 @@ def start_trunk(model: BPGAN, kind: Kind, old: BPGAN, old_kind: Kind, pictures: 
     outputs = [_places(old.encoder.in4(old.encoder.down4(x))) for _, x in chunks]
     _set(encoder.in4, *_fit(inputs, outputs))
 
-    # the generator's first layer, from the new latent: that of the linear path alone, the encoder adds little yet
+    # the generator's first layer, from the new latent, which is that of the linear path alone
     latents, inputs, outputs = [], [], []
     for (x, old_x), row in zip(chunks, rows):
         y_hat = model.gains.scale(encoder.linear_latent(x), row).round()
