@@ -190,6 +190,12 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
         default=[0.0],
         help="realism of this codec's decoder, which gets a curve each",
     )
+    add(
+        "--search_realism",
+        type=in_range(float, 0.0, 1.0),
+        default=0.0,
+        help="realism of the generator that this codec's search goes through, for files decoded at that realism",
+    )
     add("--limit", type=in_range(int, 1, 10**9), default=None, help="only the first files")
     add(
         "--coded",
@@ -198,6 +204,7 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
         metavar="DIR",
         help="where coded files are kept and taken from; without it, each yardstick encodes for itself",
     )
+    add("--report", action="store_true", help="measure nothing: tables and plots of the points that are there")
     return parser
 
 
@@ -232,6 +239,10 @@ def own_codecs(options) -> list[Codec]:
         own = f"{version} search {zlib.crc32(repr(search).encode()):08x}" if search.iterations else version
         if search.objective == "perceptual":  # steered by the discriminator, which the fingerprint leaves out
             own += f" checkpoint {codec.digest[:16]}"
+        through = options.search_realism if search.iterations else 0.0
+        if through:
+            name, label = f"{name}-through{through:g}", f"{label} through realism {through:g}"
+            own += f" through realism {through:g} {codec.digest[:16]}"
         coded_as = (name, own)
         if realism:  # the fingerprint leaves the realistic generator out
             name, label = f"{name}-realism{realism:g}", f"{label}, realism {realism:g}"
@@ -242,7 +253,7 @@ def own_codecs(options) -> list[Codec]:
             settings,
             own,
             lambda signal, setting: Coded(
-                codec.compress(signal, float(setting), Settings(search, coder, options.seed))
+                codec.compress(signal, float(setting), Settings(search, coder, options.seed, realism=through))
             ),
             lambda data, _: codec.decompress(data, realism),
             ours=True,
@@ -259,8 +270,8 @@ def own_codecs(options) -> list[Codec]:
         for iterations in sorted(set(options.iterations))
         if iterations and method != "none"
     ]
-    if any(options.realism) and not codec.has_realistic:
-        raise ValueError(f"{options.checkpoint} has no realistic generator; leave --realism at 0")
+    if (any(options.realism) or options.search_realism) and not codec.has_realistic:
+        raise ValueError(f"{options.checkpoint} has no realistic generator; leave --realism and --search_realism at 0")
     return [of(search, realism) for search in searches for realism in sorted(set(options.realism))]
 
 
@@ -270,7 +281,8 @@ def own_codecs(options) -> list[Codec]:
 def note_run(benchmark: Benchmark, codecs: Iterable[Codec], options) -> dict:
     """Adds this run to conditions.json in --output; -> its conditions, with this codec's checkpoint if it takes part.
 
-    Raises ValueError where there is such a file of another program.
+    With --report nothing is added: conditions.json is of the runs that measured. Raises ValueError where there is such
+    a file of another program.
     """
     check_conditions(options.output)
     checkpoints = [
@@ -278,7 +290,8 @@ def note_run(benchmark: Benchmark, codecs: Iterable[Codec], options) -> dict:
         for fingerprint in dict.fromkeys(codec.fingerprint for codec in codecs if codec.ours)
     ]
     conditions = conditions_of(options, pick_device(options.device), checkpoints)
-    note_conditions(options.output, conditions)
+    if not options.report:
+        note_conditions(options.output, conditions)
     return conditions
 
 
@@ -412,26 +425,48 @@ def keep_coded(path: Path, coded: Coded) -> None:
         temporary.write_bytes(coded.counted.to_bytes(8, "little") + coded.data)
 
 
+def read_coded(path: Path) -> Coded:
+    """Invert `keep_coded`."""
+    data = path.read_bytes()
+    return Coded(data[8:], int.from_bytes(data[:8], "little"))
+
+
 def coded_by(codec: Codec, setting: str, source: Source, original: np.ndarray, folder: Path | None) -> Coded:
     """The coded file that is kept in the folder; where there is none it is made, and kept."""
     path = folder and coded_path(folder, codec, setting, source)
     if path and path.exists():
-        data = path.read_bytes()
-        return Coded(data[8:], int.from_bytes(data[:8], "little"))
+        return read_coded(path)
     coded = codec.encode(original, setting)
     if path:
         keep_coded(path, coded)
     return coded
 
 
-def measure(kind: Kind, codec: Codec, setting: str, source: Source, folder: Path | None = None) -> dict:
-    """Encode, decode, score -> a row of points.csv; the coded file is kept in the folder, if one is given."""
-    original = kind.read(source.item.path)
+def timed_encoding(
+    codec: Codec, setting: str, source: Source, original: np.ndarray, points: Points, folder: Path | None
+) -> tuple[Coded, float]:
+    """-> (coded file, seconds that it took), and keeps it in the folder, if one is given.
+
+    Where only decoding differs from a codec whose point is there, file and seconds are that one's.
+    """
+    path = folder and coded_path(folder, codec, setting, source)
+    if path and codec.coded_as and path.exists():
+        name, version = codec.coded_as
+        same = points.get((*source.key(codec, setting)[:2], name, setting, version))
+        if same:
+            return read_coded(path), same["encode_seconds"]
     started = time.perf_counter()
     coded = codec.encode(original, setting)
-    encoded_at = time.perf_counter()
-    if folder:
-        keep_coded(coded_path(folder, codec, setting, source), coded)
+    seconds = time.perf_counter() - started
+    if path:
+        keep_coded(path, coded)
+    return coded, seconds
+
+
+def measure(kind: Kind, codec: Codec, setting: str, source: Source, points: Points, folder: Path | None = None) -> dict:
+    """Encode, decode, score -> a row of points.csv; the coded file is kept in the folder, if one is given."""
+    original = kind.read(source.item.path)
+    coded, encode_seconds = timed_encoding(codec, setting, source, original, points, folder)
     decoding_at = time.perf_counter()
     decoded = codec.decode(coded.data, setting)
     decoded_at = time.perf_counter()
@@ -441,22 +476,30 @@ def measure(kind: Kind, codec: Codec, setting: str, source: Source, folder: Path
         "file_bytes": len(coded.data),
         kind.rate_unit: kind.rate(coded.counted, kind.size(original)),
         **kind.score(original, codec.finish(original, decoded)),
-        "encode_seconds": encoded_at - started,
+        "encode_seconds": encode_seconds,
         "decode_seconds": decoded_at - decoding_at,
     }
 
 
 def measure_all(
-    codecs: list[Codec], sources: list[Source], points: Points, measure_one: Callable[[Codec, str, Source], dict]
+    codecs: list[Codec],
+    sources: list[Source],
+    points: Points,
+    measure_one: Callable[[Codec, str, Source], dict],
+    options,
 ) -> int:
-    """Every point that is not there yet, setting by setting; -> number of failures."""
-    todo = [
-        (codec, setting, source)
-        for codec in codecs
-        for setting in codec.settings
-        for source in sources
-        if points.get(source.key(codec, setting)) is None
-    ]
+    """Every point that is not there yet, setting by setting, with --report none; -> number of failures."""
+    todo = (
+        []
+        if options.report
+        else [
+            (codec, setting, source)
+            for codec in codecs
+            for setting in codec.settings
+            for source in sources
+            if points.get(source.key(codec, setting)) is None
+        ]
+    )
     failures = 0
     for codec, setting, source in (bar := tqdm(todo, unit="point", file=sys.stderr, disable=not todo)):
         bar.set_description(f"{codec.name} {setting}", refresh=False)
@@ -604,7 +647,9 @@ def win_rows(benchmark: Benchmark, curves: dict[str, Curve]) -> list[dict]:
         points = [files[index] for files in curve.rows]
         return curve_values(Curve(curve.label, points, curve.group), measure, unit)
 
-    for ours in (curve for curve in curves.values() if curve.group == "ours"):
+    for own_name, ours in curves.items():
+        if ours.group != "ours":
+            continue
         for name, other in curves.items():
             if other.group != "others":
                 continue
@@ -620,7 +665,8 @@ def win_rows(benchmark: Benchmark, curves: dict[str, Curve]) -> list[dict]:
                         {
                             "codec": name,
                             "label": other.label,
-                            "against": ours.label,
+                            "reference": own_name,
+                            "reference_label": ours.label,
                             "measure": measure.column,
                             "files": len(changes),
                             "wins_percent": 100 * sum(change < 0 for change in changes) / len(changes),
@@ -819,7 +865,9 @@ def run(benchmark: Benchmark, options) -> int:
     conditions = note_run(benchmark, codecs, options)
     interrupted, failures = False, 0
     try:
-        failures = measure_all(codecs, sources, points, lambda *point: measure(benchmark.kind, *point, options.coded))
+        failures = measure_all(
+            codecs, sources, points, lambda *point: measure(benchmark.kind, *point, points, options.coded), options
+        )
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; the points so far are kept, the same command goes on from them", file=sys.stderr)

@@ -8,13 +8,16 @@ library it calls. Its memory is the most that the process, or a program that it 
 and weights are in it. Seconds are the median of --repeats runs after one that is not counted, which
 compiles what is compiled; they are wall-clock time, so they are worth something on an idle machine only.
 
-Every size is made from the first input: a picture is scaled, a recording is repeated or cut. Each codec runs
+Every size is made from the first input: a picture is scaled, a recording is repeated or cut. Sizes that would take a
+codec longer than --longest, as its time at the size before says, are left out and named. Each codec runs
 at one setting, the middle one of benchmarks.images and benchmarks.speech, and this codec at --quality. Points are
 kept in points.csv, and cost.csv, cost.md and cost.png are made of them.
 """
 
 import argparse
 import dataclasses
+import itertools
+import math
 import multiprocessing
 import os
 import re
@@ -151,6 +154,23 @@ def measure(task: Task, key: tuple) -> dict:
     return {**dict(zip(KEY, key)), **dict(zip(COLUMNS, values))}
 
 
+def stays(codec: Codec, points: Points, source: Source, sizes: tuple[float, float], cores: int, longest: float) -> bool:
+    """Whether a codec is measured at the next of two sizes too: it took so long at the first that it would not be too long.
+
+    Time grows as the size does. One that is left out is named; one that failed at the first size is tried again.
+    """
+    here = placed(codec, sizes[0], cores)
+    rows = [row for setting in codec.settings if (row := points.get(source.key(here, setting)))]
+    seconds = max((row["encode_seconds"] + row["decode_seconds"] for row in rows), default=0) * sizes[1] / sizes[0]
+    if seconds > longest:
+        print(
+            f"{codec.name} is left out from {sizes[1]:g} on, with --cores {cores}: some {seconds:.0f} s, over "
+            f"--longest {longest:g}",
+            file=sys.stderr,
+        )
+    return seconds <= longest
+
+
 # -- tables and plots ------------------------------------------------------------------------------
 
 
@@ -206,12 +226,7 @@ def run(options) -> int:
         failures += broken
         registered |= dict.fromkeys((codec.name for codec in codecs), name)
         found += map(one_setting, codecs)
-    cells = {
-        (size, cores): [placed(codec, size, cores) for codec in found]
-        for size in sorted(set(sizes))
-        for cores in sorted(set(options.cores))
-    }
-    places = {(codec.name, codec.version): place for place, codecs in cells.items() for codec in codecs}
+    places: dict[tuple[str, str], tuple[float, int]] = {}
 
     def measure_one(codec: Codec, setting: str, source: Source) -> dict:
         size, cores = places[codec.name, codec.version]
@@ -224,13 +239,20 @@ def run(options) -> int:
     points = Points(options.output / "points.csv", (*KEY, *COLUMNS))
     conditions = common.note_run(benchmark, found, options)
     interrupted = False
+    cells: dict[tuple[float, int], list[Codec]] = {}
+    taking_part = dict.fromkeys(sorted(set(options.cores)), found)
     try:
-        failures += common.measure_all(
-            [codec for codecs in cells.values() for codec in codecs],
-            sources,
-            points,
-            measure_one,
-        )
+        for size, next_size in itertools.pairwise([*sorted(set(sizes)), math.inf]):
+            for cores, codecs in taking_part.items():
+                cells[size, cores] = [placed(codec, size, cores) for codec in codecs]
+                places |= {(codec.name, codec.version): (size, cores) for codec in cells[size, cores]}
+                failures += common.measure_all(cells[size, cores], sources, points, measure_one, options)
+                if next_size < math.inf:
+                    taking_part[cores] = [
+                        codec
+                        for codec in codecs
+                        if stays(codec, points, sources[0], (size, next_size), cores, options.longest)
+                    ]
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; the points so far are kept, the same command goes on from them", file=sys.stderr)
@@ -273,11 +295,23 @@ def main(argv: list[str] | None = None) -> int:
         "--megapixels",
         type=in_range(float, 0.001, 1000),
         nargs="+",
-        default=[0.1, 0.4, 1.5],
+        default=[0.1, 0.4, 1.5, 6, 24],
         help="sizes of the picture",
     )
-    add("--seconds", type=in_range(float, 0.1, 14400), nargs="+", default=[2, 8, 30], help="lengths of the recording")
+    add(
+        "--seconds",
+        type=in_range(float, 0.1, 14400),
+        nargs="+",
+        default=[2, 10, 60, 600],
+        help="lengths of the recording",
+    )
     add("--cores", type=in_range(int, 1, 256), nargs="+", default=[1, 2], help="one or several")
+    add(
+        "--longest",
+        type=in_range(float, 0.1, 1e6),
+        default=60.0,
+        help="seconds to encode and decode: a codec is left out at sizes that would take it longer",
+    )
     add("--repeats", type=in_range(int, 1, 100), default=1, help="runs of which the median counts")
     parser.set_defaults(iterations=[0, 25], quality=[3.0], output=None, checkpoint=None)
     return parser.run(argv, run)

@@ -1,4 +1,6 @@
-"""Crops of pictures enlarged, a row for each: original, faithful and realistic, and AVIF at as many bytes or a few more.
+"""Crops of pictures enlarged: original, faithful and realistic, and AVIF at as many bytes or a few more.
+
+A row for each picture and quality:
 
     python -m benchmarks.crops --quality 2 --crop kodak/kodim04.png 300 140 160 120 --crop screen.png 0 0 160 120
 
@@ -50,7 +52,7 @@ def run(options) -> int:
     device = pick_device(options.device)
     codec = load_codec(options.checkpoint, device)
     (avif,) = images.avif(options)
-    rows = [row(codec, avif, options.quality, name, place) for name, *place in options.crop]
+    rows = [row(codec, avif, quality, name, place) for name, *place in options.crop for quality in options.quality]
     if len({pixels.shape for panels in rows for _, pixels in panels}) > 1:
         raise ValueError("the crops differ in width or height: choose the same for all")
     conditions = conditions_of(options, device, [checkpoint_used(options.checkpoint, codec)])
@@ -74,7 +76,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--output", type=Path, default=Path("results/crops.png"), help="the PNG to write")
     add("--checkpoint", type=Path, default=CHECKPOINTS / "image.safetensors", metavar="FILE", help="trained weights")
-    add("--quality", type=in_range(float, 1, QUALITIES), default=2.0, help="quality of this codec")
+    add(
+        "--quality",
+        type=in_range(float, 1, QUALITIES),
+        nargs="+",
+        default=[2.0],
+        help="qualities of this codec: a row for each of every picture",
+    )
     add("--zoom", type=in_range(int, 1, 16), default=3, help="how many times as wide and as high")
     return parser.run(argv, run)
 

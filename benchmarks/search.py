@@ -104,7 +104,9 @@ def run(options) -> int:
         codecs = [dataclasses.replace(codec, version=f"{codec.version} crop {options.crop:g}") for codec in codecs]
     points = common.Points(options.output / "points.csv", benchmark.columns)
     conditions = common.note_run(benchmark, codecs, options)
-    failures += common.measure_all(codecs, sources, points, lambda *point: common.measure(benchmark.kind, *point))
+    failures += common.measure_all(
+        codecs, sources, points, lambda *point: common.measure(benchmark.kind, *point, points), options
+    )
     curves = common.mean_curves(benchmark, codecs, sources, points)
     if f"{OURS}-0" not in curves:
         raise ValueError("without the points of no search there is nothing to compare with")

@@ -32,7 +32,6 @@ BLOCK = re.compile(r"(<!-- table (.*?) -->\n).*?(<!-- end of table -->)", re.S)
 # Headings and formats of columns that the page of `utils/batch/page.py` does not have.
 HEADINGS = {
     "label": ("", ""),
-    "against": ("against", ""),
     "setting": ("setting", ""),
     "reference_label": ("against", ""),
     "measure": ("measure", ""),

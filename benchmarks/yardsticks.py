@@ -230,6 +230,7 @@ def run(yardstick: Yardstick, sources: list[Source], options, name: str) -> tupl
             sources,
             points,
             lambda codec, setting, source: judge(yardstick, codec, setting, source, options.coded),
+            options,
         )
     except KeyboardInterrupt:
         interrupted = True

@@ -54,6 +54,7 @@ def own_options(checkpoint, **changes):
         search=["admm"],
         objective=["mse"],
         realism=[0.0],
+        search_realism=0.0,
     )
     return argparse.Namespace(**{**values, **changes})
 
@@ -139,6 +140,8 @@ def test_images_are_measured_resumed_and_reported(
     assert run_images(picture, tiny_checkpoints["image"], output, *arguments) == 0
     assert not calls and (output / "points.csv").read_text() == before
     (output / "points.csv").write_text(before[:-10])
+    assert run_images(picture, tiny_checkpoints["image"], output, *arguments, "--report") == 0
+    assert not calls and len(rows_of(output / "summary.csv")) == len(rows) - 1
     assert run_images(picture, tiny_checkpoints["image"], output, *arguments) == 0
     assert len(calls) == 1 and len(rows_of(output / "points.csv")) == len(rows)
 
@@ -276,8 +279,8 @@ def test_same_bytes_figure(picture, tiny_checkpoints, tmp_path, capsys):
 
 
 def test_enlarged_crops(picture, tiny_checkpoints, tmp_path, capsys):
-    arguments = ["--checkpoint", str(tiny_checkpoints["image"]), "--device", "cpu", "--quality", "3"]
-    arguments += ["--output", str(tmp_path / "crops.png")]
+    arguments = ["--checkpoint", str(tiny_checkpoints["image"]), "--device", "cpu"]
+    arguments += ["--output", str(tmp_path / "crops.png"), "--quality", "3"]
 
     def crop(*place):
         return ["--crop", str(picture), *map(str, place)]
@@ -291,6 +294,9 @@ def test_enlarged_crops(picture, tiny_checkpoints, tmp_path, capsys):
         assert json.loads(figure.text["conditions"])["checkpoints"]
     said = capsys.readouterr().out
     assert said.count("realism 0: ") == said.count("realism 1: ") == said.count("AVIF (4:4:4): ") == 2
+    assert crops.main([*arguments, "4", *crop(10, 20, 40, 30)]) == 0  # another quality is another row
+    coarse, fine = capsys.readouterr().out.splitlines()[:2]
+    assert float(coarse.split(" bpp")[0].split()[-1]) < float(fine.split(" bpp")[0].split()[-1])
     (tmp_path / "crops.png").unlink()
     for places, words in (
         ([crop(10, 20, 4000, 30)], "leaves the picture"),
@@ -464,7 +470,7 @@ def test_a_setting_that_lacks_files_has_no_mean(tmp_path, picture, capsys):
     (codec,) = images.jpeg(None)
     points = Points(output / "points.csv", images.BENCHMARK.columns)
     for setting, source in (("5", sources[0]), ("8", sources[0]), ("8", sources[1])):
-        points.add(common.measure(images.BENCHMARK.kind, codec, setting, source))
+        points.add(common.measure(images.BENCHMARK.kind, codec, setting, source, points))
     curve = common.mean_curves(images.BENCHMARK, [codec], sources, points)["jpeg"]
     assert [(point["setting"], point["files"]) for point in curve.points] == [("8", 2)]
     sizes = [points.get(source.key(codec, "8"))["bytes"] for source in sources]

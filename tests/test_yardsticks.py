@@ -177,11 +177,25 @@ def test_realism_shares_the_coded_file_and_has_points_of_its_own(picture, tiny_c
     assert rows["bpgan-0"]["bytes"] == rows["bpgan-0-realism1"]["bytes"]
     assert rows["bpgan-0"]["psnr_db"] != rows["bpgan-0-realism1"]["psnr_db"]
     assert len(list((tmp_path / "coded").rglob("*.coded"))) == 1
+    # it is encoded once, whatever generators decode it: a search of 100 iterations takes hours
+    assert rows["bpgan-0"]["encode_seconds"] == rows["bpgan-0-realism1"]["encode_seconds"]
     versions = {row["codec"]: row["version"] for row in rows_of(tmp_path / "out" / "points.csv")}
     assert "realism" in versions["bpgan-0-realism1"] and "realism" not in versions["bpgan-0"]
     faithful = arguments_of(picture, tiny_checkpoints["image_faithful"], tmp_path / "none")
-    assert images.main([*faithful, "--codecs", "bpgan", "--realism", "1"]) == 1
-    assert "no realistic generator" in capsys.readouterr().err
+    for option in ("--realism", "--search_realism"):
+        assert images.main([*faithful, "--codecs", "bpgan", option, "1"]) == 1
+        assert "no realistic generator" in capsys.readouterr().err
+
+
+def test_a_search_through_the_realistic_generator_is_a_curve_of_its_own(picture, tiny_checkpoints, tmp_path):
+    arguments = [*arguments_of(picture, tiny_checkpoints["image"], tmp_path / "out"), "--codecs", "bpgan"]
+    coded = ["--coded", str(tmp_path / "coded"), "--realism", "1", "--iterations", "0", "2"]
+    for search_realism in ("0", "1"):
+        assert images.main([*arguments, *coded, "--search_realism", search_realism]) == 0
+    versions = {row["codec"]: row["version"] for row in rows_of(tmp_path / "out" / "points.csv")}
+    assert set(versions) == {"bpgan-0-realism1", "bpgan-2-realism1", "bpgan-2-through1-realism1"}
+    assert "through" in versions["bpgan-2-through1-realism1"]
+    assert len(list((tmp_path / "coded").rglob("*.coded"))) == 3
 
 
 # -- words -----------------------------------------------------------------------------------------
@@ -476,6 +490,23 @@ def test_cost_is_measured_by_size_and_cores(picture, tiny_checkpoints, tmp_path)
     assert 0 < small["bytes"] < large["bytes"] and small["encode_seconds"] > 0 and small["decode_mib"] > 20
     before = (tmp_path / "out" / "points.csv").read_text()
     assert cost.main(arguments) == 0 and (tmp_path / "out" / "points.csv").read_text() == before
+
+
+def test_cost_leaves_out_sizes_that_would_take_too_long(picture, tmp_path, monkeypatch, capsys):
+    """A codec of 2 seconds per megapixel on one core, and half of that on two."""
+
+    def took(task, key):
+        seconds = 2 * task.size / task.n_cores
+        return dict(zip((*common.KEY, *cost.COLUMNS), (*key, 1, task.size, seconds / 2, seconds / 2, 1.0, 1.0)))
+
+    monkeypatch.setattr(cost, "measure", took)
+    arguments = ["--signal", "image", "--input", str(picture), "--output", str(tmp_path / "out"), "--codecs", "jpeg"]
+    assert cost.main([*arguments, "--megapixels", "1", "2", "5", "10", "--longest", "6"]) == 0
+    rows = [(row["cores"], row["size"]) for row in rows_of(tmp_path / "out" / "cost.csv")]
+    assert sorted(rows) == [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2"), ("2", "5")]
+    said = capsys.readouterr().err
+    assert "jpeg is left out from 5 on, with --cores 1: some 10 s, over --longest 6" in said
+    assert "jpeg is left out from 10 on, with --cores 2: some 10 s, over --longest 6" in said
 
 
 def test_signals_are_brought_to_a_size(texture_image, voiced_clip):
