@@ -193,8 +193,9 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
     add(
         "--search_realism",
         type=in_range(float, 0.0, 1.0),
-        default=0.0,
-        help="realism of the generator that this codec's search goes through, for files decoded at that realism",
+        nargs="+",
+        default=[0.0],
+        help="realism of the generator that this codec's search goes through, which gets a curve each",
     )
     add("--limit", type=in_range(int, 1, 10**9), default=None, help="only the first files")
     add(
@@ -204,7 +205,7 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
         metavar="DIR",
         help="where coded files are kept and taken from; without it, each yardstick encodes for itself",
     )
-    add("--report", action="store_true", help="measure nothing: tables and plots of the points that are there")
+    add("--tables_only", action="store_true", help="measure nothing: tables and plots of the points that are there")
     return parser
 
 
@@ -230,7 +231,7 @@ def own_codecs(options) -> list[Codec]:
         codec.compress(sample, 3, Settings.of(iterations=min(1, max(options.iterations)), entropy_coder=coder))
     )
 
-    def of(search: SearchConfig, realism: float) -> Codec:
+    def of(search: SearchConfig, through: float, realism: float) -> Codec:
         words = [word for word, usual in ((search.method, "admm"), (search.objective, "mse")) if word != usual]
         name = "-".join([OURS, *words, str(search.iterations)]) if search.iterations else f"{OURS}-0"
         text = f"{search.iterations} iteration{'s' * (search.iterations != 1)}" if search.iterations else "no search"
@@ -239,7 +240,6 @@ def own_codecs(options) -> list[Codec]:
         own = f"{version} search {zlib.crc32(repr(search).encode()):08x}" if search.iterations else version
         if search.objective == "perceptual":  # steered by the discriminator, which the fingerprint leaves out
             own += f" checkpoint {codec.digest[:16]}"
-        through = options.search_realism if search.iterations else 0.0
         if through:
             name, label = f"{name}-through{through:g}", f"{label} through realism {through:g}"
             own += f" through realism {through:g} {codec.digest[:16]}"
@@ -270,9 +270,14 @@ def own_codecs(options) -> list[Codec]:
         for iterations in sorted(set(options.iterations))
         if iterations and method != "none"
     ]
-    if (any(options.realism) or options.search_realism) and not codec.has_realistic:
+    if any([*options.realism, *options.search_realism]) and not codec.has_realistic:
         raise ValueError(f"{options.checkpoint} has no realistic generator; leave --realism and --search_realism at 0")
-    return [of(search, realism) for search in searches for realism in sorted(set(options.realism))]
+    return [
+        of(search, through, realism)
+        for search in searches
+        for through in (sorted(set(options.search_realism)) if search.iterations else [0.0])
+        for realism in sorted(set(options.realism))
+    ]
 
 
 # -- the conditions of a run -----------------------------------------------------------------------
@@ -281,8 +286,8 @@ def own_codecs(options) -> list[Codec]:
 def note_run(benchmark: Benchmark, codecs: Iterable[Codec], options) -> dict:
     """Adds this run to conditions.json in --output; -> its conditions, with this codec's checkpoint if it takes part.
 
-    With --report nothing is added: conditions.json is of the runs that measured. Raises ValueError where there is such
-    a file of another program.
+    With --tables_only nothing is added: conditions.json is of the runs that measured. Raises ValueError where there is
+    such a file of another program.
     """
     check_conditions(options.output)
     checkpoints = [
@@ -290,7 +295,7 @@ def note_run(benchmark: Benchmark, codecs: Iterable[Codec], options) -> dict:
         for fingerprint in dict.fromkeys(codec.fingerprint for codec in codecs if codec.ours)
     ]
     conditions = conditions_of(options, pick_device(options.device), checkpoints)
-    if not options.report:
+    if not options.tables_only:
         note_conditions(options.output, conditions)
     return conditions
 
@@ -488,10 +493,10 @@ def measure_all(
     measure_one: Callable[[Codec, str, Source], dict],
     options,
 ) -> int:
-    """Every point that is not there yet, setting by setting, with --report none; -> number of failures."""
+    """Every point that is not there yet, setting by setting, with --tables_only none; -> number of failures."""
     todo = (
         []
-        if options.report
+        if options.tables_only
         else [
             (codec, setting, source)
             for codec in codecs
@@ -776,7 +781,11 @@ def plot(path: Path, benchmark: Benchmark, measure: Measure, curves: dict[str, C
         counts[group] += 1
         style = {
             "ours": dict(
-                color=_OURS_COLORS[index % len(_OURS_COLORS)], linewidth=2.8, marker="o", markersize=6, zorder=3
+                color=_OURS_COLORS[index % len(_OURS_COLORS)],
+                linewidth=2.8,
+                marker=_MARKERS[index // len(_OURS_COLORS) % len(_MARKERS)],
+                markersize=6,
+                zorder=3,
             ),
             "others": dict(
                 color=colormaps["tab10" if index < 10 else "Dark2"](index % 10),

@@ -19,6 +19,7 @@ AVIF, HEIC and JPEG XL may use all cores. Curves are means over the pictures; MS
 
 import io
 import math
+import os
 import sys
 from collections.abc import Iterable
 from fractions import Fraction
@@ -266,6 +267,7 @@ def hevc(_) -> list[Codec]:
 
 def av1(_) -> list[Codec]:
     version = _pyav("libsvtav1")
+    os.environ.setdefault("SVT_LOG", "1")  # errors alone, and not all settings for each picture
 
     def encode(pixels: np.ndarray, quantizer: str) -> Coded:
         height, width = pixels.shape[:2]

@@ -54,7 +54,7 @@ def own_options(checkpoint, **changes):
         search=["admm"],
         objective=["mse"],
         realism=[0.0],
-        search_realism=0.0,
+        search_realism=[0.0],
     )
     return argparse.Namespace(**{**values, **changes})
 
@@ -140,7 +140,7 @@ def test_images_are_measured_resumed_and_reported(
     assert run_images(picture, tiny_checkpoints["image"], output, *arguments) == 0
     assert not calls and (output / "points.csv").read_text() == before
     (output / "points.csv").write_text(before[:-10])
-    assert run_images(picture, tiny_checkpoints["image"], output, *arguments, "--report") == 0
+    assert run_images(picture, tiny_checkpoints["image"], output, *arguments, "--tables_only") == 0
     assert not calls and len(rows_of(output / "summary.csv")) == len(rows) - 1
     assert run_images(picture, tiny_checkpoints["image"], output, *arguments) == 0
     assert len(calls) == 1 and len(rows_of(output / "points.csv")) == len(rows)
