@@ -3,7 +3,7 @@
     python -m benchmarks.all --input DIR --output results/benchmarks
 
 Each part is a benchmark of its own in a folder of its own (`images`, `words`, ...), with the points, tables and plots
-that it writes when it is called alone. What one part codes the others take: coded files are kept in
+that it writes when it is called alone with the arguments that `PARTS` names. What one part codes the others take: coded files are kept in
 `coded`. The same command goes on from what is there, after an interrupt too; a part that fails is named, and the
 others go on. `page.html` at the end has the tables, the curves, pictures side by side and players.
 `python -m benchmarks.tables --input results/benchmarks` takes the tables into the documentation.
@@ -38,16 +38,32 @@ class Part:
     takes: str  # "image", "speech", "labeled", "prompts": key of the sorted inputs
     about: str
     arguments: tuple[str, ...] = ()
-    searched: bool = True  # --iterations are for it; other parts judge what needs no search
+    searched: bool = True  # --iterations are for it; other parts have their own, or judge what needs no search
 
 
 PARTS = {
     "images": Part(images.main, "image", "rate and quality of pictures", ("--realism", "0", "1")),
+    "images_ms_ssim": Part(
+        images.main,
+        "image",
+        "a search for MS-SSIM",
+        ("--objective", "ms_ssim", "--iterations", "15", "--quality", "2", "5", "8", "--codecs", "bpgan", "jpeg"),
+        searched=False,
+    ),
     "perceptual": Part(perceptual.main, "image", "distances as networks see them", searched=False),
     "classes": Part(classes.main, "labeled", "classes recognized in pictures", searched=False),
     "speech": Part(speech.main, "speech", "rate and quality of speech"),
+    "speech_pesq": Part(
+        speech.main,
+        "speech",
+        "a search for what PESQ hears",
+        ("--objective", "pesq", "--iterations", "25", "100", "--quality", "1", "2", "3", "4", "--codecs", "bpgan"),
+        searched=False,
+    ),
     "words": Part(words.main, "speech", "words understood in recordings", searched=False),
-    "prompts": Part(words.main, "prompts", "words understood in clean prompts", searched=False),
+    "prompts": Part(
+        words.main, "prompts", "words understood in clean prompts", ("--words", "10", "--limit", "48"), searched=False
+    ),
     "voices": Part(voices.main, "speech", "whose voice, and how natural", searched=False),
     "cost_image": Part(cost.main, "image", "seconds and memory for pictures", ("--signal", "image")),
     "cost_speech": Part(cost.main, "speech", "seconds and memory for speech", ("--signal", "speech")),

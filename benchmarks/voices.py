@@ -124,7 +124,7 @@ def run(options) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = yardstick_parser(SPEECH, "Speaker similarity and predicted naturalness of recordings, coded and not.", 3)
-    parser.set_defaults(codecs=["bpgan", "opus", "amr-wb", "codec2", "speex"])
+    parser.set_defaults(realism=[0.0, 1.0], codecs=["bpgan", "opus", "amr-wb", "codec2", "speex"])
     parser.add_argument(
         "--speakers",
         type=Path,

@@ -197,7 +197,11 @@ def run(options) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = yardstick_parser(SPEECH, "Word error rate of a recognizer on recordings, coded and not.", 3)
-    parser.set_defaults(codecs=["bpgan", "opus", "amr-wb", "codec2", "speex"])
+    parser.set_defaults(
+        realism=[0.0, 1.0],
+        quality=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        codecs=["bpgan", "opus", "amr-wb", "codec2", "speex"],
+    )
     add = parser.add_argument
     add(
         "--transcripts",
