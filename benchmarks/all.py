@@ -64,7 +64,7 @@ PARTS = {
     "prompts": Part(
         words.main, "prompts", "words understood in clean prompts", ("--words", "10", "--limit", "48"), searched=False
     ),
-    "voices": Part(voices.main, "speech", "whose voice, and how natural", searched=False),
+    "voices": Part(voices.main, "speech", "whose voice, and how natural", ("--limit", "24"), searched=False),
     "cost_image": Part(cost.main, "image", "seconds and memory for pictures", ("--signal", "image")),
     "cost_speech": Part(cost.main, "speech", "seconds and memory for speech", ("--signal", "speech")),
 }
