@@ -175,7 +175,8 @@ def stays(codec: Codec, points: Points, source: Source, sizes: tuple[float, floa
 
 
 def plot(path: Path, rows: list[dict], unit: str, about: str) -> None:
-    """Seconds over size, encoding and decoding side by side: a color per codec, dashed lines for two cores and more.
+    """Seconds over size, encoding and decoding side by side: a color per codec, thick lines for this
+    one, dashed lines for two cores and more.
 
     `about` is the title.
     """
@@ -183,9 +184,9 @@ def plot(path: Path, rows: list[dict], unit: str, about: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.8), dpi=130, layout="constrained")
-    labels = list(dict.fromkeys(row["label"] for row in rows))
+    codecs = {row["label"]: row["codec"] for row in rows}
     for axes, what in zip(figure.subplots(1, 2), ("encode", "decode")):
-        for index, label in enumerate(labels):
+        for index, label in enumerate(codecs):
             for cores in sorted({row["cores"] for row in rows}):
                 mine = sorted(
                     (row["size"], row[f"{what}_seconds"])
@@ -199,6 +200,7 @@ def plot(path: Path, rows: list[dict], unit: str, about: str) -> None:
                         linestyle="-" if cores == 1 else "--",
                         marker="o",
                         markersize=3.5,
+                        linewidth=2.8 if codecs[label].startswith(OURS) else 1.1,
                         label=label if cores == min(row["cores"] for row in rows) else None,
                     )
         axes.set(xscale="log", yscale="log", xlabel=unit, ylabel=f"seconds to {what}")

@@ -77,7 +77,8 @@ def cell(row: dict, column: str) -> str:
     text = str(row.get(column, ""))
     _, rounding = HEADINGS.get(column) or heading(column)
     try:
-        value, low, high = (float(row.get(f"{column}{end}", "") or "nan") for end in ("", "_low", "_high"))
+        found = (row.get(f"{column}{end}", "") for end in ("", "_low", "_high"))
+        value, low, high = (math.nan if number in ("", None) else float(number) for number in found)
     except ValueError:
         return text
     if not rounding or not math.isfinite(value):

@@ -540,6 +540,13 @@ def test_the_documentation_has_what_was_measured():
     assert tables.rewritten(text, tables.DOCS / tables.MEASURED) == text
 
 
+def test_a_bound_of_zero_is_a_bound():
+    row = {"wer": 0.4, "wer_low": 0.0, "wer_high": 1.2}
+    assert tables.cell(row, "wer") == "0.4 (0.0 to 1.2)"
+    assert tables.cell({"wer": 0.0, "wer_low": math.nan, "wer_high": math.nan}, "wer") == "0.0"
+    assert tables.cell({}, "wer") == ""
+
+
 def test_tables_are_taken_and_made(tmp_path, capsys):
     measured = tmp_path / "results" / "images"
     measured.mkdir(parents=True)
