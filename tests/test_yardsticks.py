@@ -227,7 +227,8 @@ def test_words_are_measured_and_resumed(recording, tiny_checkpoints, hearing, ha
     arguments += ["--transcripts", str(tmp_path / "index.csv"), "--lowest", "1"]
     assert words.main(arguments) == 0
     rows = {row["label"]: row for row in rows_of(tmp_path / "out" / "words.csv")}
-    assert list(rows) == ["original, 16 bit", "BPGAN, no search", "Half"] and rows["Half"]["setting"] == "1"
+    ours = ["BPGAN, no search", "BPGAN, no search, realism 1"]
+    assert list(rows) == ["original, 16 bit", *ours, "Half"] and rows["Half"]["setting"] == "1"
     found = {name: (float(row["wer"]), float(row["dwer"])) for name, row in rows.items()}
     assert found["original, 16 bit"] == (50, 0) and found["Half"] == (100, 50)
     assert float(rows["original, 16 bit"]["kbps"]) == 256
@@ -636,7 +637,7 @@ def test_an_interrupt_ends_all(picture, called, tmp_path, monkeypatch):
     interrupted = dataclasses.replace(everything.PARTS["perceptual"], main=lambda words: 130)
     monkeypatch.setitem(everything.PARTS, "perceptual", interrupted)
     assert everything.main(["--input", str(picture), "--output", str(tmp_path / "out")]) == 130
-    assert [name for name, _ in called] == ["images"]
+    assert [name for name, _ in called] == ["images", "images_ms_ssim"]
 
 
 def test_all_makes_a_page_with_tables_curves_and_pictures(picture, tiny_checkpoints, tmp_path, monkeypatch):
