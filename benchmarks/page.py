@@ -83,8 +83,8 @@ class Table:
 
 
 def add_results(page: Page, folder: Path) -> None:
-    """The tables (Markdown) and plots (PNG) that benchmarks wrote below a folder, by their part and name."""
-    for path in sorted(walk(folder)):
+    """The plots (PNG) and then the tables (Markdown) that benchmarks wrote below a folder, by their part and name."""
+    for path in sorted(walk(folder), key=lambda path: (path.suffix == ".md", path)):
         title = path.relative_to(folder).with_suffix("").as_posix()
         if path.suffix == ".md":
             for lines in tables.parsed(path.read_text()):

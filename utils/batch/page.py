@@ -111,10 +111,11 @@ class Page:
         write("</section>\n")
 
     def add_table(self, title: str, lines: Sequence[Sequence[str]]) -> None:
-        """Add a table of figures; its first line is the head, its first column is text."""
+        """Add a table of figures, folded under its title; its first line is the head, its first column is text."""
         heads = [escape(cell) for cell in lines[0]]
         write = self._file.write
-        write(f'<section><h2>{escape(title)}</h2>\n<div class="scroll"><table class="figures"><thead><tr>')
+        write(f"<section><details><summary><h2>{escape(title)}</h2></summary>\n")
+        write('<div class="scroll"><table class="figures"><thead><tr>')
         write("".join(f"<th{_LABEL * (not i)}>{head}</th>" for i, head in enumerate(heads)) + "</tr></thead>\n<tbody>")
         for line in lines[1:]:
             cells = (
@@ -122,7 +123,7 @@ class Page:
                 for i, (head, cell) in enumerate(zip(heads, line))
             )
             write("<tr>" + "".join(cells) + "</tr>\n")
-        write("</tbody></table></div></section>\n")
+        write("</tbody></table></div></details></section>\n")
 
     def add_plot(self, title: str, png: bytes) -> None:
         """Add a plot, given as a PNG file."""
