@@ -3,9 +3,9 @@
     python -m benchmarks.all --input DIR --output results/benchmarks
 
 Each part is a benchmark of its own in a folder of its own (`images`, `words`, ...), with the points, tables and plots
-that it writes when it is called alone with the arguments that `PARTS` names. What one part codes the others take: coded files are kept in
-`coded`. The same command goes on from what is there, after an interrupt too; a part that fails is named, and the
-others go on. `page.html` at the end has the tables, the curves, pictures side by side and players.
+that it writes when it is called alone with the arguments that `PARTS` names. What one part codes the others take:
+coded files are kept in `coded`. The same command goes on from what is there, after an interrupt too; a part that
+fails is named, and the others go on. `page.html` at the end has the tables, the curves, pictures side by side and players.
 `python -m benchmarks.tables --input results/benchmarks` takes the tables into the documentation.
 
 Pictures among the inputs go to the parts for pictures, recordings to those for speech; pictures that carry a class

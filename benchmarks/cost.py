@@ -174,19 +174,18 @@ def stays(codec: Codec, points: Points, source: Source, sizes: tuple[float, floa
 # -- tables and plots ------------------------------------------------------------------------------
 
 
-def plot(path: Path, rows: list[dict], unit: str, about: str) -> None:
-    """Seconds over size, encoding and decoding side by side: a color per codec, thick lines for this
-    one, dashed lines for two cores and more.
+def plot(path: Path, rows: list[dict], ours: set[str], unit: str, about: str) -> None:
+    """Seconds over size, encoding and decoding side by side: a color per codec, dashed lines for two cores and more.
 
-    `about` is the title.
+    `ours` are the labels of this codec, whose lines are thick; `about` is the title.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.8), dpi=130, layout="constrained")
-    codecs = {row["label"]: row["codec"] for row in rows}
+    labels = list(dict.fromkeys(row["label"] for row in rows))
     for axes, what in zip(figure.subplots(1, 2), ("encode", "decode")):
-        for index, label in enumerate(codecs):
+        for index, label in enumerate(labels):
             for cores in sorted({row["cores"] for row in rows}):
                 mine = sorted(
                     (row["size"], row[f"{what}_seconds"])
@@ -200,7 +199,7 @@ def plot(path: Path, rows: list[dict], unit: str, about: str) -> None:
                         linestyle="-" if cores == 1 else "--",
                         marker="o",
                         markersize=3.5,
-                        linewidth=2.8 if codecs[label].startswith(OURS) else 1.1,
+                        linewidth=2.8 if label in ours else 1.1,
                         label=label if cores == min(row["cores"] for row in rows) else None,
                     )
         axes.set(xscale="log", yscale="log", xlabel=unit, ylabel=f"seconds to {what}")
@@ -272,7 +271,8 @@ def run(options) -> int:
         text = tables.simple(rows, ("label", "setting", "cores", *COLUMNS))
         write_table(options.output / "cost.md", f"{text}\nFrom {about}.\n")
         try:
-            plot(options.output / "cost.png", rows, unit, f"From {about}")
+            ours = {codec.label for codec in found if codec.ours}
+            plot(options.output / "cost.png", rows, ours, unit, f"From {about}")
         except ImportError:
             print("the plot is skipped: pip install matplotlib", file=sys.stderr)
         print(f"{options.output}: points.csv, cost.csv, cost.md, cost.png")
