@@ -178,6 +178,21 @@ def test_the_distortion_of_speech_is_heard(roots, tmp_path):
         torch.testing.assert_close(slope, expected)
 
 
+@pytest.mark.parametrize("kind", ["speech", "image"])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_searches_of_speech_minimize_what_is_heard_too(roots, tmp_path, monkeypatch, kind, share):
+    """In their share of the searches: equal to the squared error at the start, and with a slope of its own."""
+    monkeypatch.setattr(stages, "HEARD_SEARCHES", share)
+    x = picture_set(roots, kind).batch(2, np.random.default_rng(1))
+    stage = make_trainer(tmp_path, kind, stages=["searched"]).stage
+    start = 0.7 * x - 0.1
+    x_hat = start.clone().requires_grad_(True)
+    distortion, mse = stage.searched_distortion(x, lambda: start)(x, x_hat), losses.squared_error(x, x_hat)
+    torch.testing.assert_close(distortion, mse)
+    slope, plain = (torch.autograd.grad(d.sum(), x_hat, retain_graph=True)[0] for d in (distortion, mse))
+    assert torch.allclose(slope, plain) == (kind == "image" or share == 0)
+
+
 def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeypatch):
     """Searches come in a row, then every eighth step; a lost run finds its batches again; what is found costs less."""
     monkeypatch.setattr(stages, "FIRST_SEARCHES", 3)

@@ -59,8 +59,8 @@ class Reference:
     x: torch.Tensor  # (B, C, H, W), the pictures
     start: Callable[[], torch.Tensor]  # what they are where the search starts, as x_hat
     weights: Callable[[torch.Tensor], torch.Tensor | None]  # of the squared error, see `Kind.weights`
-    features: Callable[[], Distortion]  # distance of features of a trained network
-    disturbance: Callable[[], Distortion]  # see `Kind.disturbance`
+    features: Callable[[], Distortion] | None = None  # distance of features of a trained network
+    disturbance: Callable[[], Distortion] | None = None  # see `Kind.disturbance`
 
 
 class Objective(ABC):

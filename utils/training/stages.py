@@ -24,7 +24,7 @@ from models.texture import PERIOD
 from utils import distributed
 from utils.search.config import preset
 from utils.search.model_problem import Searchable
-from utils.search.objectives import clamped_squared_error
+from utils.search.objectives import Distortion, PesqDisturbance, Reference, clamped_squared_error
 from utils.search.optimize import optimize_latent
 
 from .critics import critics_of
@@ -47,6 +47,8 @@ QUALITY_BALANCE = 0.4
 # The stage `searched`: iterations of a search; steps from one search to the next; searches in a row at the
 # start; the share of crops that are trained as the search found them, the others as the encoder left them.
 SEARCH_ITERATIONS, STEPS_PER_SEARCH, FIRST_SEARCHES, SEARCHED_SHARE = 25, 8, 16, 0.7
+# Of kinds of signal that are heard: the share of the searches that minimize the disturbance.
+HEARD_SEARCHES = 0.5
 # Of the way from the weights that the stage began with to those that it ends with: between the two lie weights that
 # serve both kinds of latents (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
 SEARCHED_WAY = 0.7
@@ -314,20 +316,27 @@ class Searched(Stage):
     def search(self, x, quality_row) -> tuple[torch.Tensor, torch.Tensor]:
         """Symbols int16 as the encoder leaves them, and as a search by the entropy model's own bits finds them."""
         model = self.networks.average
+        searchable = Searchable(model)
         with torch.no_grad(), self.networks.autocast():
             index = model.codebook.to_index(model.analyze(x, quality_row))
-        problem = Searchable(model).problem(
+        problem = searchable.problem(
             x,
             tuple(x.shape[-2:]),
             quality_row,
             self.lmbdas[quality_row] * 255**2 * x.shape[-2] * x.shape[-1],
-            lambda a, b: clamped_squared_error(a, b, self.kind.weights(a)),
+            self.searched_distortion(x, lambda: searchable.decode(index.round(), quality_row)),
             lambda prediction, candidates: logistic_bits(candidates, *prediction),
             index,
             index.round(),
         )
         found = optimize_latent(problem, preset("admm", SEARCH_ITERATIONS), seed=self.state.stage_step)
         return index.round().to(torch.int16), found.symbols
+
+    def searched_distortion(self, x: torch.Tensor, start: Callable[[], torch.Tensor]) -> Distortion:
+        """What the search of a batch x minimizes, as users choose: the squared error, or what is heard. `start()`: x_hat."""
+        if self.disturbance is None or self.state.rng.uniform() >= HEARD_SEARCHES:
+            return lambda a, b: clamped_squared_error(a, b, self.kind.weights(a))
+        return PesqDisturbance(Reference(x, start, self.kind.weights, disturbance=lambda: self.disturbance))
 
 
 class Adversarial(Stage):
