@@ -16,7 +16,7 @@ STACKS = ("body16", "body8", "body4")  # of residual blocks in a generator
 # A stack's replacement must reproduce what it adds to its input, and the slope of that, within these fractions. In
 # bfloat16 the slope is the looser one: a value next to 0 may be seen on the other side of the activation.
 MAX_ERRORS = {
-    torch.bfloat16: (0.05, 0.35),  # seen: 0.02 to 0.03, 0.05 to 0.17
+    torch.bfloat16: (0.05, 0.6),  # seen over several inputs: 0.02 to 0.04, 0.04 to 0.42
     torch.float32: (1e-4, 1e-4),  # seen: 1e-6 to 4e-6, both
 }
 MIN_CHANGE = 0.1  # of the input; a stack that adds less is measured against this, as bfloat16 rounds the sum
