@@ -18,6 +18,7 @@ from .stft import SpeechSettings, magnitudes, mel_basis
 
 NOISE_FRAMES = 2048  # of the noise that is kept for all crops: 16 s
 SPEECH_DB = -6.0  # RMS of speech without its pauses against a sine's at the level; the median of 30 recordings
+SPEEDS = (0.9, 1.1)  # Ko et al. 2015, "Audio augmentation for speech recognition"
 STEEPEST_DB = 120.0  # attenuation of a band limit; more is nothing all the same
 
 
@@ -30,7 +31,7 @@ def augment(crop: torch.Tensor, rng: np.random.Generator, settings: SpeechSettin
     if rng.uniform() < 0.5:
         crop = crop[..., :n_frames]
     else:
-        crop = speed(crop, rng.uniform(0.95, 1.05), settings, n_frames)
+        crop = speed(crop, rng.uniform(*SPEEDS), settings, n_frames)
         power = to_power(crop, settings) * gains(-rng.uniform(0, 10), rng.uniform(-4, 4), crop)
         if rng.uniform() < 0.25:
             power = room(power, rng.uniform(0.15, 0.4), rng.uniform(6, 20), settings, int(rng.integers(NOISE_FRAMES)))

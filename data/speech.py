@@ -103,11 +103,11 @@ class SpeechKind(Kind):
     )
     new_settings: ClassVar = dict(exponent=1 / 3)
     folders: ClassVar = {"train": "speech/train", "val": "speech/val", "test": "speech/test"}
-    # One second. Pictures are never stretched: resampling smooths the noise that is to be coded.
-    crop_shape = (128, 128)
+    # Two seconds. Pictures are never stretched: resampling smooths the noise that is to be coded.
+    crop_shape = (128, 256)
     storage = "float16"
     stretch = (1.0, 1.0)
-    spare_columns = 8  # faster speech uses them up: 5 % of a crop, and one
+    spare_columns = 27  # faster speech uses them up: 10 % of a crop, and one
     tensor_dims = 1
     has_waveforms = True
 

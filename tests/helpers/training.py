@@ -7,6 +7,7 @@ import torch
 from data import build_kind, kind_class
 from data.dataset import PictureSet
 from data.images import ImageKind
+from data.speech import SpeechKind
 from tests.helpers.models import tiny_config
 from utils.training import fitting
 from utils.training import stages as stages_module
@@ -16,6 +17,7 @@ from utils.training.trainer import Settings, Trainer
 N_BATCHES = 2  # of the fits, here
 SMALL = (  # small crops, short fits and searches
     (ImageKind, "crop_shape", (64, 64)),
+    (SpeechKind, "crop_shape", (128, 128)),
     (fitting, "FITTING_BATCHES", N_BATCHES),
     (fitting, "FITTING_CROPS", 4),
     (stages_module, "SEARCH_ITERATIONS", 3),
