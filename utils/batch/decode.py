@@ -14,7 +14,7 @@ from utils.files import checksum, put_in_place, temporary_beside
 
 from . import tables
 from .conditions import check_conditions, conditions_of, note_conditions
-from .inputs import CodecsByKind, Item, find_packed, output_folder
+from .inputs import DecodersByFile, Item, find_packed, output_folder
 from .journal import not_ours
 from .run import one_by_one, run_batch
 
@@ -28,7 +28,7 @@ def decode_inputs(options: argparse.Namespace) -> int:
     device = distributed.start(pick_device(options.device))
     items = find_packed(options.input)
     limits = Limits.of_options(options)
-    decoders = CodecsByKind(options.checkpoint, lambda path: load_decoder(path, device, limits))
+    decoders = DecodersByFile(options.checkpoint, lambda path: load_decoder(path, device, limits))
 
     def decode(item: Item) -> dict:
         data = read_file(item.path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from data import KINDS, kind_class, kind_of
 from data.folders import DATAROOT_VARIABLE
 from utils import distributed
+from utils.codec.bitstream import fingerprint_in
 from utils.codec.fingerprint import shipped
 from utils.codec.info import kind_of_packed
 from utils.console import as_text
@@ -121,9 +122,12 @@ def sample_files() -> list[Path]:
 def output_folder(output: Path, items: list[Item]) -> Iterator[None]:
     """Makes the folder, keeps other runs out of it, and clears what a killed run left half-written.
 
-    Raises OSError where it cannot be written to, ValueError where another run is at work: at once
-    rather than after the first file's search.
+    Raises OSError where it cannot be written to, ValueError where another run is at work, or where it is a file or has a
+    new file's name: at once rather than after the first file's search.
     """
+    if not output.is_dir() and (os.path.lexists(output) or output.suffix.lower() in {SUFFIX, *suffixes()}):
+        of = "file" if os.path.lexists(output) else f"{output.suffix} file"
+        raise ValueError(f"--output {output} is the name of a {of}: results of this kind go into a folder; name one")
     output.mkdir(parents=True, exist_ok=True)
     if distributed.world()[0] != 0:  # the first process has the lock for all of them
         distributed.barrier()
@@ -136,36 +140,59 @@ def output_folder(output: Path, items: list[Item]) -> Iterator[None]:
 
 
 class CodecsByKind:
-    """The codec (or decoder) of each kind of signal; those in checkpoints/ are loaded when first needed."""
+    """The codec of each kind of signal; those in checkpoints/ are loaded when first needed."""
 
     def __init__(self, paths: list[Path] | None, load: Callable[[Path], object]):
-        """`paths`: checkpoints that are loaded now and are the only ones then; None: those in checkpoints/."""
+        """`paths`: checkpoints that are loaded now and are the only ones then; None: those in checkpoints/.
+
+        Raises ValueError for two of one kind.
+        """
         self._load = load
-        self._loaded: dict[str, object] = {}
-        self._files: dict[str, Path] = {}
+        self._loaded: list[tuple[Path, object]] = []
         self._given = paths is not None
         for path in paths or []:
             self._keep(path)
 
     def of(self, kind: str):
         """Raises ValueError where there is none for this kind."""
-        if kind not in self._loaded:
+        if not self._of(kind):
             if self._given:
                 raise ValueError(f"none of the given checkpoints is for {kind}")
             self._keep(shipped(kind))
-        return self._loaded[kind]
+        return self._of(kind)[0]
+
+    def _of(self, kind: str) -> list:
+        return [codec for _, codec in self._loaded if codec.kind.name == kind]
 
     def _keep(self, path: Path) -> None:
         codec = self._load(path)
-        self._loaded[codec.kind.name], self._files[codec.kind.name] = codec, path
+        for other, loaded in self._loaded:
+            self._check_both(path, codec, other, loaded)
+        self._loaded.append((path, codec))
+
+    def _check_both(self, path: Path, codec, other: Path, loaded) -> None:
+        if codec.kind.name == loaded.kind.name:
+            raise ValueError(f"--checkpoint {other} and {path} are both for {codec.kind.name}: give one of them")
 
     def used(self) -> list[dict[str, str]]:
         """The checkpoints that are loaded, as `conditions_of` takes them."""
-        return [checkpoint_used(self._files[kind], codec) for kind, codec in self._loaded.items()]
+        return [checkpoint_used(path, codec) for path, codec in self._loaded]
+
+
+class DecodersByFile(CodecsByKind):
+    """The decoder of each .bpgan file. There may be several of one kind, since files need the weights they were made with."""
+
+    def _check_both(self, path: Path, codec, other: Path, loaded) -> None:
+        """Any two go together."""
 
     def of_file(self, data: bytes):
-        """The codec for a .bpgan file, by the kind in its header. Raises BitstreamError."""
-        return self.of(kind_of_packed(data))
+        """The decoder by the kind and the checkpoint in the file's header; of none that fits, another of this kind.
+
+        Raises BitstreamError for another kind, or damage. That a checkpoint does not fit, the decoder says.
+        """
+        kind = kind_of_packed(data)
+        first = self.of(kind)
+        return next((codec for codec in self._of(kind) if codec.fingerprint == fingerprint_in(data)), first)
 
 
 def checkpoint_used(path: Path, codec) -> dict[str, str]:
