@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: list[str] | None) -> argparse.Namespace:
         """The options of a command line, by which the log is set up. A mistake ends the program: see `error`."""
-        options = self.parse_args(argv)
+        options = self.parse_intermixed_args(argv)  # options may stand between IN and OUT
         level = logging.INFO if options.verbose else logging.WARNING
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
@@ -71,7 +71,8 @@ class Parser(argparse.ArgumentParser):
             type=Path,
             nargs="+",
             metavar="FILE",
-            help="trained weights, one file per kind of signal; without it, those in checkpoints/ are used",
+            help="trained weights, one file per kind of signal; without it, those in checkpoints/ are used. More than one "
+            "end in .safetensors: what else follows is IN and OUT",
         )
 
     def run(self, argv: list[str] | None, work) -> int:

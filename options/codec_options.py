@@ -8,9 +8,10 @@ from pathlib import Path
 
 from data import KINDS, Kind, kind_class
 from models.config import QUALITIES
+from utils.codec.limits import limit_names
 from utils.codec.targets import Target, metrics_of
 from utils.entropy import CODERS
-from utils.search.config import METHODS, OBJECTIVES
+from utils.search.config import METHODS, OBJECTIVES, preset
 
 from .base_options import Parser, in_range
 
@@ -32,23 +33,31 @@ class FilesParser(Parser):
             help="where results go: a folder, or for one input the file that is made of it",
         )
         self.add_checkpoints()
-        for name, what in (("--max_pixels", "picture, in pixels"), ("--max_seconds", "recording, in seconds")):
+        for name in limit_names():
             add(
-                name,
+                f"--{name}",
                 type=in_range(float, 1e-3, math.inf),
                 default=None,
-                help=f"the largest {what}; larger ones are refused before they are read. Without it, the "
-                "limit is the default that sender and receiver share",
+                help=f"the largest signal, in {name.removeprefix('max_')}; larger ones are refused before they are read. "
+                "Without it, the limit is the default that sender and receiver share",
             )
         add("--quiet", action="store_true", help="print errors only")
         self.set_defaults(result_name=None)  # what the result is called where it is made in a temporary folder
 
     def parse(self, argv: list[str] | None) -> argparse.Namespace:
         options = super().parse(argv)
-        files = options.files
+        files = [*options.files, *self._behind_checkpoints(options)]
         del options.files
         self.take_files(files, options)
         return options
+
+    def _behind_checkpoints(self, options: argparse.Namespace) -> list[Path]:
+        """Takes IN and OUT out of the words after --checkpoint, which may have several values."""
+        first, *more = options.checkpoint or [None]
+        others = [path for path in more if path.suffix != ".safetensors"]
+        if others:
+            options.checkpoint = [path for path in options.checkpoint if path is first or path not in others]
+        return others
 
     def take_files(self, files: list[Path], options: argparse.Namespace) -> None:
         """Read the words that belong to no option."""
@@ -85,9 +94,13 @@ def _add_coder(parser: Parser) -> None:
 # The metrics of targets, as `utils.codec.targets.Target` names them: the option's name, the type of its value, and what
 # it asks for. Each kind of signal says which of them it has.
 _TARGETS = {
-    "bytes": ("--target_bytes", in_range(int, 1, 2**31), "bytes that no file exceeds"),
-    "bpp": ("--target_bpp", in_range(float, 1e-4, 24.0), "bits per pixel that no image's file exceeds"),
-    "kbps": ("--target_kbps", in_range(float, 1e-3, 256.0), "kilobits per second that no recording's file exceeds"),
+    "bytes": ("--target_bytes", in_range(int, 1, 2**31), "bytes of each file, met from below"),
+    "bpp": ("--target_bpp", in_range(float, 1e-4, 24.0), "bits per pixel of each image's file, met from below"),
+    "kbps": (
+        "--target_kbps",
+        in_range(float, 1e-3, 256.0),
+        "kilobits per second of each recording's file, met from below",
+    ),
     "psnr_db": ("--target_psnr", in_range(float, 1.0, 100.0), "dB that every decoded image reaches"),
     "ms_ssim": ("--target_ms_ssim", in_range(float, 0.0, 1.0), "MS-SSIM that every decoded image reaches"),
     "pesq_wb": ("--target_pesq", in_range(float, 1.0, 4.64), "wideband PESQ that every decoded recording reaches"),
@@ -177,8 +190,9 @@ def compress_parser() -> Parser:
     parser.add_argument(
         "--iterations",
         type=in_range(int, 0, 100000),
-        default=100,
-        help="iterations of the search: more of them take longer and save bits",
+        default=None,
+        help="iterations of the search: more of them take longer and save bits; without it, the method's own number, of "
+        f"admm {preset('admm').iterations}",
     )
     parser.add_argument(
         "--batch_size",
@@ -237,7 +251,7 @@ class DecompressParser(FilesParser):
         options = super().parse(argv)
         if options.json and not options.info:
             self.error("--json goes with --info")
-        for name in ("output", "max_pixels", "max_seconds", "realism", "exact", "overwrite") if options.info else ():
+        for name in ("output", *limit_names(), "realism", "exact", "overwrite") if options.info else ():
             if getattr(options, name) != self.get_default(name):
                 self.error(f"--{name} is not allowed with --info, which decodes and writes nothing")
         return options

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 IMAGE_SIZE, SPEECH_SIZE, BYTES = ["height", "width"], ["seconds", "sample_rate"], ["original_bytes", "bytes"]
 SETTINGS = [
-    "encode_seconds", "decode_seconds", "search", "iterations", "objective", "seed", "entropy_coder", "quality",
+    "encode_seconds", "decode_seconds", "search", "iterations", "objective", "seed", "entropy_coder", "quality", "realism", "exact",
 ]  # fmt: skip
 IMAGE_COLUMNS, SPEECH_COLUMNS = ["psnr_db", "ms_ssim"], ["pesq_wb", "stoi", "estoi", "log_spectral_distance"]
 ALL_COLUMNS = [
@@ -364,6 +364,55 @@ def test_another_checkpoint_is_refused_by_name(compressed, tiny_checkpoints, run
         checkpoint=False,
     )
     one_line(code, err, "a.flac.bpgan", "speech", exit_code=1)
+
+
+def test_files_of_several_checkpoints_of_one_kind(run, compressed, codecs, tiny_checkpoints, tmp_path):
+    """Each file is decoded by the checkpoint that it names; who compresses has to choose."""
+    given = ("--checkpoint", tiny_checkpoints["image_other"], tiny_checkpoints["image"])
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(compressed / "a.png.bpgan", folder / "one.bpgan")
+    pixels = codecs["image"].kind.read(compressed / "a.png.png")
+    (folder / "two.bpgan").write_bytes(codecs["image_other"].compress(pixels, 2, "none"))
+    code, _, err = run(Decompression, "--input", folder, "--output", tmp_path / "out", *given, checkpoint=False)
+    assert code == 0, err
+    for name, codec in (("one", codecs["image"]), ("two", codecs["image_other"])):
+        decoded = codec.kind.read(tmp_path / "out" / f"{name}.png")
+        assert np.array_equal(decoded, codec.decompress(folder / f"{name}.bpgan"))
+    code, _, err = run(
+        Compression_ADMM, compressed / "a.png.png", tmp_path / "no.bpgan", *given, "--iterations", "0", checkpoint=False
+    )
+    one_line(code, err, "image_other.safetensors", "image.safetensors are both for image", exit_code=1)
+
+
+def test_in_and_out_around_options(run, mixed, tiny_checkpoints, tmp_path):
+    source, weights, written = mixed / "a.png", ("--checkpoint", tiny_checkpoints["image"]), []
+    for number, words in enumerate(
+        (
+            lambda out: (*weights, source, out, "--iterations", "0"),
+            lambda out: (source, "--iterations", "0", out, *weights),
+            lambda out: ("--iterations", "0", source, *weights, out),
+        )
+    ):
+        out = tmp_path / f"{number}.bpgan"
+        code, _, err = run(Compression_ADMM, *words(out), checkpoint=False)
+        assert code == 0, err
+        written.append(out.read_bytes())
+    assert written[0] == written[1] == written[2]
+    code, _, err = run(Compression_ADMM, *weights, source, checkpoint=False)
+    one_line(code, err, "give one IN and one OUT", exit_code=2)
+
+
+@pytest.mark.parametrize(
+    "script, name",
+    [(Compression_ADMM, "a.png"), (evaluate, "a.bpgan"), (evaluate, "there.txt"), (Decompression, "a.bpgan")],
+)
+def test_a_file_s_name_makes_no_folder(run, mixed, compressed, tmp_path, script, name):
+    (tmp_path / "there.txt").write_text("mine")
+    source = compressed / "a.png.bpgan" if script is Decompression else mixed / "a.png"
+    code, _, err = run(script, "--input", source, "--output", tmp_path / name)
+    one_line(code, err, name, "folder", exit_code=1)
+    assert listing(tmp_path) == {"there.txt"} and (tmp_path / "there.txt").read_text() == "mine"
 
 
 def test_realism_from_the_command_line(run, compressed, tiny_checkpoints, tmp_path):

@@ -282,6 +282,8 @@ class Coding:
                 "seed": encoded.seed,
                 "entropy_coder": encoded.coder,
                 "quality": encoded.quality,
+                "realism": self.plan.settings.realism,
+                "exact": int(self.plan.settings.exact),
             }
             self.progress.keep(row["file"], encoded.search, steps)
             self.journal.add(job.key, row, dict(zip(job.targets, written)))

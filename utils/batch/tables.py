@@ -34,6 +34,8 @@ def columns_of(rows: list[dict]) -> list[str]:
         "seed",
         "entropy_coder",
         "quality",
+        "realism",
+        "exact",
     ]
 
 
