@@ -425,6 +425,20 @@ def test_meeting_a_target_whatever_the_search_changes(slope):
         assert targets.meet(Target("psnr_db", value), kind, 224, quick, full) == least
 
 
+@pytest.mark.parametrize("exact_from", [1, 40, 200])
+def test_a_score_that_becomes_infinite_can_be_met(exact_from):
+    """Blank pages and flat graphics come back exactly from some quality on."""
+    kind = SimpleNamespace(rate_unit="bpp", metric_names=("psnr_db",), lower_is_better=())
+
+    def psnr(step):
+        return 48 + step / 20 if step < exact_from else math.inf
+
+    for value in (40, 50, 55, 60, 100):
+        least = min(step for step in range(225) if psnr(step) >= value)
+        step = targets.meet(Target("psnr_db", value), kind, 224, psnr, psnr)
+        assert least <= step and psnr(step) >= value and (step == least or psnr(step) == math.inf)
+
+
 def test_targets_out_of_reach_name_the_nearest_rate(codecs):
     codec, pixels = codecs["image"], picture(64, 64)
     for value, quality, word in ((1e-3, 1, "below"), (20.0, 8, "above")):

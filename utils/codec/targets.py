@@ -14,6 +14,7 @@ from data import Kind
 
 TOLERANCE = 0.03  # a target rate is met from below within this fraction, or by the next step of quality
 MAX_TRIALS = 12  # encodings with search
+MOST = 1e6  # of a score that counts: the PSNR of equal signals is infinite, and lines are drawn through scores
 
 
 def metrics_of(kind: Kind | type[Kind]) -> tuple[str, ...]:
@@ -74,11 +75,18 @@ def meet(
     rate = target.is_rate(kind)
     sign = -1 if target.metric in kind.lower_is_better else 1
 
-    def below(value: float) -> bool:
+    def measured(value: float) -> float:
         if math.isnan(value):
             raise ValueError(f"{target.metric} cannot be measured on this signal, which is too short or too small")
+        return value if rate else max(-MOST, min(value, MOST))
+
+    def below(value: float) -> bool:
         return value <= target.value if rate else sign * value < sign * target.value
 
+    def finite(measure: Callable[[int], float]) -> Callable[[int], float]:
+        return lambda step: measured(measure(step))
+
+    quick, full = finite(quick), finite(full)
     low, high = -1, last + 1  # a step that is below, and one that is not, among those encoded in full
     tried: list[int] = []
 
