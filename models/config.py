@@ -49,6 +49,11 @@ class ModelConfig:
                 f"context_groups add up to {sum(self.context_groups)} channels, "
                 f"latent_channels is {self.latent_channels}: they must agree"
             )
+        if not 0 < self.lmbda_low < self.lmbda_high:
+            raise ValueError(
+                f"lmbda_low {self.lmbda_low:g} and lmbda_high {self.lmbda_high:g}: the first one must be positive and below "
+                "the second, as quality 1 has the smallest files"
+            )
 
     def lmbda(self, quality: float) -> float:
         """Rate weight of `quality`, 1..8, fractions too."""

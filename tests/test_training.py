@@ -966,10 +966,38 @@ def test_mistakes_with_init(roots, tmp_path, capsys):
         (init(roots, tmp_path, start, "--width", "0.5"), "--width does not go with --init"),
         (init(roots, tmp_path, speech), "a checkpoint for speech, --signal says image"),
         (init(roots, tmp_path, tmp_path / "none.safetensors"), "none.safetensors does not exist"),
+        (command(roots, tmp_path, "--lmbda_low", "0.5", "--lmbda_high", "0.1"), "lmbda_low 0.5 and lmbda_high 0.1"),
     ):
         assert train.main(arguments) == 1
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and words in lines[0]
+
+
+def test_resume_needs_the_checkpoint_that_the_run_started_from(roots, tmp_path, capsys, monkeypatch):
+    """Without it the adversarial stage could not keep what files depend on. Refused, nothing of the run changes."""
+    start, other = untrained(tmp_path / "start.safetensors"), untrained(tmp_path / "other.safetensors")
+    changed = load_checkpoint(other)
+    changed.model["encoder.out.weight"] += 0.1
+    save_checkpoint(other, changed)
+    assert train.main(init(roots, tmp_path, start, "--stages", "adversarial")) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    sizes = {name: value for name, value in dataclasses.asdict(tiny_config("image")).items() if name != "signal"}
+    monkeypatch.setattr(
+        ImageKind, "network", sizes
+    )  # a new model is of the checkpoint's sizes, as with shipped weights
+    resume = ["--stages", "adversarial", "--resume", "--steps", "1"]
+    for arguments in (init(roots, tmp_path, other, *resume), [*command(roots, tmp_path, *resume), "--width", "1"]):
+        assert train.main(arguments) == 1
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and "give the same --init as before" in lines[0]
+        assert {path: path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()} == before
+
+
+def test_a_mistyped_resume_leaves_nothing_behind(roots, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(PictureSet, "__init__", None)  # no file is read for it
+    assert train.main(command(roots, tmp_path, "--steps", "1", "--resume")) == 1
+    assert "nothing to resume" in capsys.readouterr().err and not (tmp_path / "r").exists()
 
 
 def test_sigterm_saves_the_state(roots, tmp_path):

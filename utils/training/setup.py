@@ -77,26 +77,26 @@ def build_trainer(options: Namespace) -> tuple[Trainer, PictureSet, PictureSet |
     folder = options.runs / (options.name or options.signal)
     if any(folder.glob("state*.pt")) and not options.resume:
         raise ValueError(f"{folder} holds a run already: go on with --resume, or choose another --name")
+    description = {
+        "command": shlex.join(["python", "train.py", *options.argv]),
+        "device": device.type,
+        "data": ", ".join("/".join(root.resolve().parts[-2:]) for root in train_roots),
+        "sources": sources_of(train_roots),
+    }
+    trainer = Trainer(config, kind, folder, settings_of(options), device, description)
+    if start:
+        trainer.keep_files_of(start)
+    if options.resume:
+        trainer.resume()  # what does not fit is refused before anything is written or read for minutes
+    elif start:
+        trainer.adopt(start)
     save_options(options, folder / "options.json")
     if rank == 0:
         remove_leftovers([folder])
 
     data = PictureSet(kind, files, device, progress=rank == 0)
     validation = PictureSet(kind, val_files, device, progress=False) if rank == 0 else None
-    description = {
-        "command": shlex.join(["python", "train.py", *options.argv]),
-        "files": len(data),
-        "device": device.type,
-        "data": ", ".join("/".join(root.resolve().parts[-2:]) for root in train_roots),
-        "sources": sources_of(train_roots),
-    }
-    trainer = Trainer(config, kind, folder, settings_of(options), device, description)
-    if options.resume:
-        trainer.resume()
-    elif start:
-        trainer.adopt(start)
-    else:
+    trainer.description["files"] = len(data)
+    if not options.resume and not start:
         trainer.start(data, trunk)
-    if start:
-        trainer.keep_files_of(start)
     return trainer, data, validation

@@ -252,6 +252,7 @@ class Trainer:
             self.state_path(self.rank),
             {
                 **self._identity(),
+                **self._beginning(),
                 **self.state.to_dict(),
                 "networks": self.networks.weights(),
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.stage.optimizers.items()},
@@ -264,6 +265,10 @@ class Trainer:
         """What a resumed run must share with the saved one."""
         names = list(self.settings.stages)
         return {"config": self.config.to_dict(), "stages": names, "optimizer": self.settings.optimizer}
+
+    def _beginning(self) -> dict:
+        """What a resumed run has from its --init: how it sees signals, and the checkpoint whose files stay valid."""
+        return {"signal": self.kind.settings, "kept": self._kept.fingerprint.hex() if self._kept else ""}
 
     def resume(self) -> None:
         """Go on from the saved state. Raises ValueError if there is none, or it is damaged or of another run.
@@ -279,7 +284,10 @@ class Trainer:
             given = {name: saved[name] for name in self._identity()}
             own = self.config.to_dict()
             differ = [name for name in own if given["config"].get(name) != own[name]]
+            beginning = {name: saved.get(name, value) for name, value in self._beginning().items()}
         self._refuse_another_run(given, differ)
+        if beginning != self._beginning():
+            raise ValueError(f"{path}: the run started from another checkpoint: give the same --init as before")
         with damage_in_one_line(path):
             self.state.restore(saved)
             self._begin_stage()
