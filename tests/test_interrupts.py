@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from importlib import invalidate_caches
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import Codec
 from utils.codec.trials import Trials
 from utils.files import locked, remove_leftovers, replacing
+from utils.search.config import METHODS
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +120,22 @@ def test_what_changes_results_is_done_again(compress, folder, encoded, tiny_chec
     total = N_FILES + (what == "other place")
     assert code == 0 and len(encoded) == before + expected and f"{total} of {total} files" in out
     assert len(table(folder / "out" / "metrics.csv")[1]) == total
+
+
+def test_a_plug_in_s_source_counts_as_the_program_s(tmp_path, monkeypatch):
+    """Of what is registered from elsewhere; a module without a file does not count."""
+    path = tmp_path / "my_search.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = set()
+    for text in (None, "x = 1", "x = 2"):
+        if text:
+            path.write_text(text)
+            monkeypatch.setitem(METHODS, "mine", ("my_search", "search", {}))
+        else:
+            monkeypatch.setitem(METHODS, "mine", ("nowhere.at_all", "search", {}))
+        invalidate_caches()
+        digests.add(journal._program.__wrapped__())
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize("suffix", [".bpgan", ".png"])

@@ -10,10 +10,15 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
+from data import KINDS
+from utils.entropy import CODERS
 from utils.files import append_lines, checksum
+from utils.search.config import METHODS, OBJECTIVES
 
 NAME = "rows.jsonl"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -216,11 +221,30 @@ _TEXTS = ("file", "signal", "search", "objective", "entropy_coder")
 
 @lru_cache
 def _program() -> str:
-    """Digest of the sources that results depend on: those of another version of the program are not reused."""
+    """Digest of the sources that results depend on: those of another version of the program are not reused.
+
+    Modules of kinds, coders, methods and distortions that are registered from elsewhere count too.
+    """
     digest = hashlib.sha256()
+    for name in sorted({entry[0] for registry in (KINDS, CODERS, METHODS, OBJECTIVES) for entry in registry.values()}):
+        path = _source_of(name)
+        if path and _ROOT not in path.resolve().parents:
+            digest.update(name.encode() + b"\0" + path.read_bytes())
     for folder in _PROGRAM:
         for path in sorted((_ROOT / folder).rglob("*.py")):
             name = path.relative_to(_ROOT).as_posix()
             if not any(name == left or name.startswith(f"{left}/") for left in _NOT_PROGRAM):
                 digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module by its full name, which need not be loaded; None where there is none."""
+    if module in sys.modules:
+        place = getattr(sys.modules[module], "__file__", None)
+    else:
+        try:
+            place = getattr(find_spec(module), "origin", None)
+        except (ImportError, ValueError):
+            place = None
+    return Path(place) if place and Path(place).is_file() else None
