@@ -43,29 +43,31 @@ _PACKAGES = ("data", "models", "utils")
 _KEPT_AS = "bpgan:{}"  # what they are called in sys.modules between two calls
 
 
-def bpgan_image(checkpoint=None, device="cpu"):
+def bpgan_image(checkpoint=None, device="cpu", limits=None):
     """The codec for images (`utils.codec.codec.Codec`).
 
     checkpoint  a file of trained weights; None takes those of this repository
     device      "cpu", "cuda" or "auto"
+    limits      the largest signals that are read and decoded, as {"max_pixels": 16e6}; None: the defaults
 
-    Raises ValueError for a checkpoint or a device that is not there, ImportError where the caller's modules are in
-    the way, each with one line.
+    Raises ValueError for a checkpoint, a device or a limit that is not there, ImportError where the caller's modules are
+    in the way, each with one line.
     """
-    return _load("image", checkpoint, device)
+    return _load("image", checkpoint, device, limits)
 
 
-def bpgan_speech(checkpoint=None, device="cpu"):
-    """The codec for speech; the arguments are those of `bpgan_image`."""
-    return _load("speech", checkpoint, device)
+def bpgan_speech(checkpoint=None, device="cpu", limits=None):
+    """The codec for speech; the arguments are those of `bpgan_image`, the limit is "max_seconds"."""
+    return _load("speech", checkpoint, device, limits)
 
 
-def _load(kind: str, checkpoint, device):
+def _load(kind: str, checkpoint, device, limits):
     with _own_packages():
         from utils.codec.codec import load_codec
         from utils.codec.fingerprint import shipped
+        from utils.codec.limits import Limits
 
-        codec = load_codec(checkpoint or shipped(kind), device)
+        codec = load_codec(checkpoint or shipped(kind), device, Limits(**limits or {}))
     if codec.kind.name != kind:
         raise ValueError(f"checkpoint {checkpoint} is for {codec.kind.name}: call bpgan_{codec.kind.name}")
     return codec

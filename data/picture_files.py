@@ -135,16 +135,29 @@ def convert_image(image: Image.Image, check_size: SizeCheck) -> np.ndarray:
     Its color profile, transparency and EXIF orientation count as they do there, unless Pillow itself has
     dropped them. Errors and warnings are those of `read_picture`.
     """
+    return _convert(image, check_size, with_metadata=False)[0]
+
+
+def convert_with_metadata(image: Image.Image, check_size: SizeCheck) -> tuple[np.ndarray, dict[str, bytes]]:
+    """`convert_image`, and what of the image's metadata is true of these pixels: see `read_with_metadata`."""
+    return _convert(image, check_size, with_metadata=True)
+
+
+def _convert(image: Image.Image, check_size: SizeCheck, with_metadata: bool) -> tuple[np.ndarray, dict[str, bytes]]:
+    metadata = {}
     name = getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}"
     with _errors_in_one_line(name), _quiet():
         if 0 in image.size:
             raise PictureError(f"no pixels ({image.width}x{image.height})")
         _checked(check_size, *image.size)
         picture = _of_pillow(image)
-        picture.color = _profile(image.info.get("icc_profile"), picture.notes)
+        picture.icc = image.info.get("icc_profile")
+        picture.color = _profile(picture.icc, picture.notes)
         pixels = _upright(picture, _to_srgb(picture))
+        if with_metadata:
+            metadata = _metadata(picture, pixels)
     _warn(picture, name)
-    return pixels
+    return pixels, metadata
 
 
 def _upright(picture: _Picture, pixels: np.ndarray) -> np.ndarray:

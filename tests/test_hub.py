@@ -92,6 +92,14 @@ def test_a_module_of_the_same_full_name_is_named(elsewhere, tiny_checkpoints):
     assert str(elsewhere / "utils" / "metrics.py") in last and "rename" in last
 
 
+def test_limits():
+    codec = torch.hub.load(str(ROOT), "bpgan_image", source="local", limits={"max_pixels": 100})
+    with pytest.raises(ValueError, match="the limit is 100"):
+        codec.compress(np.zeros((20, 20, 3), np.uint8), 3, "none")
+    with pytest.raises(ValueError, match="max_minutes is not a limit"):
+        torch.hub.load(str(ROOT), "bpgan_speech", source="local", limits={"max_minutes": 1})
+
+
 @pytest.mark.parametrize("kind", ["image", "speech"])
 def test_without_arguments_the_shipped_weights_are_taken(kind):
     codec = torch.hub.load(str(ROOT), f"bpgan_{kind}", source="local")

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from tests.helpers.scripts import ROOT
 from utils.codec import pillow_plugin
@@ -73,3 +73,21 @@ def test_what_is_no_image_of_the_checkpoint_ends_as_in_pillow(image_codec, codec
 def test_the_import_loads_no_network():
     program = "import sys; sys.modules['torch'] = None; from utils.codec import pillow_plugin"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_metadata_is_kept_where_it_is_asked_for(image_codec, ramp_image, tmp_path):
+    """As --keep_metadata does: EXIF data true of the upright pixels, and a profile that leaves them as they are."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist], exif[ExifTags.Base.Orientation] = "someone", 6
+    Image.fromarray(ramp_image).save(tmp_path / "a.jpg", exif=exif, icc_profile=profile)
+    with Image.open(tmp_path / "a.jpg") as photo:
+        photo.save(tmp_path / "kept.bpgan", iterations=0, keep_metadata=True)
+        photo.save(tmp_path / "plain.bpgan", iterations=0)
+    with Image.open(tmp_path / "kept.bpgan") as image:
+        assert image.size == (48, 80) and image.info["icc_profile"] == profile
+        assert image.getexif()[ExifTags.Base.Artist] == "someone"
+        assert image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        kept = np.asarray(image)
+    with Image.open(tmp_path / "plain.bpgan") as image:
+        assert not {"exif", "icc_profile"} & image.info.keys() and np.array_equal(np.asarray(image), kept)

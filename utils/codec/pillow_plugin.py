@@ -5,8 +5,13 @@ from io import BytesIO
 
 from PIL import Image, ImageFile
 
-from .bitstream import MAGIC, BitstreamError, read_stream
+from data.images import ImageKind
+from data.picture_files import convert_with_metadata
+
+from .bitstream import MAGIC, BitstreamError, read_stream, unpack
 from .settings import Settings
+
+PILLOW_NAMES = {"exif": "exif", "icc": "icc_profile"}  # in the `info` of an image
 
 
 @functools.cache
@@ -33,6 +38,11 @@ class BpganImageFile(ImageFile.ImageFile):
             raise OSError(str(error)) from None
         if facts["signal"] != "image":
             raise OSError(f"a .bpgan file of {facts['signal']}, not of an image")
+        try:
+            kept = ImageKind().metadata(unpack(self._data)[0].sections)
+        except ValueError as error:
+            raise OSError(str(error)) from None
+        self.info |= {PILLOW_NAMES[name]: value for name, value in kept.items()}
         self._mode = ("L" if "gray" in facts["flags"] else "RGB") + ("A" if "alpha" in facts["sections"] else "")
         self._size = facts["width"], facts["height"]
 
@@ -52,7 +62,10 @@ class BpganImageFile(ImageFile.ImageFile):
 def _save(image, stream, filename):
     quality, iterations = (image.encoderinfo.get(name) for name in ("quality", "iterations"))
     settings = Settings.of(iterations=iterations, exact=bool(image.encoderinfo.get("exact")))
-    stream.write(_codec().compress(image, 3 if quality is None else quality, settings))
+    codec, metadata = _codec(), {}
+    if image.encoderinfo.get("keep_metadata"):
+        image, metadata = convert_with_metadata(image, codec.kind.check_extent)
+    stream.write(codec.compress(image, 3 if quality is None else quality, settings, metadata=metadata))
 
 
 Image.register_open(BpganImageFile.format, BpganImageFile, lambda head: head.startswith(MAGIC))
