@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from options.base_options import KIND_NAMES, in_range
+from options.base_options import in_range
 from utils.batch.conditions import caption
 from utils.files import replacing
 
@@ -285,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     everyone = sorted({name for benchmark in BENCHMARKS.values() for name in benchmark.codecs})
     add = parser.add_argument
-    add("--signal", choices=KIND_NAMES, required=True, help="kind of signal")
+    add("--signal", choices=tuple(BENCHMARKS), required=True, help="kind of signal")
     add(
         "--codecs",
         nargs="+",

@@ -12,7 +12,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from options.base_options import KIND_NAMES, in_range
+from options.base_options import in_range
 from utils.batch.conditions import caption
 from utils.files import replacing
 from utils.search.config import METHODS
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         dataclasses.replace(images.BENCHMARK, codecs={}),  # none but this one
         "Methods of search against each other and against none.",
     )
-    parser.add_argument("--signal", choices=KIND_NAMES, required=True, help="kind of signal")
+    parser.add_argument("--signal", choices=tuple(BENCHMARKS), required=True, help="kind of signal")
     parser.add_argument(
         "--crop",
         type=in_range(float, 0.1, 1e6),

@@ -8,12 +8,10 @@ import signal
 import sys
 from pathlib import Path
 
-from data import KINDS
 from utils import __version__
 from utils.console import fail, printable
 from utils.files import replacing
 
-KIND_NAMES = tuple(KINDS)
 _INTERNAL = ("argv", "program", "result_name")  # in a namespace, but no options
 _ROOT = Path(__file__).resolve().parents[1]
 

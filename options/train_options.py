@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
+from data import KINDS
 from utils.training.schedule import STAGES
 
-from .base_options import KIND_NAMES, Parser, in_range
+from .base_options import Parser, in_range
 
 
 def train_parser() -> Parser:
     """The command line of train.py."""
     parser = Parser("Train encoder, generator, codebook and entropy tables; then the realistic generator.")
     add = parser.add_argument
-    add("--signal", choices=KIND_NAMES, required=True, help="kind of signal")
+    add("--signal", choices=tuple(KINDS), required=True, help="kind of signal")
     add(
         "--dataroot",
         type=Path,
