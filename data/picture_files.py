@@ -12,10 +12,12 @@ Nothing of Pillow's global state is changed, so that a program which uses this r
 import logging
 import struct
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,6 +43,9 @@ _SEVERAL = "holds several pictures, only the first is taken"
 SizeCheck = Callable[[tuple[int, int]], None]
 
 _FULL = 65535  # white of uint16 samples
+# Floats of which only so few are above the limit are of the range 0..1, with highlights or the overshoot of a resampling
+# above it, and not of 0..255.
+_UNIT_LIMIT, _HIGHLIGHTS = 2.0, 0.01
 
 # The same 16-bit samples in the other byte order; N is the machine's own.
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -60,6 +65,7 @@ _MORE_TIFF_LAYOUTS = {
 _NATIVE = {"I;16B": "I;16N", "I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 
 _ORIENTATION = 0x0112  # of EXIF and TIFF
+_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # of TIFF; bit 0 of the first one: a smaller version of another picture
 _TURNED = {  # orientation -> what makes the stored rows upright (TIFF 6.0, Orientation)
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -96,7 +102,8 @@ def read_picture(path: Path, check_size: SizeCheck) -> np.ndarray:
     8. Alpha that is opaque everywhere is dropped, and what is fully transparent is white. A picture is gray
     where red, green and blue are equal in all pixels. Of an animation or a file of several pages the first is taken.
     Integers beyond 16 bits and floats outside 0..1 and 0..255 have no agreed range: they are stretched from
-    minimum to maximum. What is left out or changed by this is told in one warning per file.
+    minimum to maximum. What is left out or changed by this is told in one warning per file. A camera's raw file
+    is refused: of it a preview alone could be read.
 
     Raises ValueError with one line for whatever is not a readable picture, whichever exception its
     decoder raised, and for high dynamic range (PQ, HLG). `check_size` gets (height, width) before memory
@@ -117,7 +124,7 @@ def read_with_metadata(path: Path, check_size: SizeCheck) -> tuple[np.ndarray, d
 
 def _read(path: Path, check_size: SizeCheck, with_metadata: bool) -> tuple[np.ndarray, dict[str, bytes]]:
     path, metadata = Path(path), {}
-    with _errors_in_one_line(path), _quiet():
+    with _errors_in_one_line(path), _QUIET:
         if path.is_dir():
             raise PictureError("a folder, not an image")
         with open(path, "rb") as file:
@@ -146,7 +153,7 @@ def convert_with_metadata(image: Image.Image, check_size: SizeCheck) -> tuple[np
 def _convert(image: Image.Image, check_size: SizeCheck, with_metadata: bool) -> tuple[np.ndarray, dict[str, bytes]]:
     metadata = {}
     name = getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}"
-    with _errors_in_one_line(name), _quiet():
+    with _errors_in_one_line(name), _QUIET:
         if 0 in image.size:
             raise PictureError(f"no pixels ({image.width}x{image.height})")
         _checked(check_size, *image.size)
@@ -191,8 +198,28 @@ def _errors_in_one_line(name: Path | str):
         raise ValueError(_damaged(name, error)) from error
 
 
+class _Together:
+    """A context of the whole process in which several threads may be: the first enters it, and the last leaves it."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager]):
+        self._make, self._lock, self._users = make, threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._inner = self._make()
+                self._inner.__enter__()
+            self._users += 1
+
+    def __exit__(self, *_error) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._inner.__exit__(None, None, None)
+
+
 @contextmanager
-def _quiet():
+def _kept_back():
     """Keeps back what Pillow and tifffile say of every damaged tag: a file gets one line, with its name."""
     loggers = [logging.getLogger(name) for name in ("tifffile", "PIL.TiffImagePlugin")]
     before = [each.disabled for each in loggers]
@@ -205,6 +232,9 @@ def _quiet():
         finally:
             for each, disabled in zip(loggers, before):
                 each.disabled = disabled
+
+
+_QUIET = _Together(_kept_back)
 
 
 def _damaged(path: Path | str, error: Exception) -> str:
@@ -223,6 +253,17 @@ def _checked(check_size: SizeCheck, width: int, height: int) -> None:
 
 
 def _decoded(file: BinaryIO, check_size: SizeCheck) -> _Picture:
+    try:
+        return _decode(file, check_size)
+    except ValueError as error:
+        if "MAX_TEXT" not in str(error):
+            raise
+    # Pillow refuses PNG files of which a text is long (XMP), which is none of a picture's pixels.
+    return _decode(_without_texts(file), check_size)
+
+
+def _decode(file: BinaryIO, check_size: SizeCheck) -> _Picture:
+    file.seek(0)
     head = file.read(16)
     if not head:
         raise PictureError("an empty file, not an image")
@@ -235,6 +276,11 @@ def _decoded(file: BinaryIO, check_size: SizeCheck) -> _Picture:
     if image.format == "PNG":
         return _png(file, image)
     picture = _of_pillow(image)
+    if image.format in ("TGA", "BMP", "DIB") and picture.alpha is not None:
+        file.seek(17)  # of a TGA: how many bits of a pixel are alpha, in the lower half
+        unused = image.format == "TGA" and not file.read(1)[0] & 15
+        if unused or not picture.alpha.any():  # a fourth byte that programs fill with zeros
+            picture.alpha = None
     picture.color = _declared(file, image, picture.notes)
     picture.icc = image.info.get("icc_profile")
     return picture
@@ -455,12 +501,15 @@ def _sixteen_bits(values: np.ndarray, notes: list[str], white: int | None = None
     `read_picture`. With `inverted`, 0 is white.
     """
     if values.dtype.kind == "f":
-        values = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
+        values = _finite(values, notes)
     low, high = float(values.min()), float(values.max())
     if white is not None and low >= 0:
         black, top = 0.0, float(white)
     elif values.dtype.kind == "f" and low >= 0 and high <= 1:
         black, top = 0.0, 1.0
+    elif values.dtype.kind == "f" and low >= 0 and np.count_nonzero(values > _UNIT_LIMIT) <= _HIGHLIGHTS * values.size:
+        black, top = 0.0, 1.0
+        notes.append(f"values up to {high:g} taken for 0 to 1, what is above is white")
     elif values.dtype.kind == "f" and low >= 0 and high <= 255:
         black, top = 0.0, 255.0
     elif values.dtype.kind != "f" and low >= 0 and high <= _FULL:
@@ -477,6 +526,21 @@ def _sixteen_bits(values: np.ndarray, notes: list[str], white: int | None = None
     return samples
 
 
+def _finite(values: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Floats with a number everywhere: infinity becomes the largest one, or 1, what is no number the smallest one, or 0."""
+    known = np.isfinite(values)
+    if known.all():
+        return values
+    if not known.any():
+        raise PictureError("no sample is a finite number")
+    notes.append(
+        f"{values.size - np.count_nonzero(known)} samples are no finite numbers: infinity is white, others black"
+    )
+    low = min(0.0, float(np.min(values, where=known, initial=np.inf)))
+    high = max(1.0, float(np.max(values, where=known, initial=-np.inf)))
+    return np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+
+
 def _deep_color(file: BinaryIO, image: ImageFile.ImageFile) -> np.ndarray | None:
     """The 16-bit samples (H, W, 3 or 4) of an image of which Pillow keeps the high byte; None if it has 8.
 
@@ -486,14 +550,22 @@ def _deep_color(file: BinaryIO, image: ImageFile.ImageFile) -> np.ndarray | None
     raw_mode = _raw_mode(image)
     if raw_mode[:-1] not in ("RGB;16", "RGBA;16", "RGBX;16") or raw_mode[-1] not in _SWAPPED:
         return None
-    image.load()
+    _load(image)
     high = np.asarray(image)
     again = _opened(file)
     again.tile = [
         tile._replace(args=_replaced(tile.args, raw_mode[:-1] + _SWAPPED[raw_mode[-1]])) for tile in again.tile
     ]
-    again.load()
+    _load(again)
     return (high.astype(np.uint16) << 8) | np.asarray(again)
+
+
+def _load(image: ImageFile.ImageFile) -> None:
+    """Reads the pixels. For TIFF Pillow has a limit of its own here, after `_checked`: it counts where Pillow makes the
+    memory, and so not where there is some."""
+    if image.format == "TIFF":
+        image.im = Image.core.new(image.mode, getattr(image, "_tile_size", image.size))
+    image.load()
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
@@ -556,6 +628,20 @@ def _png_chunks(file: BinaryIO) -> dict[bytes, bytes]:
     return chunks
 
 
+def _without_texts(file: BinaryIO) -> BinaryIO:
+    """The same PNG file without its texts."""
+    file.seek(0)
+    kept = BytesIO(file.read(8))
+    kept.seek(0, 2)
+    while len(header := file.read(8)) == 8:
+        size, kind = struct.unpack(">I4s", header)
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            file.seek(size + 4, 1)
+        else:
+            kept.write(header + file.read(size + 4))
+    return kept
+
+
 def _png_color(
     chunks: dict[bytes, bytes], image: Image.Image, notes: list[str]
 ) -> tuple[Profile | RGBSpace | None, bool]:
@@ -603,11 +689,12 @@ def _full_range(samples: Image.Image | np.ndarray) -> np.ndarray:
 
 def _tiff(file: BinaryIO, check_size: SizeCheck) -> _Picture:
     try:
-        with _more_tiff_layouts():
+        with _MORE_LAYOUTS:
             image = _opened(file)
         tags = image.tag_v2
     except SyntaxError:  # a layout for which Pillow has no mode
         return _rare_tiff(file, check_size)
+    _check_whole(tags.get(_SUBFILE_TYPE, 0) & 1, _DNG_VERSION in tags or _is_cr2(file))
     _checked(check_size, *image.size)
     bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
     if bits > 8 and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2:
@@ -624,7 +711,7 @@ def _tiff(file: BinaryIO, check_size: SizeCheck) -> _Picture:
         else tile
         for tile in image.tile
     ]
-    image.load()
+    _load(image)
     _note_exif(picture, image)
     picture.icc = image.info.get("icc_profile")
     picture.color = _profile(picture.icc, picture.notes)
@@ -636,6 +723,9 @@ def _tiff(file: BinaryIO, check_size: SizeCheck) -> _Picture:
         if image.mode == "I" and integers == 1:
             values = values.view(np.uint32)
         picture.samples = _three(_sixteen_bits(values, picture.notes, _white(bits, integers), inverted))
+    elif integers == 2 and bits == 8 and image.mode in ("L", "RGB") and not inverted:
+        values = _sixteen_bits(np.asarray(image).view(np.int8), picture.notes, _white(bits, integers))
+        picture.samples = _three(values) if values.ndim == 2 else values
     else:
         _split(picture)
     return picture
@@ -652,6 +742,25 @@ def _more_tiff_layouts():
     finally:
         for key in added:
             table.pop(key, None)
+
+
+_MORE_LAYOUTS = _Together(_more_tiff_layouts)
+
+
+def _is_cr2(file: BinaryIO) -> bool:
+    """Whether a TIFF is a raw file of Canon's, which has its mark behind the first eight bytes."""
+    file.seek(8)
+    return file.read(2) == b"CR"
+
+
+def _check_whole(reduced: bool, raw: bool) -> None:
+    """Raises PictureError where the first picture of a TIFF is not the picture that the file is for."""
+    if raw:
+        raise PictureError(
+            "a camera's raw file, of which only a preview could be read; develop it first, to TIFF or PNG"
+        )
+    if reduced:
+        raise PictureError("its first picture is a preview of another one; export that one as TIFF or PNG")
 
 
 def _white(bits: int, sample_format: int) -> int | None:
@@ -673,6 +782,7 @@ def _rare_tiff(file: BinaryIO, check_size: SizeCheck) -> _Picture:
     file.seek(0)
     with tifffile.TiffFile(file) as document:
         page = document.pages[0]
+        _check_whole(int(page.subfiletype) & 1, _DNG_VERSION in page.tags)
         _checked(check_size, page.imagewidth, page.imagelength)
         photometric, colors = int(page.photometric), {0: 1, 1: 1, 2: 3}.get(int(page.photometric))
         layout = f"photometric {photometric}, {page.bitspersample} bits, {page.samplesperpixel} samples per pixel"
@@ -762,9 +872,10 @@ def _metadata(picture: _Picture, pixels: np.ndarray) -> dict[str, bytes]:
             found["exif"] = _upright_exif(picture.exif, pixels.shape[:2])
         except Exception as error:  # tags that their own reader cannot write
             picture.notes.append(f"EXIF data not kept ({type(error).__name__}: {error})")
-    profile = picture.color
-    if isinstance(profile, Profile) and picture.icc and profile.is_srgb and pixels.shape[2:] in ((3,), (4,)):
-        found["icc"] = bytes(picture.icc)
+    if isinstance(picture.color, Profile) and picture.icc and pixels.shape[2:] in ((3,), (4,)):
+        with suppress(ColorError):  # of a profile without a transform: it was ignored
+            if picture.color.is_srgb:
+                found["icc"] = bytes(picture.icc)
     metadata = {}
     for name, value in found.items():
         try:
@@ -803,6 +914,8 @@ def _to_srgb(picture: _Picture) -> np.ndarray:
         alpha = _eight_bits(alpha)
     if alpha is not None and int(alpha.min()) == 255:
         alpha = None
+    if alpha is not None and not alpha.any():
+        picture.notes.append("transparent everywhere")
     if alpha is not None:  # what no one sees must not decide whether a picture is gray
         pixels = np.where(alpha[..., None] == 0, np.uint8(255), pixels)
     if all((pixels[..., 0] == pixels[..., i]).all() for i in (1, 2)):
@@ -829,6 +942,8 @@ def _through_profile(samples: Image.Image | np.ndarray, profile: Profile) -> np.
     Raises ColorError if the profile does not fit the picture.
     """
     image = None if isinstance(samples, np.ndarray) else _fitting(samples, profile)
+    if image is None and profile.space == "GRAY" and any((samples[..., 0] != samples[..., i]).any() for i in (1, 2)):
+        raise ColorError("a profile for GRAY in a picture of RGB")
     curves = profile.curves_and_matrix() if image is None or profile.space == "GRAY" else None
     if curves is not None:
         return curves.to_srgb(samples if image is None else np.asarray(image.convert("RGB")))

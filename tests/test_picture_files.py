@@ -4,6 +4,7 @@ import logging
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -591,3 +592,110 @@ def test_every_palette_entry_has_its_alpha(tmp_path):
     palette, alpha = bytes([0, 0, 0] * 4), bytes([0, 51, 255])
     shown = read(tmp_path, png(np.array([[0, 1, 2, 3]]), 2, 3, PLTE=palette, tRNS=alpha))
     assert shown[0, :, 0].tolist() == [255, 204, 0, 0]
+
+
+# Files that went wrong in silence
+
+
+@pytest.mark.parametrize("peak", [1.01, 1.5, 40.0, 9000.0])
+@pytest.mark.parametrize("form", ["tiff", "gray tiff", "pfm"])
+def test_floats_with_highlights_above_one_are_not_darkened(tmp_path, caplog, form, peak):
+    samples = np.linspace(0, 1, 200, dtype=np.float32).reshape(10, 20, 1).repeat(3, 2)
+    samples[0, 0] = peak
+    if form == "pfm":
+        content = b"PF\n20 10\n-1.0\n" + samples[::-1].astype("<f4").tobytes()
+    else:
+        content = tiff(samples[..., :1] if form == "gray tiff" else samples)
+    shown = read(tmp_path, content, "a.pfm" if form == "pfm" else "a.tif")
+    right = np.rint(255 * np.minimum(samples, 1))
+    np.testing.assert_allclose(shown, right, atol=1)
+    assert f"values up to {peak:g} taken for 0 to 1" in warning(caplog)
+
+
+def test_numbers_that_are_none(tmp_path, caplog):
+    samples = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8, 1)
+    samples[0, :3, 0] = np.nan, np.inf, -np.inf
+    shown = read(tmp_path, tiff(samples), "a.tif")
+    assert shown[0, :3, 0].tolist() == [0, 255, 0] and shown[7, 7, 0] == 255
+    assert "3 samples are no finite numbers" in warning(caplog)
+    assert "no sample is a finite number" in refused(tmp_path, tiff(np.full((8, 8, 1), np.nan, np.float32)), "a.tif")
+
+
+def with_tag(content: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with one more LONG in its first directory."""
+    start = struct.unpack("<I", content[4:8])[0]
+    count = struct.unpack("<H", content[start : start + 2])[0]
+    entries = [content[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(count)]
+    entries = sorted([*entries, struct.pack("<HHII", tag, 4, 1, value)], key=lambda e: struct.unpack("<H", e[:2]))
+    return content[:start] + struct.pack("<H", count + 1) + b"".join(entries) + bytes(4)
+
+
+@pytest.mark.parametrize("samples", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.float32)])
+def test_previews_and_raw_files_are_refused(tmp_path, samples):
+    content = tiff(samples)
+    assert read(tmp_path, with_tag(content, 254, 0), "a.tif").shape == (4, 4, 3)
+    assert "preview" in refused(tmp_path, with_tag(content, 254, 1), "a.tif")
+    assert "a camera's raw file" in refused(tmp_path, with_tag(content, 50706, 0x01040000), "a.tif")
+
+
+def test_metadata_of_a_picture_with_a_profile_without_a_transform(tmp_path, caplog):
+    """The profile is ignored, with a warning; the picture is read with metadata as without."""
+    profile = icc(LINEAR)
+    for name in (b"rTRC", b"gTRC", b"bTRC", b"rXYZ", b"gXYZ", b"bXYZ"):
+        profile = profile.replace(name, b"none")
+    Image.new("RGB", (4, 4), (9, 99, 199)).save(tmp_path / "a.png", icc_profile=profile)
+    pixels, metadata = picture_files.read_with_metadata(tmp_path / "a.png", small)
+    assert (pixels == (9, 99, 199)).all() and "icc" not in metadata
+    assert "color profile ignored" in caplog.records[0].getMessage()
+
+
+def test_threads_leave_warnings_and_loggers_as_they_were(tmp_path, colors):
+    Image.fromarray(colors).save(tmp_path / "a.jpg")
+    (tmp_path / "a.tif").write_bytes(tiff(np.zeros((4, 4, 1), np.uint16), bits=12))
+    before = list(warnings.filters), set(TiffImagePlugin.OPEN_INFO)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            list(pool.map(lambda name: read_picture(tmp_path / name, small), ["a.jpg", "a.tif"] * 15))
+    assert (list(warnings.filters), set(TiffImagePlugin.OPEN_INFO)) == before
+    assert not any(logging.getLogger(name).disabled for name in ("tifffile", "PIL.TiffImagePlugin"))
+
+
+def test_alpha_that_a_format_does_not_use(tmp_path, caplog, colors):
+    """A fourth byte of zeros, where TGA and BMP say that it is none, or all of it is zero."""
+    height, width = colors.shape[:2]
+    body = np.dstack([colors[..., ::-1], np.zeros((height, width), np.uint8)]).tobytes()
+    for attributes in (0x20, 0x28):
+        head = struct.pack("<BBB5sHHHHBB", 0, 0, 2, bytes(5), 0, 0, width, height, 32, attributes)
+        assert np.array_equal(read(tmp_path, head + body, "a.tga"), colors)
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    info = struct.pack("<IiiHHIIiiII", 108, width, -height, 1, 32, 3, len(body), 0, 0, 0, 0) + masks + bytes(52)
+    header = b"BM" + struct.pack("<IHHI", 14 + len(info) + len(body), 0, 0, 14 + len(info))
+    assert np.array_equal(read(tmp_path, header + info + body, "a.bmp"), colors)
+    assert not caplog.records
+    content = saved(Image.fromarray(np.dstack([colors, np.zeros((height, width), np.uint8)])), format="PNG")
+    assert (read(tmp_path, content) == 255).all() and "transparent everywhere" in warning(caplog)
+
+
+def test_the_limit_of_pixels_is_ours_for_tiff_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for samples in (ROWS[..., None], np.zeros((40, 50, 3), np.uint16), np.zeros((40, 50, 1), np.float32)):
+        for compressed in (False, True):
+            shown = read(tmp_path, tiff(np.repeat(samples, 9, 0), compressed=compressed), "a.tif")
+            assert shown.shape[:2] == (9 * len(samples), samples.shape[1])
+    assert "too large" in refused(tmp_path, tiff(np.zeros((1001, 1000, 1), np.uint8)), "a.tif")
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_long_texts_of_png_do_not_matter(tmp_path, colors, after):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", "x" * (3 << 20), zip=True)
+    if after:
+        info.chunks = [(*chunk[:2], True) for chunk in info.chunks]
+    assert np.array_equal(read(tmp_path, saved(Image.fromarray(colors), format="PNG", pnginfo=info)), colors)
+
+
+def test_signed_bytes(tmp_path, caplog):
+    shown = read(tmp_path, tiff(np.array([[0, 64, 127]], np.int8)[..., None]), "a.tif")
+    assert shown[0, :, 0].tolist() == [0, 129, 255] and not caplog.records
+    shown = read(tmp_path, tiff(np.array([[-128, -1, 127]], np.int8)[..., None]), "a.tif")
+    assert shown[0, :, 0].tolist() == [0, 127, 255] and "stretched" in warning(caplog)
