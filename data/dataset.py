@@ -46,7 +46,7 @@ class PictureSet:
         """A file's picture as it is kept, in the machine's own memory; None where it cannot be read."""
         try:
             picture, _ = self.kind.to_picture(self.kind.read(path))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             log.warning("left out: %s", error)
             return None
         tensor = torch.from_numpy(np.ascontiguousarray(picture))

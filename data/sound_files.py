@@ -36,6 +36,8 @@ OVERSHOOT = 1.5  # by which resampling may have pushed such integers beyond thei
 # constant offset costs PESQ from an RMS ratio of about 0.2 on.
 OFFSET_SECONDS = 0.25
 NEGLIGIBLE_OFFSET = 0.1  # of the RMS
+SHORT_VORBIS = 2.0  # seconds
+LEAST_TAIL = 4096  # bytes behind the samples that a header counts, from which they may be more samples
 HIGH_PASS_HZ = 5.0
 UNKNOWN_SIZE = 0x7F000000  # bytes; writers to a pipe declare this or more where they cannot know the size
 
@@ -177,13 +179,15 @@ class _Decoded:
     def decode(self, channel: int | None = None) -> None:
         """Decode all of it. Raises _Unreadable where there is not one sample."""
         self.mix = _Mix(self._rate, channel, self._check_length)
-        self._n_broken, self._ends_early = 0, False
+        self._n_broken, self._ends_early, self._goes_on = 0, False, False
         parts = [(0, self._size)]
         if _read_at(self._file, 0, 4) == b"OggS":
             parts, is_whole = _ogg_links(self._file, self._size)
             self._ends_early = not is_whole
         else:
-            self._ends_early = _declared_end(self._file, self._size) > self._size
+            end = _declared_end(self._file, self._size)
+            self._ends_early = end > self._size
+            self._goes_on = _is_riff(self._file) and _sound_follows(self._file, end, self._size)
         for place, (start, stop) in enumerate(parts):
             self._decode_part(_Part(self._file, start, stop), is_first=place == 0)
         self.mix.finish()
@@ -194,12 +198,18 @@ class _Decoded:
         if self._ends_early:
             seconds = self.mix.n_samples / self._rate
             self.warnings.append(f"the file ends early; the {seconds:.1f} s that are there are used")
+        if self._goes_on:
+            seconds = self.mix.n_samples / self._rate
+            self.warnings.append(f"the sound goes on behind what its header counts; all {seconds:.1f} s are used")
 
     def _decode_part(self, part: _Part, is_first: bool) -> None:
         import av
 
         try:
-            container = av.open(part, options={"format_whitelist": FORMATS}, metadata_errors="ignore")
+            options = {"format_whitelist": FORMATS}
+            if self._goes_on:
+                options["ignore_length"] = "1"
+            container = av.open(part, options=options, metadata_errors="ignore")
         except av.FFmpegError:
             if is_first:
                 raise _Unreadable(f"not readable as sound: {self._what_it_is()}") from None
@@ -219,7 +229,27 @@ class _Decoded:
             if container.format.name == "caf" and stream.codec_context.name == "alac":
                 # FFmpeg cuts the padding of the last packet, which its decoder has already left out.
                 stream.codec_context.options = {"flags2": "+skip_manual"}
+            if stream.codec_context.name == "vorbis" and self._decode_short_vorbis(part, stream):
+                return
             self._decode_stream(container, stream)
+
+    def _decode_short_vorbis(self, part: _Part, stream) -> bool:
+        """Decodes what lasts under SHORT_VORBIS seconds by libsndfile; -> whether it did.
+
+        FFmpeg does not cut the last block of so short a stream where the container says that the sound ends.
+        """
+        import soundfile
+
+        if not stream.duration or stream.duration * stream.time_base >= SHORT_VORBIS:
+            return False
+        try:
+            part.seek(0)
+            samples, rate = soundfile.read(part, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError:  # damage, of which FFmpeg decodes what is there
+            part.seek(0)
+            return False
+        self.mix.add(samples, rate)
+        return True
 
     def _decode_stream(self, container, stream) -> None:
         import av
@@ -448,10 +478,26 @@ def _is_unknown(n_bytes: int, size: int) -> bool:
     return n_bytes == 0xFFFFFFFF or n_bytes >= 1 << 63 or n_bytes >= UNKNOWN_SIZE > size
 
 
+def _is_riff(file: BinaryIO) -> bool:
+    return _read_at(file, 0, 4) in (b"RIFF", b"RF64", b"BW64", b"RIFX")
+
+
+def _sound_follows(file: BinaryIO, end: int, size: int) -> bool:
+    """Whether what is behind the `end` of a WAV file's samples is neither a chunk, nor a tag, nor padding: more of them.
+
+    So it is where a recorder has crashed, and where a size beyond 4 GiB did not fit into its 32 bits.
+    """
+    if not 0 < end <= size - LEAST_TAIL:
+        return False
+    tail = _read_at(file, end, LEAST_TAIL)
+    starts = (tail[:4], tail[1:5])  # chunks begin at even places, but not all programs know
+    return any(tail) and not any(start[:3] == b"ID3" or all(32 <= byte < 127 for byte in start) for start in starts)
+
+
 def _declared_end(file: BinaryIO, size: int) -> int:
     """Where the sound ends by what a container declares, in bytes; 0 where it does not say."""
     start = _read_at(file, 0, 40)
-    if start[:4] in (b"RIFF", b"RF64", b"BW64", b"RIFX"):
+    if _is_riff(file):
         return _riff_end(file, size, "big" if start[:4] == b"RIFX" else "little")
     if start[:4] == b"riff":  # Sony Wave64: GUIDs of 16 bytes, multiples of 8
         return _chunks_end(file, size, 40, 16, 8, "little", last=b"data", inclusive=True, align=8)
@@ -511,7 +557,7 @@ def _riff_end(file: BinaryIO, size: int, order: str) -> int:
         if head[:4] == b"data":
             if n_bytes == 0xFFFFFFFF and long_size:
                 n_bytes = long_size
-            return 0 if _is_unknown(n_bytes, size) else place + 8 + n_bytes
+            return 0 if n_bytes == 0 or _is_unknown(n_bytes, size) else place + 8 + n_bytes
         place += 8 + n_bytes + n_bytes % 2
     return place
 

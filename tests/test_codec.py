@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import gc
 import math
+import weakref
 import zlib
 from types import SimpleNamespace
 
@@ -17,9 +19,11 @@ from utils.codec.bitstream import BitstreamError
 from utils.codec.checkpoint import load_checkpoint
 from utils.codec.codec import Codec
 from utils.codec.decoder import load_decoder
+from utils.codec.mixes import made_for
 from utils.codec.settings import Settings, quality_step
 from utils.codec.targets import Target
 from utils.codec.tiled_search import Task, TiledSearch
+from utils.codec.trials import Trials
 from utils.search.config import METHODS
 from utils.search.objectives import discriminator_distance
 
@@ -501,6 +505,29 @@ def test_realism_mixes_the_two_generators(codecs):
         assert torch.equal(states[2][name], codec._realistic_state[name])
     assert np.array_equal(codec.decompress(data, 0.0), codec.decompress(data))
     assert not np.array_equal(codec.decompress(data, 1.0), codec.decompress(data))
+
+
+def test_of_mixed_generators_the_last_are_kept():
+    made, count = {0.0: "faithful"}, iter(range(100))
+    for realism in (1.0, 0.1, 0.2, 0.3, 0.2, 0.4, 0.0, 1.0):
+        made_for(realism, made, lambda: next(count))
+    assert list(made) == [0.0, 1.0, 0.3, 0.4] and next(count) == 5
+    assert made_for(0.3, made, lambda: "again") == 3 and made_for(0.2, made, lambda: "again") == "again"
+
+
+def test_a_signal_goes_with_its_trials(codecs, texture_image):
+    """Not when the collector of cycles looks: signals are large."""
+    signal = texture_image.copy()
+    gc.collect()
+    gc.disable()
+    try:
+        trials = Trials(codecs["image"], signal, {}, Target("psnr_db", 1.0))
+        trials.meet(Settings.of("none"))
+        gone = weakref.ref(trials)
+        del trials
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_realism_needs_a_realistic_generator(codecs):

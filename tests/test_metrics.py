@@ -190,3 +190,15 @@ def test_import_is_light():
     code = "import sys, utils.metrics; print(sorted({'torch', 'scipy', 'pesq', 'pystoi', 'models'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("score, limit", [(metrics.pesq_wb, "_PESQ_SECONDS"), (metrics.estoi, "_STOI_SECONDS")])
+def test_a_muted_part_is_no_reward(monkeypatch, voiced_clip, score, limit):
+    """A part that has speech and comes back silent is not left out of the mean."""
+    monkeypatch.setattr(metrics, limit, len(voiced_clip) / metrics.SPEECH_RATE)
+    twice, decoded = np.tile(voiced_clip, 2), np.tile(noisy(voiced_clip, 0.01), 2)
+    assert score(twice, decoded) == pytest.approx(score(voiced_clip, decoded[: len(voiced_clip)]), rel=1e-6)
+    decoded[len(voiced_clip) :] = 0
+    assert math.isnan(score(twice, decoded))
+    twice[len(voiced_clip) :] = 0
+    assert score(twice, decoded) > 0

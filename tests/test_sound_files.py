@@ -487,3 +487,54 @@ def test_every_kind_is_known_by_its_content(made, name, tmp_path, caplog):
         path.write_bytes(part)
         assert suffix_by_content(path, argparse.Namespace(max_pixels=None, max_seconds=None)) in SpeechKind.suffixes
     assert not warnings(caplog)
+
+
+def with_data_size(path, n_bytes: int) -> None:
+    """Writes another size into a WAV file's header: of the data, and of the whole."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data") + 4
+    content[place : place + 4] = n_bytes.to_bytes(4, "little")
+    content[4:8] = (place + 4 + n_bytes - 8).to_bytes(4, "little")
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("n_bytes", [100, 101, 40000])
+def test_wav_that_goes_on_behind_its_size_is_read_whole(tmp_path, caplog, voice, n_bytes):
+    """As where a recorder has crashed, or 4 GiB were passed."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, voice, RATE, subtype="PCM_16")
+    whole = read_mono(path, RATE)
+    with_data_size(path, n_bytes)
+    assert np.array_equal(read_mono(path, RATE), whole)
+    assert [
+        r.getMessage().endswith("the sound goes on behind what its header counts; all 2.5 s are used")
+        for r in caplog.records
+    ] == [True]
+
+
+CHUNK = b"junk" + (5000).to_bytes(4, "little") + bytes(range(1, 251)) * 20
+
+
+@pytest.mark.parametrize("tail", [CHUNK, b"\0" + CHUNK, b"ID3\4" + bytes(range(256)) * 20, bytes(9000), b"x\1" * 99])
+def test_what_else_follows_a_wav_s_samples_is_no_sound(tmp_path, caplog, voice, tail):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, voice, RATE, subtype="PCM_16")
+    whole = read_mono(path, RATE)
+    path.write_bytes(path.read_bytes() + tail)
+    assert np.array_equal(read_mono(path, RATE), whole) and not caplog.records
+
+
+@pytest.mark.parametrize("samples", [1000, 4000, 9000, 15900, 16000, 20000, 33000])
+def test_short_vorbis_has_its_length(tmp_path, caplog, voice, samples):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, voice[:samples], RATE, format="OGG", subtype="VORBIS")
+    decoded = read_mono(path, RATE)
+    assert len(decoded) == samples and not caplog.records
+    np.testing.assert_allclose(decoded, soundfile.read(path, dtype="float32")[0], atol=1e-5)
+
+
+def test_standard_input_tells_every_reason(tmp_path):
+    path = tmp_path / "stdin"
+    soundfile.write(path, np.full(4000, 9.0), RATE, format="WAV", subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"image: not an image .*; speech: .*9"):
+        suffix_by_content(path, argparse.Namespace())

@@ -123,7 +123,7 @@ def pesq_wb(reference: np.ndarray, decoded: np.ndarray) -> float:
 
     Clips above 15 s are cut into the fewest equal parts of at most 15 s and the mean of their
     scores is given, parts without speech left out. nan where the measure is not defined: clips
-    under a quarter of a second, or no speech found in the reference, or a silent decoded clip.
+    under a quarter of a second, or no speech found in the reference, or a decoded clip that is silent in a part with speech.
 
     Raises ValueError if the shapes differ or are not (n,).
     """
@@ -141,9 +141,16 @@ def pesq_wb(reference: np.ndarray, decoded: np.ndarray) -> float:
 
 
 def _mean_of_parts(score, reference: np.ndarray, decoded: np.ndarray, seconds: float) -> float:
-    """Mean of score(reference, decoded) over the fewest equal parts of at most `seconds`, nan left out."""
+    """Mean of score(reference, decoded) over the fewest equal parts of at most `seconds`, nan left out.
+
+    nan where the decoded clip is silent in a part of which the reference has speech: to leave that out would be a reward.
+    """
     parts = max(1, math.ceil(reference.size / (seconds * SPEECH_RATE)))
-    scores = [score(*part) for part in zip(np.array_split(reference, parts), np.array_split(decoded, parts))]
+    scores = []
+    for clean, coded in zip(np.array_split(reference, parts), np.array_split(decoded, parts)):
+        if _is_silent(coded) and not math.isnan(score(clean, clean)):
+            return math.nan
+        scores.append(score(clean, coded))
     scores = [value for value in scores if not math.isnan(value)]
     return sum(scores) / len(scores) if scores else math.nan
 

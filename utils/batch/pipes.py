@@ -24,16 +24,18 @@ PIPE = Path("-")
 
 def suffix_by_content(path: Path, options: argparse.Namespace) -> str:
     """A suffix of the first kind of signal that can read the file. Raises ValueError where none can."""
+    reasons = []
     for name in KINDS:
         kind = build_kind(name)
         kind.max_extent = Limits.of_options(options).of(kind)
         try:
             with _without_warnings():  # the work reads the file again, and they are for its user once
                 kind.read(path)
-        except ValueError:
+        except ValueError as error:
+            reasons.append(f"{name}: {str(error).removeprefix(f'{path}: ')}")
             continue
         return kind.suffixes[0]
-    raise ValueError(f"standard input: nothing that can be read as {' or '.join(KINDS)}")
+    raise ValueError(f"standard input: nothing that can be read as {' or '.join(KINDS)} ({'; '.join(reasons)})")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from . import bitstream
 from .checkpoint import Checkpoint, load_checkpoint, load_strictly
 from .info import describe, fingerprints
 from .limits import Limits
+from .mixes import made_for
 from .tiling import Window, latent_shape, windows
 from .weights import load_coders, load_weights, network_of
 
@@ -95,21 +96,23 @@ class Decoder:
     def generator(self, realism: float) -> torch.nn.Module:
         """The generator at a realism of 0 (faithful) to 1 (realistic); weights in between are mixed."""
         self.check_realism(realism)
-        if realism not in self._generators:
-            mixed = {
-                name: torch.lerp(self._faithful_state.get(name, torch.zeros_like(weight)).cpu(), weight, realism)
-                for name, weight in self._realistic_state.items()
-            }
-            self._generators[realism] = self._build_generator(mixed)
-        return self._generators[realism]
+        return made_for(realism, self._generators, lambda: self._build_generator(self._mixed(realism)))
+
+    def _mixed(self, realism: float) -> dict[str, torch.Tensor]:
+        return {
+            name: torch.lerp(self._faithful_state.get(name, torch.zeros_like(weight)).cpu(), weight, realism)
+            for name, weight in self._realistic_state.items()
+        }
 
     def exact_generator(self, realism: float = 0.0) -> ExactGenerator:
         """The generator in integers, which gives the same numbers on every machine, at a realism of 0 to 1."""
         self.check_realism(realism)
-        if realism not in self._exact_generators:
+
+        def make() -> ExactGenerator:
             weights = generator_weights(self._faithful_state, self._realistic_state, realism)
-            self._exact_generators[realism] = ExactGenerator(self.model, weights, self.device)
-        return self._exact_generators[realism]
+            return ExactGenerator(self.model, weights, self.device)
+
+        return made_for(realism, self._exact_generators, make)
 
     def check_exact(self) -> None:
         """Raise ValueError where the kind of signal cannot be decoded exactly."""

@@ -18,6 +18,7 @@ from utils.search.problem import Problem
 
 from .costs import coded_bits
 from .distortions import Distortions
+from .mixes import made_for
 from .observing import Watch
 from .settings import Settings, quality_at
 from .tiling import Window, outer_part, windows
@@ -48,9 +49,7 @@ class TiledSearch:
 
         That one may be faster: what is found is judged by what the float32 generator makes of it.
         """
-        if realism not in self._searchables:
-            self._searchables[realism] = Searchable(self.model, self.generator(realism))
-        return self._searchables[realism]
+        return made_for(realism, self._searchables, lambda: Searchable(self.model, self.generator(realism)))
 
     def tiles(self, rows: int, columns: int) -> list[Window]:
         """The windows in which a latent of that size is searched."""

@@ -1,7 +1,6 @@
 """The encodings of one signal that are tried for a target."""
 
 import dataclasses
-import functools
 import itertools
 import time
 from typing import TYPE_CHECKING
@@ -39,7 +38,9 @@ class Trials:
         target.check(sender.kind)  # before any work
         self.sender, self.signal, self.metadata, self.target = sender, signal, metadata, target
         self.observe, self.place, self.numbers = observe, place, itertools.count(1)
-        self.encode, self.measure = functools.cache(self._encode), functools.cache(self._measure)
+        # Not by `functools.cache` of methods: in the cycle that this makes, signal and encodings would outlive the trials.
+        self._encoded: dict[tuple[int, Settings], Encoded] = {}
+        self._measured: dict[tuple[int, Settings], float] = {}
 
     def meet(self, settings: Settings) -> "Encoded":
         """The encoding that meets the target; its time is that of all that were tried. Raises ValueError for none."""
@@ -54,6 +55,16 @@ class Trials:
             lambda step: self.measure(step, settings),
         )
         return dataclasses.replace(self.encode(step, settings), seconds=time.perf_counter() - self.started)
+
+    def encode(self, step: int, settings: Settings) -> "Encoded":
+        if (step, settings) not in self._encoded:
+            self._encoded[step, settings] = self._encode(step, settings)
+        return self._encoded[step, settings]
+
+    def measure(self, step: int, settings: Settings) -> float:
+        if (step, settings) not in self._measured:
+            self._measured[step, settings] = self._measure(step, settings)
+        return self._measured[step, settings]
 
     def _encode(self, step: int, settings: Settings) -> "Encoded":
         watch = None
