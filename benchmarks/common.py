@@ -33,7 +33,7 @@ from data.corpora import default_dataroot
 from models.complexity import multiply_adds
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
-from utils.batch.conditions import caption, check_conditions, conditions_of, note_conditions
+from utils.batch.conditions import caption, check_conditions, conditions_of, note_conditions, over_all_runs
 from utils.batch.inputs import Item, find_inputs
 from utils.codec.fingerprint import CHECKPOINTS
 from utils.console import fail, pick_device
@@ -237,7 +237,11 @@ def own_codecs(options) -> list[Codec]:
         text = f"{search.iterations} iteration{'s' * (search.iterations != 1)}" if search.iterations else "no search"
         label = ", ".join(["BPGAN", *(words if search.iterations else []), text])
         # points of another version's search settings are not this one's
-        own = f"{version} search {zlib.crc32(repr(search).encode()):08x}" if search.iterations else version
+        own = version
+        if search.iterations:
+            own += f" search {zlib.crc32(repr(search).encode()):08x}"
+            # What it finds depends on how it computes, by a little; points of before are of the usual way.
+            own += f" by {arithmetic}" if (arithmetic := codec.tiled_search.searchable(through).arithmetic) else ""
         if search.objective == "perceptual":  # steered by the discriminator, which the fingerprint leaves out
             own += f" checkpoint {codec.digest[:16]}"
         if through:
@@ -286,8 +290,9 @@ def own_codecs(options) -> list[Codec]:
 def note_run(benchmark: Benchmark, codecs: Iterable[Codec], options) -> dict:
     """Adds this run to conditions.json in --output; -> its conditions, with this codec's checkpoint if it takes part.
 
-    With --tables_only nothing is added: conditions.json is of the runs that measured. Raises ValueError where there is
-    such a file of another program.
+    CPU and threads are those of all runs there, since points of earlier ones stand in the tables, too. With --tables_only
+    nothing is added: conditions.json is of the runs that measured. Raises ValueError where there is such a file of
+    another program.
     """
     check_conditions(options.output)
     checkpoints = [
@@ -297,7 +302,7 @@ def note_run(benchmark: Benchmark, codecs: Iterable[Codec], options) -> dict:
     conditions = conditions_of(options, pick_device(options.device), checkpoints)
     if not options.tables_only:
         note_conditions(options.output, conditions)
-    return conditions
+    return over_all_runs(options.output, conditions)
 
 
 def inputs_of(benchmark: Benchmark, options) -> list[Path]:
@@ -617,7 +622,8 @@ def bd_interval(anchor: Curve, other: Curve, measure: Measure, rate_unit: str) -
         return None if change is None else Interval(change)
     counts = resample(n_files)
     pairs = zip(*(resampled_values(curve, measure, rate_unit, counts) for curve in (anchor, other)))
-    return interval(change, [drawn for pair in pairs if (drawn := compare(*pair)) is not None])
+    drawn = (compare(*pair) for pair in pairs)
+    return interval(change, [math.nan if value is None else value for value in drawn])
 
 
 def bd_rows(benchmark: Benchmark, curves: dict[str, Curve]) -> list[dict]:

@@ -21,6 +21,7 @@ Rates count as in benchmarks.speech. Points are kept in points.csv and are not m
 import csv
 import dataclasses
 import itertools
+import random
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -29,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from data.corpora import default_dataroot
+from data.folders import is_timit
 
 from . import yardsticks
 from .common import Source, find_sources, write_rows
@@ -81,7 +83,9 @@ def read_speakers(path: Path) -> dict[str, str]:
 def bounds_of_similarity(embeddings: Iterable[tuple[str, np.ndarray]]) -> list[dict]:
     """(speaker, embedding) of originals -> a row each for pairs of two speakers and of one, where there are any."""
     pools: dict[bool, list[float]] = {False: [], True: []}
-    for (speaker_a, a), (speaker_b, b) in itertools.islice(itertools.combinations(embeddings, 2), MAX_PAIRS):
+    drawn = list(embeddings)
+    random.Random(0).shuffle(drawn)  # of many files not the pairs of the first alone
+    for (speaker_a, a), (speaker_b, b) in itertools.islice(itertools.combinations(drawn, 2), MAX_PAIRS):
         similarity = float(a @ b)
         if np.isfinite(similarity):
             pools[speaker_a == speaker_b].append(similarity)
@@ -114,9 +118,17 @@ def run(options) -> int:
     yardstick = Yardstick(SPEECH, f"{encoder_version} {dnsmos_version}", COLUMNS, FIGURES, score)
     rows, code = yardsticks.run(yardstick, sources, options, "voices")
     if rows and code != 130:
-        named = [speakers.get(source.item.path.name, source.item.path.parent.name) for source in sources]
-        bounds = bounds_of_similarity(zip(named, map(embedding_of, sources)))
-        write_rows(options.output / "speakers.csv", bounds)
+        by_folder = any(is_timit(root) for root in options.input or [])
+        known = [
+            (speaker, embedding_of(source))
+            for source in sources
+            if (speaker := speakers.get(source.item.path.name, source.item.path.parent.name if by_folder else None))
+        ]
+        if not known:
+            print("who speaks is not known, so there are no bounds of the similarity: name a file with --speakers")
+        bounds = bounds_of_similarity(known)
+        if bounds:
+            write_rows(options.output / "speakers.csv", bounds)
         for row in bounds:
             print(f"speaker similarity, {row['label']}: {row['speaker_similarity']:.3f} ({row['pairs']} pairs)")
     return code or (1 if failures else 0)

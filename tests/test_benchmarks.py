@@ -17,6 +17,7 @@ from benchmarks import coders, common, crops, images, page, same_bytes, speech
 from benchmarks.common import Codec, Curve, Missing, Points
 from data import build_kind
 from tests.helpers.scripts import one_line
+from utils.batch import conditions
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.codec.settings import Settings
@@ -664,3 +665,33 @@ def test_the_table_of_coders_has_every_registered_one(
     }
     assert {name: int(cells[name]) for name in sizes} == sizes
     assert float(cells["context ms"]) > 0 and int(cells["first order"]) > 0
+
+
+def test_pictures_are_the_same_for_all_codecs(tmp_path, codecs, monkeypatch):
+    """Gray in three channels, and transparent ones on a white page: what most codecs cannot keep is no error of theirs."""
+    rng = np.random.default_rng(0)
+    pixels = np.repeat(np.repeat(rng.integers(0, 256, (8, 8, 4), np.uint8), 8, 0), 8, 1)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "b.png")
+    read = images.BENCHMARK.kind.read
+    share = pixels[..., 3:] / 255
+    np.testing.assert_allclose(read(tmp_path / "a.png"), 255 + share * (pixels[..., :3] - 255.0), atol=1)
+    assert np.array_equal(read(tmp_path / "b.png"), np.repeat(pixels[..., :1], 3, 2))
+    for name in ("a.png", "b.png"):
+        original = read(tmp_path / name)
+        (codec,) = images.webp(None)
+        assert psnr(original, codec.decode(codec.encode(original, "87").data, "87")) > 25
+        own = codecs["image"]
+        assert own.decompress(own.compress(original, 3, "none")).shape == original.shape
+
+
+def test_conditions_of_a_table_are_those_of_all_runs(tmp_path):
+    common_facts = {"bpgan": "1", "checkpoints": [], "device": "cpu", "instruction_set": "AVX2"}
+    runs = [{**common_facts, "cpu": "one", "threads": threads} for threads in (2, 1)]
+    shown = {name: conditions.over_all_runs(tmp_path, runs[0])[name] for name in ("cpu", "threads")}
+    assert shown == {"cpu": "one", "threads": "2"}
+    for run in runs:
+        conditions.note_conditions(tmp_path, run)
+    found = conditions.over_all_runs(tmp_path, runs[0])
+    assert conditions.caption(found, 1, [tmp_path]).endswith("; one, AVX2, 1 or 2 threads")
+    assert conditions.caption(runs[1], 1, [tmp_path]).endswith("; one, AVX2, 1 thread")

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 def test_rounds_and_memory(codecs, tmp_path):
     rounds, warm, peak = soak.soak([codecs["image"], codecs["speech"]], 0, tmp_path)
-    assert rounds == soak.LEAST_ROUNDS and 0 < warm <= peak
+    assert rounds == soak.LEAST_ROUNDS and 0 < warm <= peak <= warm * (1 + soak.ALLOWED_GROWTH)
     assert {path.name for path in tmp_path.iterdir()} == {"decoded.png", "decoded.wav"}
 
 

@@ -330,6 +330,10 @@ def test_voices_have_a_floor_and_a_ceiling(recording, voiced_clip, tiny_checkpoi
         "two originals of one speaker (ceiling)": ("1", "1"),
     }
     assert "(floor): 0.000 (2 pairs)" in capsys.readouterr().out
+    # a folder says who speaks in a corpus alone
+    arguments[arguments.index(str(tmp_path / "out"))] = str(tmp_path / "unknown")
+    assert voices.main(arguments) == 0
+    assert "who speaks is not known" in capsys.readouterr().out and not (tmp_path / "unknown" / "speakers.csv").exists()
     (tmp_path / "index.csv").write_text("file\nvoice.wav\n")
     assert voices.main([*arguments, "--speakers", str(tmp_path / "index.csv")]) == 1
     assert "columns file and speaker" in capsys.readouterr().err

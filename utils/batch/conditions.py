@@ -63,6 +63,13 @@ def note_conditions(folder: Path, conditions: dict) -> None:
         temporary.write_text(json.dumps([*runs, conditions], indent=2) + "\n")
 
 
+def over_all_runs(folder: Path, conditions: dict) -> dict:
+    """Conditions whose CPU and number of threads name those of every run in the folder's conditions.json."""
+    runs = _read(folder / NAME) or [conditions]
+    found = {name: sorted({run[name] for run in runs if name in run}) for name in ("cpu", "threads")}
+    return {**conditions, **{name: " or ".join(map(str, values)) for name, values in found.items() if values}}
+
+
 def check_conditions(folder: Path) -> None:
     """Raises ValueError where the folder has a conditions.json that is not this program's: before any work."""
     path = folder / NAME
@@ -78,7 +85,7 @@ def caption(conditions: dict, n_files: int, inputs: Sequence[Path] | None) -> st
     if conditions["device"] != "cpu":
         parts.append(conditions["device"])
     threads = conditions["threads"]
-    parts.append(f"{conditions['cpu']}, {conditions['instruction_set']}, {threads} thread{'s' * (threads != 1)}")
+    parts.append(f"{conditions['cpu']}, {conditions['instruction_set']}, {threads} thread{'s' * (str(threads) != '1')}")
     return "; ".join(parts)
 
 

@@ -12,7 +12,7 @@ from utils.precision import autocast, fast_dtype
 
 from .objectives import Distortion
 from .problem import Prediction, Problem
-from .winograd import generator_for_search
+from .winograd import FrozenStack, generator_for_search
 
 
 class Searchable:
@@ -35,6 +35,13 @@ class Searchable:
     def generator(self) -> Generator:
         """A copy of the generator with fixed weights."""
         return generator_for_search(self._generator)
+
+    @property
+    def arithmetic(self) -> str:
+        """In what way the search computes; empty for bfloat16 and Winograd convolutions, which modern CPUs take."""
+        parts = [] if self.dtype == torch.bfloat16 else [str(self.dtype).removeprefix("torch.")]
+        is_direct = not isinstance(self.generator.body8, FrozenStack)
+        return " ".join(parts + ["direct"] * is_direct)
 
     @cached_property
     def kernels(self) -> Kernels:
