@@ -275,7 +275,7 @@ class ImageKind(Kind):
                 color[:] = rng.choice([-1.0, 1.0])
             crop = crop.clone()
             for channel, value in zip(crop, color.tolist()):
-                channel[max(top, 0) : top + height, max(left, 0) : left + width] = value
+                channel[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = value
         if rng.uniform() < 0.25:
             crop = crop.transpose(-1, -2)
         return crop.flip(-1) if rng.uniform() < 0.5 else crop

@@ -93,7 +93,7 @@ def test_speech_scores_are_nan_where_undefined(voiced_clip, score):
 @pytest.mark.parametrize("score", SPEECH_SCORES)
 @pytest.mark.filterwarnings("error")
 def test_perceptual_scores_of_a_silent_decoding(voiced_clip, score):
-    assert math.isnan(score(voiced_clip, np.zeros_like(voiced_clip)))
+    assert score(voiced_clip, np.zeros_like(voiced_clip)) == (1 if score is metrics.pesq_wb else 0)
 
 
 @pytest.mark.parametrize("samples", [3999, 4000, 4001, 5000, 6400, 8000])
@@ -199,6 +199,9 @@ def test_a_muted_part_is_no_reward(monkeypatch, voiced_clip, score, limit):
     twice, decoded = np.tile(voiced_clip, 2), np.tile(noisy(voiced_clip, 0.01), 2)
     assert score(twice, decoded) == pytest.approx(score(voiced_clip, decoded[: len(voiced_clip)]), rel=1e-6)
     decoded[len(voiced_clip) :] = 0
-    assert math.isnan(score(twice, decoded))
+    worst = 1 if score is metrics.pesq_wb else 0
+    assert score(twice, decoded) == pytest.approx(
+        (score(twice[: len(voiced_clip)], decoded[: len(voiced_clip)]) + worst) / 2
+    )
     twice[len(voiced_clip) :] = 0
     assert score(twice, decoded) > 0

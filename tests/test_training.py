@@ -313,20 +313,27 @@ def test_learning_rate_follows_the_schedule(tmp_path):
     assert rates[6] == pytest.approx(STAGES["joint"].final_rate * 1e-3, rel=0.05)
 
 
-def test_a_linear_path_learns_more_slowly(tmp_path):
-    """It starts near its end, and symbols hundreds of steps large would throw it about."""
-    trainer = make_trainer(tmp_path, stages=["joint"], steps=1000)
+@pytest.mark.parametrize("kind", ["image", "speech"])
+@pytest.mark.parametrize("stage", ["joint", "searched", "adversarial"])
+def test_a_linear_path_learns_more_slowly(tmp_path, kind, stage):
+    """It starts near its end, and symbols hundreds of steps large would throw it about. So it is in both generators."""
+    trainer = make_trainer(tmp_path, kind, stages=[stage], steps=1000)
     trainer.state.stage_step = 500
     trainer.stage.set_rate(0.5)
     rates = {
         id(p): group["lr"] for group in trainer.stage.optimizers["generator"].param_groups for p in group["params"]
     }
-    parameters = dict(trainer.networks.model.named_parameters())
+    trained = trainer.networks.realistic if stage == "adversarial" else trainer.networks.model
+    parameters = {name: p for name, p in trained.named_parameters() if p.requires_grad}
     assert len(rates) == len(parameters)
-    slow = {name for name, p in parameters.items() if rates[id(p)] == pytest.approx(LINEAR_RATE * 1e-3)}
-    parts = ("encoder.linear", "generator.linear", "context.leading")
-    assert slow == {name for name in parameters if name.startswith(parts)}
-    assert {rates[id(p)] for name, p in parameters.items() if name not in slow} == {1e-3}
+    full = max(rates.values())
+    slow = {name for name, p in parameters.items() if rates[id(p)] == pytest.approx(LINEAR_RATE * full)}
+    parts = ("encoder.linear", "encoder.row_mean", "generator.linear", "generator.row_mean", "context.leading")
+    parts += ("linear", "row_mean")
+    assert slow and slow == {name for name in parameters if name.startswith(parts)}
+    assert {rates[id(p)] for name, p in parameters.items() if name not in slow} == {full}
+    if stage == "joint":
+        assert full == 1e-3
 
 
 def test_a_linear_path_starts_as_a_transform_codec(roots, tmp_path):
@@ -957,6 +964,16 @@ def test_the_entropy_stage_from_a_checkpoint_keeps_its_generators(roots, tmp_pat
     # of another state, as after an interrupt
     assert train.main([*arguments, "--resume"]) == 0
     same(before.realistic, load_checkpoint(tmp_path / "r" / "checkpoint.safetensors").realistic)
+
+
+@pytest.mark.parametrize(
+    "stages, kept", [(["entropy"], True), (["entropy", "searched"], False), (["quantized"], False)]
+)
+def test_a_realistic_generator_goes_with_the_latents_that_it_was_made_for(roots, tmp_path, stages, kept):
+    """A stage that moves the gains behind the quantizer leaves a realistic generator that no longer fits."""
+    start = untrained(tmp_path / "start.safetensors", realistic=True)
+    assert train.main(init(roots, tmp_path, start, "--stages", *stages)) == 0
+    assert bool(load_checkpoint(tmp_path / "r" / "checkpoint.safetensors").realistic) == kept
 
 
 def test_mistakes_with_init(roots, tmp_path, capsys):

@@ -17,6 +17,7 @@ _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003,
 
 # The C code behind `pesq` overruns a table of 50 utterances, and ends the process with it, when a
 # clip holds more; an utterance and its pause are at least 0.4 s, so 15 s cannot hold as many.
+_PESQ_RANGE = (1.0, 4.64)  # of MOS-LQO
 _PESQ_SECONDS = 15
 _STOI_SECONDS = 300  # `pystoi` holds some 1.5 MB for every second of a clip
 
@@ -122,8 +123,8 @@ def pesq_wb(reference: np.ndarray, decoded: np.ndarray) -> float:
     """Wideband PESQ (ITU-T P.862.2, MOS-LQO 1.0 to 4.64) of float (n,) in [-1, 1] at 16 kHz.
 
     Clips above 15 s are cut into the fewest equal parts of at most 15 s and the mean of their
-    scores is given, parts without speech left out. nan where the measure is not defined: clips
-    under a quarter of a second, or no speech found in the reference, or a decoded clip that is silent in a part with speech.
+    scores is given, parts without speech left out. A part that is decoded to silence scores 1.0. nan where the measure
+    is not defined: clips under a quarter of a second, or no speech found in the reference.
 
     Raises ValueError if the shapes differ or are not (n,).
     """
@@ -137,20 +138,20 @@ def pesq_wb(reference: np.ndarray, decoded: np.ndarray) -> float:
         score = pesq(SPEECH_RATE, clean, coded, "wb", on_error=PesqError.RETURN_VALUES)
         return float(score) if score > 0 else math.nan  # errors are negative numbers, undefined scores nan
 
-    return _mean_of_parts(part_score, reference, decoded, _PESQ_SECONDS)
+    return _mean_of_parts(part_score, reference, decoded, _PESQ_SECONDS, _PESQ_RANGE[0])
 
 
-def _mean_of_parts(score, reference: np.ndarray, decoded: np.ndarray, seconds: float) -> float:
+def _mean_of_parts(score, reference: np.ndarray, decoded: np.ndarray, seconds: float, worst: float) -> float:
     """Mean of score(reference, decoded) over the fewest equal parts of at most `seconds`, nan left out.
 
-    nan where the decoded clip is silent in a part of which the reference has speech: to leave that out would be a reward.
+    A part that is decoded to silence has the worst score, if its reference has one at all: to leave it out would be a
+    reward.
     """
     parts = max(1, math.ceil(reference.size / (seconds * SPEECH_RATE)))
     scores = []
     for clean, coded in zip(np.array_split(reference, parts), np.array_split(decoded, parts)):
-        if _is_silent(coded) and not math.isnan(score(clean, clean)):
-            return math.nan
-        scores.append(score(clean, coded))
+        is_mute = _is_silent(coded) and not math.isnan(score(clean, clean))
+        scores.append(worst if is_mute else score(clean, coded))
     scores = [value for value in scores if not math.isnan(value)]
     return sum(scores) / len(scores) if scores else math.nan
 
@@ -159,7 +160,7 @@ def stoi(reference: np.ndarray, decoded: np.ndarray) -> float:
     """Short-time objective intelligibility (about 0..1) of float (n,) in [-1, 1] at 16 kHz.
 
     Clips above 5 minutes are cut into the fewest equal parts of at most 5 minutes, whose mean is given.
-    nan if either clip is silent or the reference holds less than about 0.4 s of speech.
+    A part that is decoded to silence scores 0. nan if the reference is silent or holds less than about 0.4 s of speech.
     Raises ValueError if the shapes differ or are not (n,).
     """
     return _stoi(reference, decoded, extended=False)
@@ -172,7 +173,9 @@ def estoi(reference: np.ndarray, decoded: np.ndarray) -> float:
 
 def _stoi(reference: np.ndarray, decoded: np.ndarray, extended: bool) -> float:
     _check_speech(reference, decoded)
-    return _mean_of_parts(lambda clean, coded: _stoi_of_part(clean, coded, extended), reference, decoded, _STOI_SECONDS)
+    return _mean_of_parts(
+        lambda clean, coded: _stoi_of_part(clean, coded, extended), reference, decoded, _STOI_SECONDS, worst=0.0
+    )
 
 
 def _stoi_of_part(reference: np.ndarray, decoded: np.ndarray, extended: bool) -> float:

@@ -96,4 +96,4 @@ def start_linear_path(model: BPGAN, pictures: torch.Tensor) -> None:
 
 def is_linear(name: str) -> bool:
     """Whether the parameter of this name is of a linear path, which `start_linear_path` sets."""
-    return ".linear." in name or ".leading." in name or name.endswith(".row_mean")
+    return not {"linear", "leading", "row_mean"}.isdisjoint(name.split("."))

@@ -140,7 +140,8 @@ class Stage:
     # -- what all of them do ----------------------------------------------------------------------
 
     def _optimizer(self, name: str) -> torch.optim.Optimizer:
-        slow = {id(p) for name, p in self.networks.model.named_parameters() if is_linear(name)}
+        networks = [part for part in (self.networks.model, self.networks.realistic) if part is not None]
+        slow = {id(p) for part in networks for name, p in part.named_parameters() if is_linear(name)}
         # A rotation would mix the groups of channels that the entropy model's masks keep apart.
         unrotated = slow | {id(p) for p in self.networks.model.context.parameters()}
         groups = []

@@ -115,7 +115,7 @@ class Trainer:
         """Start from the weights of a checkpoint of the same sizes; its qualities may span other rates."""
         self.networks.adopt_model(checkpoint)
         self._begin_stage()  # anew: what it builds and resets is made from these weights
-        if self.stage.keeps_realistic:
+        if all(STAGE_CLASSES[name].keeps_realistic for name in self.settings.stages):
             self.networks.adopt_realistic(checkpoint)
 
     def keep_files_of(self, checkpoint: Checkpoint) -> None:
@@ -258,6 +258,7 @@ class Trainer:
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.stage.optimizers.items()},
                 "searched": self.searched.count,
                 "torch_rng": torch.get_rng_state(),
+                "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             },
         )
 
@@ -296,7 +297,7 @@ class Trainer:
                 optimizer.load_state_dict(saved["optimizers"][name])
             self.searched.resume(saved["searched"])
             if self.rank == 0:
-                torch.set_rng_state(saved["torch_rng"].cpu())
+                self._set_chance(saved)
         if self.rank:
             self._resume_chance()
 
@@ -315,13 +316,18 @@ class Trainer:
         if given["optimizer"] != own["optimizer"]:
             raise ValueError(f"the saved run uses --optimizer {given['optimizer']}: give the same one")
 
+    def _set_chance(self, saved: dict) -> None:
+        torch.set_rng_state(saved["torch_rng"].cpu())
+        if self.device.type == "cuda" and saved.get("device_rng") is not None:  # none of a run on a CPU so far
+            torch.cuda.set_rng_state(saved["device_rng"].cpu(), self.device)
+
     def _resume_chance(self) -> None:
         """This process's own source of crops and noise, where it was saved at the first one's step; else a new one."""
         try:
             saved = load_state(self.state_path(self.rank), self.device)
             if saved["step"] == self.state.step:
                 self.state.rng.bit_generator.state = saved["rng"]
-                torch.set_rng_state(saved["torch_rng"].cpu())
+                self._set_chance(saved)
                 return
         except (OSError, ValueError, KeyError) as error:
             log.warning("process %d draws other crops from here on: %s", self.rank, error)
