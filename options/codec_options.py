@@ -8,7 +8,6 @@ from pathlib import Path
 
 from data import KINDS, Kind, kind_class
 from models.config import QUALITIES
-from utils.codec.limits import limit_names
 from utils.codec.targets import Target, metrics_of
 from utils.entropy import CODERS
 from utils.search.config import METHODS, OBJECTIVES, preset
@@ -33,13 +32,13 @@ class FilesParser(Parser):
             help="where results go: a folder, or for one input the file that is made of it",
         )
         self.add_checkpoints()
-        for name in limit_names():
+        for name, what in (("--max_pixels", "picture, in pixels"), ("--max_seconds", "recording, in seconds")):
             add(
-                f"--{name}",
+                name,
                 type=in_range(float, 1e-3, math.inf),
                 default=None,
-                help=f"the largest signal, in {name.removeprefix('max_')}; larger ones are refused before they are read. "
-                "Without it, the limit is the default that sender and receiver share",
+                help=f"the largest {what}; larger ones are refused before they are read. Without it, the "
+                "limit is the default that sender and receiver share",
             )
         add("--quiet", action="store_true", help="print errors only")
         self.set_defaults(result_name=None)  # what the result is called where it is made in a temporary folder
@@ -251,7 +250,7 @@ class DecompressParser(FilesParser):
         options = super().parse(argv)
         if options.json and not options.info:
             self.error("--json goes with --info")
-        for name in ("output", *limit_names(), "realism", "exact", "overwrite") if options.info else ():
+        for name in ("output", "max_pixels", "max_seconds", "realism", "exact", "overwrite") if options.info else ():
             if getattr(options, name) != self.get_default(name):
                 self.error(f"--{name} is not allowed with --info, which decodes and writes nothing")
         return options

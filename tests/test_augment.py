@@ -126,16 +126,16 @@ def test_pictures_and_powers(exponent):
 @pytest.mark.parametrize("settings", [{}, SpeechKind.new_settings], ids=["decibels", "loudness"])
 def test_crops_have_their_shape_and_range_and_half_are_as_they_were(settings):
     kind = SpeechKind(**settings)
-    crop = torch.rand(1, 128, 136) * 2 - 1
+    crop = torch.rand(1, 128, 283) * 2 - 1
     changed = [kind.augment(crop, np.random.default_rng(seed)) for seed in range(60)]
-    assert all(c.shape == (1, 128, 128) and c.dtype == crop.dtype and torch.isfinite(c).all() for c in changed)
+    assert all(c.shape == (1, 128, 256) and c.dtype == crop.dtype and torch.isfinite(c).all() for c in changed)
     assert all(c.min() >= -1 and c.max() <= 1 for c in changed)
-    assert 15 < sum(torch.equal(c, crop[..., :128]) for c in changed) < 45
+    assert 15 < sum(torch.equal(c, crop[..., :256]) for c in changed) < 45
     assert torch.equal(changed[3], kind.augment(crop, np.random.default_rng(3)))
 
 
 def test_silence_stays_silent_but_for_noise(power):
-    silent = torch.full((1, 128, 136), -1.0)
+    silent = torch.full((1, 128, 283), -1.0)
     changed = [KIND.augment(silent, np.random.default_rng(seed)) for seed in range(60)]
     assert sum(bool((c == -1).all()) for c in changed) > 35
     assert (augment.room(torch.zeros_like(power), 0.3, 10.0, SETTINGS) == 0).all()
@@ -145,7 +145,7 @@ def test_training_crops_have_frames_to_spare(sentence, tmp_path, monkeypatch):
     """Faster speech takes what follows its crop."""
     KIND.write(tmp_path / "a.wav", sentence)
     seen = []
-    monkeypatch.setattr(SpeechKind, "augment", lambda self, crop, rng: seen.append(crop.shape) or crop[..., :128])
+    monkeypatch.setattr(SpeechKind, "augment", lambda self, crop, rng: seen.append(crop.shape) or crop[..., :256])
     data = PictureSet(KIND, [tmp_path / "a.wav"], progress=False)
-    assert data.batch(2, np.random.default_rng(0)).shape == (2, 1, 128, 128)
-    assert seen == [(1, 128, 136)] * 2
+    assert data.batch(2, np.random.default_rng(0)).shape == (2, 1, 128, 256)
+    assert seen == [(1, 128, 283)] * 2

@@ -31,6 +31,7 @@ NEW = {"image": {}, "speech": SpeechKind.new_settings}  # settings of the kind
 def few_crops(monkeypatch):
     monkeypatch.setattr(networks, "LINEAR_PATH_CROPS", 32)
     monkeypatch.setattr(networks, "TRUNK_CROPS", 40)
+    monkeypatch.setattr(SpeechKind, "crop_shape", (128, 128))
 
 
 @pytest.fixture(scope="module")
