@@ -8,9 +8,10 @@ optimized Huffman tables, and by two encoders that trade more time for fewer byt
 trellis quantization and jpegli; JPEG 2000 as a bare codestream, irreversible, with its color transform; WebP
 with method 6; AVIF at speed 4 as the library tunes it (with libavif 1.4 that is `tune=iq`, for still
 pictures), the same at speed 1, and at speed 4 tuned for PSNR; HEIC at x265's preset slow (tuning it for
-PSNR gained nothing); HEVC and AV1 as bare key frames, x265 4:4:4 at preset veryslow and tuned for SSIM as BPG has it
-(without that it spends bits on what raises neither PSNR nor MS-SSIM), and SVT-AV1 4:2:0 at preset 0 (their rates leave out the container and, for HEVC, the parameter sets that
-BPG's own header replaces); JPEG XL at its default effort and from quality 20 on,
+PSNR gained nothing); HEVC and AV1 as bare key frames, x265 4:4:4 at preset veryslow and tuned for SSIM as BPG
+has it (without that it spends bits on what raises neither PSNR nor MS-SSIM), and SVT-AV1 4:2:0 at preset 0 (their
+rates leave out the container and, for HEVC, the parameter sets that BPG's own header replaces);
+JPEG XL at its default effort and from quality 20 on,
 under which it halves the picture and loses 2 dB for no fewer bytes. JPEG, WebP and HEIC code color at
 half resolution (4:2:0), as is usual; in trials that was better for HEIC up to 1 bpp and worse for AVIF.
 AVIF, HEIC and JPEG XL may use all cores. Curves are means over the pictures; MS-SSIM is compared in dB,
