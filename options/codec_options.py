@@ -52,11 +52,11 @@ class FilesParser(Parser):
 
     def _behind_checkpoints(self, options: argparse.Namespace) -> list[Path]:
         """Takes IN and OUT out of the words after --checkpoint, which may have several values."""
-        first, *more = options.checkpoint or [None]
-        others = [path for path in more if path.suffix != ".safetensors"]
-        if others:
-            options.checkpoint = [path for path in options.checkpoint if path is first or path not in others]
-        return others
+        if not options.checkpoint:
+            return []
+        first, *more = options.checkpoint
+        options.checkpoint = [first, *(path for path in more if path.suffix == ".safetensors")]
+        return [path for path in more if path.suffix != ".safetensors"]
 
     def take_files(self, files: list[Path], options: argparse.Namespace) -> None:
         """Read the words that belong to no option."""

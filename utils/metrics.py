@@ -17,7 +17,7 @@ _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003,
 
 # The C code behind `pesq` overruns a table of 50 utterances, and ends the process with it, when a
 # clip holds more; an utterance and its pause are at least 0.4 s, so 15 s cannot hold as many.
-_PESQ_RANGE = (1.0, 4.64)  # of MOS-LQO
+_WORST_PESQ = 1.0  # MOS-LQO
 _PESQ_SECONDS = 15
 _STOI_SECONDS = 300  # `pystoi` holds some 1.5 MB for every second of a clip
 
@@ -138,7 +138,7 @@ def pesq_wb(reference: np.ndarray, decoded: np.ndarray) -> float:
         score = pesq(SPEECH_RATE, clean, coded, "wb", on_error=PesqError.RETURN_VALUES)
         return float(score) if score > 0 else math.nan  # errors are negative numbers, undefined scores nan
 
-    return _mean_of_parts(part_score, reference, decoded, _PESQ_SECONDS, _PESQ_RANGE[0])
+    return _mean_of_parts(part_score, reference, decoded, _PESQ_SECONDS, _WORST_PESQ)
 
 
 def _mean_of_parts(score, reference: np.ndarray, decoded: np.ndarray, seconds: float, worst: float) -> float:

@@ -12,9 +12,8 @@ from pathlib import Path
 from data import KINDS, kind_class, kind_of
 from data.folders import DATAROOT_VARIABLE
 from utils import distributed
-from utils.codec.bitstream import fingerprint_in
 from utils.codec.fingerprint import shipped
-from utils.codec.info import kind_of_packed
+from utils.codec.info import describe
 from utils.console import as_text
 from utils.files import locked, remove_leftovers, walk
 
@@ -190,9 +189,10 @@ class DecodersByFile(CodecsByKind):
 
         Raises BitstreamError for another kind, or damage. That a checkpoint does not fit, the decoder says.
         """
-        kind = kind_of_packed(data)
-        first = self.of(kind)
-        return next((codec for codec in self._of(kind) if codec.fingerprint == fingerprint_in(data)), first)
+        facts = describe(data, {})
+        first = self.of(facts["signal"])
+        fitting = (codec for codec in self._of(facts["signal"]) if codec.fingerprint.hex() == facts["fingerprint"])
+        return next(fitting, first)
 
 
 def checkpoint_used(path: Path, codec) -> dict[str, str]:

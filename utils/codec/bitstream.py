@@ -57,7 +57,6 @@ MAX_SIZE = 2**31 - 1
 MAX_FILE_BYTES = 2**31
 
 _CRC_BYTES = 4
-_FINGERPRINT_AT = 5
 _READ_BYTES = 1 << 20
 
 
@@ -326,11 +325,6 @@ def kind_of_file(data: bytes) -> int:
     for field, value in zip(FIELDS, (head[-1] >> 4, head[-1] & 15)):
         _check_field(field, value)
     return head[-1] & 15
-
-
-def fingerprint_in(data: bytes) -> bytes:
-    """The fingerprint in a file's header, 4 bytes, as it stands there: nothing is checked, and of a short file less is there."""
-    return bytes(data[_FINGERPRINT_AT : _FINGERPRINT_AT + 4])
 
 
 def check_fingerprint(header: FileHeader, fingerprint: bytes) -> None:

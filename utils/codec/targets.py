@@ -75,16 +75,17 @@ def meet(
     rate = target.is_rate(kind)
     sign = -1 if target.metric in kind.lower_is_better else 1
 
-    def measured(value: float) -> float:
-        if math.isnan(value):
-            raise ValueError(f"{target.metric} cannot be measured on this signal, which is too short or too small")
-        return value if rate else max(-MOST, min(value, MOST))
+    def finite(measure: Callable[[int], float]) -> Callable[[int], float]:
+        def measured(step: int) -> float:
+            value = measure(step)
+            if math.isnan(value):
+                raise ValueError(f"{target.metric} cannot be measured on this signal, which is too short or too small")
+            return value if rate else max(-MOST, min(value, MOST))
+
+        return measured
 
     def below(value: float) -> bool:
         return value <= target.value if rate else sign * value < sign * target.value
-
-    def finite(measure: Callable[[int], float]) -> Callable[[int], float]:
-        return lambda step: measured(measure(step))
 
     quick, full = finite(quick), finite(full)
     low, high = -1, last + 1  # a step that is below, and one that is not, among those encoded in full
