@@ -119,6 +119,21 @@ PACKAGES = (
         "GPL 2 or later",
         "the KDE team and the speakers of KTuberling",
     ),
+    Package(
+        "festvox-ru",
+        "festvox",
+        r"festival/voices/russian/msu_(?P<language>ru)_(?P<speaker>nsh)_clunits/wav/(?P<clip>.+)\.wav",
+        "BSD-like",
+        "Nickolay V. Shmyrev",
+    ),
+    Package(
+        "tuxpaint-stamps-default",
+        "tuxpaint",
+        # Without the Spanish ones: the language is held out, and a test set stays as it is.
+        r"tuxpaint/stamps/(?P<clip>.+)_desc_(?P<language>(?!es)[a-z]+(_[A-Z]+)?)\.(ogg|wav)",
+        "GPL 2",
+        "Bill Kendrick and the speakers of Tux Paint",
+    ),
 )
 
 

@@ -214,3 +214,28 @@ def test_options_of_the_other_corpora(arguments):
 
 def test_english_prompts_of_the_exchange_stay_out():
     assert not any(package.name.startswith("asterisk-core-sounds-en") for package in speech_prompts.PACKAGES)
+
+
+@pytest.mark.parametrize(
+    "package, path, name",
+    [
+        ("festvox-ru", "festival/voices/russian/msu_ru_nsh_clunits/wav/ru_0113.wav", "festvox_ru_nsh_ru-0113"),
+        ("festvox-ru", "festival/voices/russian/msu_ru_nsh_clunits/mcep/ru_0113.mcep", None),
+        ("tuxpaint-stamps-default", "tuxpaint/stamps/food/egg_desc_ru.ogg", "tuxpaint_ru_ru_food-egg"),
+        ("tuxpaint-stamps-default", "tuxpaint/stamps/food/egg_desc_pt_BR.wav", "tuxpaint_pt-br_pt-br_food-egg"),
+        ("tuxpaint-stamps-default", "tuxpaint/stamps/food/egg_desc_es.ogg", None),
+        ("tuxpaint-stamps-default", "tuxpaint/stamps/food/egg_desc.ogg", None),
+        ("tuxpaint-stamps-default", "tuxpaint/stamps/food/egg.ogg", None),
+    ],
+)
+def test_what_is_speech_in_a_package(tmp_path, monkeypatch, package, path, name):
+    """Of stamps neither what they sound like, nor the Spanish that the test set leaves out."""
+    (package,) = (each for each in speech_prompts.PACKAGES if each.name == package)
+    monkeypatch.setattr(speech_prompts, "members", lambda archive: iter([(f"usr/share/{path}", b"")]))
+    monkeypatch.setattr(speech_prompts, "_read", lambda *_: voice(2).astype(np.float32))
+    if name is None:
+        with pytest.raises(PromptsError, match="holds no speech"):
+            speech_prompts.convert(tmp_path / "a.deb", package, tmp_path)
+    else:
+        assert speech_prompts.convert(tmp_path / "a.deb", package, tmp_path) == 1
+        assert [path.name for path in (tmp_path / "train").iterdir()] == [f"prompt_{name}.flac"]
