@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
             "--seed",
             type=in_range(int, 0, 2**31 - 1),
             default=0,
-            help="the same input, settings, seed and batch size give the same file",
+            help="of random numbers: the same input, settings, seed and batch size give the same result",
         )
         self.add_argument(
             "--dry-run", action="store_true", help="check the options, print them, and stop before any work"
@@ -69,8 +69,8 @@ class Parser(argparse.ArgumentParser):
             type=Path,
             nargs="+",
             metavar="FILE",
-            help="trained weights, one file per kind of signal; without it, those in checkpoints/ are used. More than one "
-            "end in .safetensors: what else follows is IN and OUT",
+            help="trained weights, one file per kind of signal, to decode any number; without it, those in checkpoints/ "
+            "are used. Of several, each ends in .safetensors; other words are IN and OUT",
         )
 
     def run(self, argv: list[str] | None, work) -> int:

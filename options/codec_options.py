@@ -233,7 +233,7 @@ def evaluate_parser() -> Parser:
         type=in_range(float, 1, QUALITIES),
         nargs="+",
         default=[3.0],
-        help="one or several; each gets a folder of its own",
+        help="one or several; each of several gets a folder of its own",
     )
     _add_coder(parser)
     _add_exact(parser)

@@ -57,7 +57,7 @@ def train_parser() -> Parser:
         "--learning_rate",
         type=in_range(float, 0.0, 1.0),
         default=2e-3,
-        help="peak of the first stage; the later ones use fixed fractions of it",
+        help="peak of the stage joint; each other stage has a fixed fraction of it, also where it comes first",
     )
     add("--optimizer", choices=("soap", "adamw"), default="soap", help="soap learns more per minute")
     add(
@@ -66,8 +66,18 @@ def train_parser() -> Parser:
         default=1.0,
         help="scales the number of channels of encoder and generator",
     )
-    add("--lmbda_low", type=in_range(float, 1e-6, 10.0), default=None, help="rate weight of quality 1")
-    add("--lmbda_high", type=in_range(float, 1e-6, 10.0), default=None, help="rate weight of quality 8")
+    add(
+        "--lmbda_low",
+        type=in_range(float, 1e-6, 10.0),
+        default=None,
+        help="rate weight of quality 1; without it, that of --init or of the kind: images 0.0004, speech 0.0007",
+    )
+    add(
+        "--lmbda_high",
+        type=in_range(float, 1e-6, 10.0),
+        default=None,
+        help="rate weight of quality 8; without it, that of --init or of the kind: images 0.18, speech 0.09",
+    )
     add(
         "--vgg16",
         action="store_true",

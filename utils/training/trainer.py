@@ -40,7 +40,7 @@ class Settings:
     minutes: float | None = None  # length of the run; of no effect where `steps` is given
     steps: int | None = None
     batch_size: int = 8  # crops per step and process
-    learning_rate: float = 2e-3  # peak of the first stage
+    learning_rate: float = 2e-3  # peak of the stage joint; the others have fixed fractions
     optimizer: str = "soap"  # or "adamw"
     validate_every: float = 5.0  # minutes; 0: at the ends of stages only
     seed: int = 0
