@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import coders, common, crops, images, page, same_bytes, speech
+from benchmarks import coders, common, crops, gray, images, page, same_bytes, speech
 from benchmarks.common import Codec, Curve, Missing, Points
 from data import build_kind
 from tests.helpers.scripts import one_line
@@ -161,7 +161,6 @@ def test_images_are_measured_resumed_and_reported(
 
 def test_plots_are_drawn(picture, tiny_checkpoints, tmp_path, monkeypatch):
     """Each names its files, the weights and the machine."""
-    pytest.importorskip("matplotlib")
     plot, titles = common.plot, []
     monkeypatch.setattr(common, "plot", lambda *args: titles.append(args[-1]) or plot(*args))
     assert run_images(picture, tiny_checkpoints["image"], tmp_path / "out", "--codecs", "bpgan", "jpeg") == 0
@@ -479,17 +478,16 @@ def test_a_setting_that_lacks_files_has_no_mean(tmp_path, picture, capsys):
     assert "jpeg at 5: 1 of 2" in capsys.readouterr().err
 
 
-def test_bd_table():
-    def curve(label, factor, group="others"):
-        return Curve(
-            label,
-            [
-                {"bpp": factor * rate, "psnr_db": 20.0 + 5 * index, "ms_ssim": 1 - 0.1 / rate}
-                for index, rate in enumerate((1, 2, 4, 8))
-            ],
-            group,
-        )
+def curve(label, factor, group="others"):
+    """Of `factor` times the rates of others at the same qualities."""
+    points = [
+        {"bpp": factor * rate, "psnr_db": 20.0 + 5 * index, "ms_ssim": 1 - 0.1 / rate, "encode_seconds": rate}
+        for index, rate in enumerate((1, 2, 4, 8))
+    ]
+    return Curve(label, points, group)
 
+
+def test_bd_table():
     high = Curve("High", [{"bpp": 1.0, "psnr_db": 34.9}, {"bpp": 2.0, "psnr_db": 50.0}], "others")
     curves = {
         "jpeg": curve("JPEG", 1),
@@ -643,6 +641,32 @@ def test_search_benchmark_compares_methods_with_none(
     assert whole.shape == (texture_image if kind == "image" else voiced_clip).shape
     with pytest.raises(SystemExit):
         search.main([*arguments, "--codecs", "jpeg"])
+
+
+def test_half_the_bits_of_no_search_are_50_percent_less():
+    from benchmarks import search
+
+    curves = {"bpgan-0": curve("BPGAN, no search", 1), "bpgan-9": curve("BPGAN, 9 iterations", 0.5)}
+    (row,) = search.comparison(images.BENCHMARK, curves)
+    half = pytest.approx(-50)
+    assert row == {"curve": "9 iterations", "seconds": 15 / 4, "psnr_db": half, "ms_ssim": half}
+
+
+# -- gray pictures -------------------------------------------------------------------------------------
+
+
+def test_the_table_of_gray_pictures(codecs, picture, tiny_checkpoints, capsys):
+    """The middle of each, coded as color and as gray."""
+    arguments = ["--input", picture, "--checkpoint", tiny_checkpoints["image"], "--quality", 5, "--iterations", 3]
+    assert gray.main([*map(str, arguments), "--side", "64", "--device", "cpu"]) == 0
+    middle = np.asarray(Image.open(picture).convert("L"))[69:133, 93:157]
+    originals = np.dstack([middle] * 3), middle
+    files = [codecs["image"].compress(pixels, 5, Settings.of("admm", 3)) for pixels in originals]
+    decoded = [codecs["image"].decompress(data) for data in files]
+    sizes = " | ".join(str(len(data)) for data in files)
+    scores = " | ".join(f"{codecs['image'].kind.score(*pair)['psnr_db']:.2f}" for pair in zip(originals, decoded))
+    tint = np.ptp(decoded[0].astype(int), axis=2).max()
+    assert capsys.readouterr().out.splitlines()[-1] == f"| 3 | 5 | {sizes} | {scores} | {tint} |"
 
 
 # -- entropy coders ------------------------------------------------------------------------------------

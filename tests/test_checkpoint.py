@@ -455,14 +455,6 @@ def test_the_digest_covers_every_tensor(rewrite, tiny_checkpoints):
     assert load_checkpoint(rewrite(metadata={"info": json.dumps({"trained": "longer"})})).digest == base.digest
 
 
-def test_fingerprint_of_a_realistic_generator(tiny_checkpoints, tmp_path):
-    made = load_checkpoint(tiny_checkpoints["image"])
-    save_checkpoint(tmp_path / "with.safetensors", made)
-    save_checkpoint(tmp_path / "without.safetensors", dataclasses.replace(made, realistic=None))
-    with_one, without = (load_checkpoint(tmp_path / f"{n}.safetensors") for n in ("with", "without"))
-    assert with_one.fingerprint == without.fingerprint and without.realistic is None
-
-
 def test_overwriting_the_file_does_not_reach_what_was_loaded(tiny_checkpoints, tmp_path):
     """Files are mapped into memory where that is fast: what is loaded must be a copy."""
     path = tmp_path / "copy.safetensors"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.config import STRIDE
 from models.efficientnet import picture_features
 from models.texture import has_texture
 from utils.codec import bitstream, targets, tiling
@@ -105,6 +106,14 @@ def test_the_search_s_symbols_are_those_of_the_file(codecs, search):
     assert judged(encoded.data) <= judged(plain.data)
     if search in ("admm", "sga", "ste"):
         assert judged(encoded.data) < judged(plain.data) and encoded.bits_saved > 0
+
+
+def test_what_a_search_made_worse_is_not_written(codecs, monkeypatch):
+    codec, pixels = codecs["image"], picture(48, 40)
+    plain = codec.compress(pixels, 6, "none")
+    monkeypatch.setattr(TiledSearch, "run", lambda self, task, latents, watch: latents.round() + 20)
+    encoded = codec.encode(pixels, 6, "admm")
+    assert encoded.data == plain and encoded.bits_saved == 0
 
 
 def test_a_batch_is_coded_as_its_members_alone(codecs, monkeypatch):
@@ -319,6 +328,55 @@ def test_a_tiled_search_pays_and_decodes(codecs, monkeypatch):
     assert codec.decompress(encoded.data).shape == pixels.shape
 
 
+def tiled(codec, monkeypatch, realism=0.0):
+    """A task of a picture whose latent takes eight windows, the latent, and the windows."""
+    monkeypatch.setattr(tiling, "CORE_POSITIONS", 16)
+    monkeypatch.setattr(tiling, "CORE_SIDE", 4)
+    x, _ = codec.kind.to_picture(picture(100, 210))
+    task = Task([x], False, 192, codec.coders["context"], Settings.of(iterations=1, realism=realism))
+    latents = codec.analyze(x, 192)[None]
+    return task, latents, codec.tiled_search.tiles(*latents.shape[2:])
+
+
+def test_each_window_is_searched_beside_what_is_decided(codecs, monkeypatch):
+    codec = codecs["image"]
+    task, latents, tiles = tiled(codec, monkeypatch)
+    decided, left = latents.round(), iter(tiles)
+
+    def search(problem, *_):
+        """Finds symbols one larger, in the window's margin too."""
+        window = next(left)
+        assert torch.equal(problem.fallback, decided[window.outer()])
+        assert torch.equal(problem.start, problem.hold(latents[window.outer()], decided[window.outer()]))
+        decided[window.core()] += 1
+        return SimpleNamespace(symbols=problem.fallback + 1)
+
+    monkeypatch.setattr("utils.codec.tiled_search.optimize_latent", search)
+    assert torch.equal(codec.tiled_search.run(task, latents), latents.round() + 1)
+    assert len(tiles) == 8 and next(left, None) is None
+
+
+def test_each_window_is_searched_as_it_will_be_shown(codecs, monkeypatch):
+    """With the noise of its place."""
+    codec, seen = codecs["image"], []
+    task, latents, tiles = tiled(codec, monkeypatch, realism=1.0)
+    shown = codec.generate(latents[0].round().numpy(), task.quality_step, 1.0)
+
+    def distance(name, x, fallback, gray):
+        seen.append(fallback())
+        return lambda x, x_hat: seen.append(x_hat) or x_hat.sum()
+
+    monkeypatch.setattr(codec.distortions, "of", distance)
+    for window in tiles:
+        problem, _ = codec.tiled_search.problem(task, latents, latents.round(), window)
+        problem.distortion(problem.fallback)
+        expected = shown[window.core(STRIDE)][:, : 100 - STRIDE * window.top, : 210 - STRIDE * window.left]
+        for x_hat in seen:
+            error = x_hat[0][window.core_in_outer(STRIDE)].numpy() - expected
+            assert np.square(error).mean() < 0.01 * np.square(expected).mean()  # the search is in bfloat16
+        seen.clear()
+
+
 @pytest.mark.parametrize("rows, columns", [(1, 1), (5, 4), (40, 3), (3, 40), (17, 23), (4, 4), (1, 100)])
 def test_windows_cover_every_position_once(rows, columns, monkeypatch):
     monkeypatch.setattr(tiling, "CORE_POSITIONS", 16)
@@ -441,6 +499,16 @@ def test_a_score_that_becomes_infinite_can_be_met(exact_from):
         least = min(step for step in range(225) if psnr(step) >= value)
         step = targets.meet(Target("psnr_db", value), kind, 224, psnr, psnr)
         assert least <= step and psnr(step) >= value and (step == least or psnr(step) == math.inf)
+
+
+def test_a_target_s_score_is_that_of_the_realism(codecs):
+    codec, pixels = codecs["image"], picture(48, 64)
+    trials = Trials(codec, pixels, {}, Target("psnr_db", 20.0))
+    data, scores = codec.compress(pixels, 6, "none"), []
+    for realism in (0.0, 1.0):
+        scores.append(codec.kind.score(pixels, codec.decompress(data, realism))["psnr_db"])
+        assert trials.measure(quality_step(6), Settings.of("none", realism=realism)) == scores[-1]
+    assert scores[0] > scores[1] + 1
 
 
 def test_targets_out_of_reach_name_the_nearest_rate(codecs):

@@ -322,7 +322,9 @@ def test_from_the_shell(run, tmp_path, codecs):
     code, text, _ = run(Decompression, "--info", out / "a.bpgan")
     assert code == 0 and " exact " in text
     code, _, err = run(Decompression, out / "a.bpgan", tmp_path / "floats.png", "--no_exact")
-    assert code == 0 and (tmp_path / "floats.png").exists(), err
+    assert code == 0, err
+    floats = codecs["image"].decompress(out / "a.bpgan", exact=False)
+    assert np.array_equal(Image.open(tmp_path / "floats.png"), floats) and not np.array_equal(floats, shown)
 
 
 def test_test_has_the_option(run, tmp_path, codecs):
@@ -348,12 +350,26 @@ def test_info_decodes_nothing(run, word):
     one_line(code, err, "--exact is not allowed with --info", exit_code=2)
 
 
-def test_the_benchmark_prints_a_row_per_quality(tiny_checkpoints, tmp_path, capsys):
-    save_picture(tmp_path / "a.png", 50, 70, 3)
+def test_the_benchmark_prints_a_row_per_quality(tiny_checkpoints, codecs, tmp_path, capsys):
+    """Means over the pictures, and the largest loss and difference."""
+    for seed in (3, 9):
+        save_picture(tmp_path / f"{seed}.png", 50, 70, seed)
     arguments = ["--checkpoint", tiny_checkpoints["image"], "--input", tmp_path, "--quality", 2, 8, "--device", "cpu"]
     assert benchmarks.exact.main([str(a) for a in arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("1 pictures; ") and [line.split()[1] for line in lines[3:]] == ["2", "8"]
+    assert lines[0].startswith("2 pictures; ") and len(lines) == 5
+    for quality, line in zip((2, 8), lines[3:]):
+        rows = []
+        for original in (codecs["image"].kind.read(path) for path in sorted(tmp_path.iterdir())):
+            data = codecs["image"].compress(original, quality, "none")
+            by_floats, by_integers = (codecs["image"].decompress(data, exact=on) for on in (False, True))
+            apart = np.abs(by_floats.astype(int) - by_integers)
+            scores = [psnr(original, pixels) for pixels in (by_floats, by_integers)]
+            rows.append([scores[0], scores[0] - scores[1], (apart > 0).mean(), apart.max()])
+        (score, loss, differing, _), (_, most, _, levels) = np.mean(rows, axis=0), np.max(rows, axis=0)
+        assert line.startswith(
+            f"| {quality} | {score:.2f} | {loss:.4f} | {most:.4f} | {differing:.1%} | {levels:.0f} | "
+        )
 
 
 # -- shipped weights ----------------------------------------------------------------------------------

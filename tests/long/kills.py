@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,9 @@ class Batch:
 
 
 class Training:
-    """Six steps in three stages; the state is saved after every step."""
+    """Seven steps in five stages; the state is saved after every step."""
+
+    STEPS = "steps.txt"  # the numbers of the steps that all runs began
 
     def __init__(self, folder: Path):
         self.data = folder / "pictures"
@@ -173,6 +176,14 @@ class Training:
         ImageKind.crop_shape = (64, 64)
         training.SAVE_SECONDS = 0
         fitting.FITTING_BATCHES, fitting.FITTING_CROPS = 1, 2
+        step = training.Trainer.step
+
+        def recorded(trainer, *arguments):
+            with open(output / self.STEPS, "a") as file:
+                file.write(f"{trainer.state.step}\n")
+            return step(trainer, *arguments)
+
+        training.Trainer.step = recorded
         resume = ["--resume"] if (output / "r" / "state.pt").exists() else []
         return train.main(
             [
@@ -221,7 +232,10 @@ class Training:
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours), (
             "the interrupted training ended with other weights"
         )
-        assert self.finished(output)["step"] >= before["step"]
+        begun = [int(line) for line in (output / self.STEPS).read_text().splitlines()]
+        assert begun[0] == 0 and begun[-1] + 1 == self.finished(output)["step"]
+        # what was interrupted is begun again, and nothing before it: at most the step after the saved one is lost
+        assert all(later - earlier in (0, 1) for earlier, later in pairwise(begun)), f"begun anew: steps {begun}"
 
 
 def kill(subject, folder: Path, times: int, rng: random.Random, bar: tqdm) -> tuple[int, int]:

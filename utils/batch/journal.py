@@ -207,10 +207,8 @@ def _is_record(record) -> bool:
     row, files = record.get("row"), record.get("files")
     return (
         isinstance(row, dict)
-        and isinstance(row.get("file"), str)
-        and isinstance(row.get("signal"), str)
-        and all(isinstance(row.get(name), str) for name in ("search", "entropy_coder"))
-        and all(isinstance(value, float | int) for name, value in row.items() if name not in _TEXTS)
+        and all(isinstance(row.get(name), str) for name in ("file", "signal", "search", "entropy_coder"))
+        and all(isinstance(value, str if name in _TEXTS else float | int) for name, value in row.items())
         and isinstance(files, dict)
         and len(files) > 0
     )
