@@ -70,13 +70,13 @@ def train_parser() -> Parser:
         "--lmbda_low",
         type=in_range(float, 1e-6, 10.0),
         default=None,
-        help="rate weight of quality 1; without it, that of --init or of the kind: images 0.0004, speech 0.0007",
+        help="rate weight of quality 1; without it, that of --init, or the default of the kind",
     )
     add(
         "--lmbda_high",
         type=in_range(float, 1e-6, 10.0),
         default=None,
-        help="rate weight of quality 8; without it, that of --init or of the kind: images 0.18, speech 0.09",
+        help="rate weight of quality 8; without it, that of --init, or the default of the kind",
     )
     add(
         "--vgg16",
