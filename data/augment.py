@@ -18,34 +18,38 @@ from .stft import SpeechSettings, magnitudes, mel_basis
 
 NOISE_FRAMES = 2048  # of the noise that is kept for all crops: 16 s
 SPEECH_DB = -6.0  # RMS of speech without its pauses against a sine's at the level; the median of 30 recordings
-SPEEDS = (0.9, 1.1)  # Ko et al. 2015, "Audio augmentation for speech recognition"
+# Vocal tracts by their length (Jaitly and Hinton 2013, "Vocal tract length perturbation improves speech recognition"),
+# and tempo, as Ko et al. 2015, "Audio augmentation for speech recognition", have both together. Other data than
+# ours have another microphone, which is more than a tilt: knots of an equalizer, over all bands.
+PITCHES, TEMPOS = (0.85, 1.2), (0.87, 1.15)
+EQUALIZER_KNOTS, EQUALIZER_DB = 5, 6.0
 STEEPEST_DB = 120.0  # attenuation of a band limit; more is nothing all the same
 
 
 def augment(crop: torch.Tensor, rng: np.random.Generator, settings: SpeechSettings, n_frames: int) -> torch.Tensor:
     """(1, n_mels, n_frames or more) -> (1, n_mels, n_frames): half of the crops stay as they are.
 
-    The others differ in speed, level and tone of the voice, and some in room, noise, band limits or an offset. In
+    The others differ in pitch, tempo, tone and level of the voice, and some in room, noise, band limits or an offset. In
     some of all crops there is a stretch of digital silence, which recordings lack.
     """
     if rng.uniform() < 0.5:
         crop = crop[..., :n_frames]
     else:
-        crop = speed(crop, rng.uniform(*SPEEDS), settings, n_frames)
-        power = to_power(crop, settings) * gains(-rng.uniform(0, 10), rng.uniform(-4, 4), crop)
+        crop = warp(crop, rng.uniform(*PITCHES), rng.uniform(*TEMPOS), settings, n_frames)
+        power = to_power(crop, settings)
+        power = _as_loud(power * equalizer(rng.uniform(-EQUALIZER_DB, EQUALIZER_DB, EQUALIZER_KNOTS), crop), power)
+        softer = rng.uniform(0, 6)
+        power = power * 10 ** (-softer / 10)
         if rng.uniform() < 0.25:
             power = room(power, rng.uniform(0.15, 0.4), rng.uniform(6, 20), settings, int(rng.integers(NOISE_FRAMES)))
         if rng.uniform() < 0.35:
-            place, decibels = int(rng.integers(NOISE_FRAMES)), SPEECH_DB - rng.uniform(20, 40)
+            place, decibels = int(rng.integers(NOISE_FRAMES)), SPEECH_DB - softer - rng.uniform(20, 40)
             power = power + noise(decibels, rng.uniform(-12, 3), settings, place, crop)
         if rng.uniform() < 0.3:
             is_telephone = rng.uniform() < 0.4
             low = rng.uniform(200, 350) if is_telephone else rng.uniform(40, 120)
             high = rng.uniform(3300, 3700) if is_telephone else rng.uniform(5000, 7800)
-            before = power.max()
-            power = power * band_limits(low, high, settings, crop.device)
-            # The file's level is that of its loudest band.
-            power = power * (before / power.max().clamp_min(1e-12)).clamp_max(100)
+            power = _as_loud(power * band_limits(low, high, settings, crop.device), power)
         if rng.uniform() < 0.1:
             power = power + offset(rng.uniform(-60, -38), settings, crop.device)
         crop = to_picture(power, settings)
@@ -72,16 +76,31 @@ def to_picture(power: torch.Tensor, settings: SpeechSettings) -> torch.Tensor:
     return (decibels * (2 / settings.floor_db) + 1).clamp_(-1, 1)
 
 
-def speed(picture: torch.Tensor, factor: float, settings: SpeechSettings, n_frames: int) -> torch.Tensor:
-    """Played `factor` times as fast, -> (..., n_mels, n_frames): higher frequencies and shorter sounds.
+def warp(
+    picture: torch.Tensor, pitch: float, tempo: float, settings: SpeechSettings, n_frames: int
+) -> torch.Tensor:
+    """Frequencies `pitch` times as high, sounds `tempo` times as fast, -> (..., n_mels, n_frames).
 
-    Where the picture ends too early, its last frame is repeated; above its highest band, that band.
+    A recording that is played faster has both factors alike. Where the picture ends too early, its last frame is
+    repeated; above its highest band, that band.
     """
     centers = _centers(settings)
-    rows = np.rint(np.interp(centers / factor, centers, np.arange(len(centers)))).astype(np.int64)
-    frames = np.minimum(np.rint(np.arange(n_frames) * factor).astype(np.int64), picture.shape[-1] - 1)
+    rows = np.rint(np.interp(centers / pitch, centers, np.arange(len(centers)))).astype(np.int64)
+    frames = np.minimum(np.rint(np.arange(n_frames) * tempo).astype(np.int64), picture.shape[-1] - 1)
     indices = (torch.from_numpy(index).to(picture.device) for index in (rows, frames))
     return picture.index_select(-2, next(indices)).index_select(-1, next(indices))
+
+
+def equalizer(decibels: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """Gains in dB at places spread evenly from the lowest band to the highest -> factors of power (n_mels, 1)."""
+    n_mels = like.shape[-2]
+    curve = np.interp(np.linspace(0, 1, n_mels), np.linspace(0, 1, len(decibels)), decibels)
+    return torch.from_numpy(10 ** (curve / 10)).to(like)[:, None]
+
+
+def _as_loud(power: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Brought to the loudest band of what it was before, since that is the file's level; by 20 dB up at most."""
+    return power * (before.max() / power.max().clamp_min(1e-12)).clamp_max(100)
 
 
 def gains(decibels: float, tilt: float, like: torch.Tensor) -> torch.Tensor:

@@ -235,6 +235,7 @@ class Kind(ABC):
     storage: str  # "uint8" or "float16": pictures in memory
     stretch: tuple[float, float]  # rows, columns: crops of up to this size shrink to one
     spare_columns: int = 0  # that a crop has for `augment` to use up
+    joins_short: bool = False  # whether crops of short signals go on with other signals, rather than with their own edge
 
     def list_files(self, root: Path | str, split: str) -> list[Path]:
         """The files of a split ("train", "val", "test") in a folder, sorted by path.
@@ -243,6 +244,10 @@ class Kind(ABC):
         split. Raises ValueError if `root` is not a folder.
         """
         return list_files(root, self.suffixes)
+
+    def speaker_of(self, path: Path) -> str:
+        """Who or what a training file is one of many from, which then do not count as so many; "" where all are alike."""
+        return ""
 
     has_colors: bool = False  # whether pictures are photographs in color, as networks trained on ImageNet know them
     has_waveforms: bool = False  # whether discriminators listen to it, too

@@ -33,14 +33,14 @@ class PictureSet:
                 disable=not progress,
                 leave=False,
             )
-            self.pictures = [picture.to(self.device) for picture in read if picture is not None]
+            kept = [(path, picture.to(self.device)) for path, picture in zip(files, read) if picture is not None]
+        self.pictures = [picture for _, picture in kept]
         if not self.pictures:
             raise ValueError(
                 f"none of {len(files)} files could be read as {kind.name}: "
                 f"--dataroot must hold files with one of {', '.join(kind.suffixes)}"
             )
-        columns = np.array([p.shape[-1] * p.shape[-2] for p in self.pictures], dtype=np.float64)
-        self.weights = columns / columns.sum()  # every sample of every picture is as likely
+        self.weights = _chances([kind.speaker_of(path) for path, _ in kept], [p[0].numel() for p in self.pictures])
 
     def _read(self, path: Path) -> torch.Tensor | None:
         """A file's picture as it is kept, in the machine's own memory; None where it cannot be read."""
@@ -75,6 +75,8 @@ class PictureSet:
     def _crop(self, stored: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         rows, columns = self.kind.crop_shape
         columns += self.kind.spare_columns
+        while self.kind.joins_short and stored.shape[-1] < columns:
+            stored = torch.cat([stored, self.pictures[rng.choice(len(self.pictures), p=self.weights)]], dim=-1)
         factor = rng.uniform() if rng.uniform() < 0.5 else 0.0  # half of the crops keep their scale
         take = [
             min(round(n * (1 + factor * (most - 1))), max(n, have))
@@ -92,3 +94,15 @@ class PictureSet:
         if tuple(crop.shape[-2:]) != (rows, columns):
             crop = F.interpolate(crop[None], (rows, columns), mode="bilinear", antialias=True, align_corners=False)[0]
         return self.kind.augment(crop, rng)
+
+
+def _chances(speakers: list[str], samples: list[int]) -> np.ndarray:
+    """The chance of each picture, (n,): as its samples, but over the square root of all of its speaker's.
+
+    So a speaker with a hundred times as many samples is heard ten times as often, and those of whom there is little
+    are not drowned. Where nobody is told apart, every sample of every picture is as likely.
+    """
+    counts = np.asarray(samples, np.float64)
+    _, place = np.unique(speakers, return_inverse=True)
+    weights = counts / np.sqrt(np.bincount(place, counts))[place]
+    return weights / weights.sum()

@@ -23,6 +23,9 @@ HELD_OUT_SPEAKERS = ("carlo", "armelle")
 _CLASS_OF_PICTURE = re.compile(r"inet_n(\d{8})_")  # a name that begins with a WordNet number, the picture's class
 _PROMPT = re.compile(r"prompt_([^_]+)_([a-z]+)[^_]*_([^_]+)_")  # source, language with an addition such as -br, speaker
 
+_NUMBERED = re.compile(r"(\d+)[-_]")  # a name that begins with the number of its speaker
+_TIMIT_SPEAKER = re.compile(r"[FM][A-Z]{3}\d", re.IGNORECASE)  # a folder of TIMIT: FCJF0
+
 
 def list_files(root: Path | str, suffixes: Iterable[str]) -> list[Path]:
     """All files with one of these lower-case suffixes under a folder, sorted by path.
@@ -50,6 +53,19 @@ def is_held_out(path: Path) -> bool:
         source, language, speaker = match.groups()
         return source in HELD_OUT_SOURCES or language in HELD_OUT_LANGUAGES or speaker in HELD_OUT_SPEAKERS
     return False
+
+
+def speaker_of(path: Path) -> str:
+    """Who speaks in a file, as far as its name tells; "" where it does not.
+
+    Prompts carry source, language and speaker, recordings of speechocean762 and LibriSpeech begin with the speaker's
+    number, and those of TIMIT lie in the speaker's folder.
+    """
+    if match := _PROMPT.match(path.name):
+        return " ".join(match.groups())
+    if match := _NUMBERED.match(path.name):
+        return match[1]
+    return path.parent.name.lower() if _TIMIT_SPEAKER.fullmatch(path.parent.name) else ""
 
 
 def prompt_name(source: str, language: str, speaker: str, clip: str) -> str:

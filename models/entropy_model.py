@@ -133,7 +133,29 @@ class ContextModel(nn.Module):
                 own = symbols[:, : self.groups[0]].float()
                 led = F.conv2d(own, kernels.leading, padding=KERNEL // 2)
             mean = torch.cat([mean[:, : self.groups[0]] + led, mean[:, self.groups[0] :]], dim=1)
-        return mean, log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
+        return mean, bounded(log_scale, MIN_LOG_SCALE, MAX_LOG_SCALE)
+
+
+class _Bounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, low, high):
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, slope):
+        (x,), (low, high) = ctx.saved_tensors, ctx.bounds
+        leads_back = ((x >= low) | (slope < 0)) & ((x <= high) | (slope > 0))
+        return slope * leads_back, None, None
+
+
+def bounded(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """x limited to [low, high], with a slope outside that leads back inside, where a clamp has none.
+
+    So an output that has drifted beyond a limit can come back (Ballé's lower bound in tensorflow/compression).
+    """
+    return _Bounded.apply(x, low, high)
 
 
 def logistic_bits(y: torch.Tensor, mean: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
@@ -141,4 +163,4 @@ def logistic_bits(y: torch.Tensor, mean: torch.Tensor, log_scale: torch.Tensor) 
     inverse = torch.exp(-log_scale)
     distance = (y.float() - mean).abs()  # the density is even: stay on its falling side
     probability = torch.sigmoid((0.5 - distance) * inverse) - torch.sigmoid((-0.5 - distance) * inverse)
-    return -torch.log2(probability.clamp_min(MIN_PROBABILITY))
+    return -torch.log2(bounded(probability, MIN_PROBABILITY, 1.0))

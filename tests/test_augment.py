@@ -51,15 +51,31 @@ def distance(a, b, smooth=1, depth=50):
 def test_speed(sentence, level_db, power, factor):
     faster = power_of(resample(sentence, RATE * factor, RATE), level_db)
     n_frames = min(faster.shape[-1], int(power.shape[-1] / factor))
-    played = augment.speed(power, factor, SETTINGS, n_frames)
+    played = augment.warp(power, factor, factor, SETTINGS, n_frames)
     assert distance(played, faster) < 0.6 * distance(power, faster)
 
 
-def test_speed_takes_frames_as_they_are(power):
-    played = augment.speed(power, 1.05, SETTINGS, 100)
+def test_warping_takes_frames_as_they_are(power):
+    played = augment.warp(power, 1.05, 1.05, SETTINGS, 100)
     frames = np.rint(np.arange(100) * 1.05).astype(int)
     assert torch.equal(played[:, 0], power[:, 0, frames])
-    assert torch.equal(augment.speed(power, 1.0, SETTINGS, 100), power[..., :100])
+    assert torch.equal(augment.warp(power, 1.0, 1.0, SETTINGS, 100), power[..., :100])
+
+
+def test_pitch_and_tempo_are_apart(power):
+    tempo = augment.warp(power, 1.0, 1.1, SETTINGS, 100)
+    assert torch.equal(tempo, power[..., np.rint(np.arange(100) * 1.1).astype(int)])
+    pitch = augment.warp(power, 1.15, 1.0, SETTINGS, 100)
+    centers = augment._centers(SETTINGS)
+    row = 60
+    moved = int(np.abs(centers - centers[row] * 1.15).argmin())
+    assert torch.equal(pitch[:, moved], power[:, row, :100])
+
+
+def test_equalizer_goes_through_its_knots(power):
+    curve = 10 * torch.log10(augment.equalizer(np.array([3.0, -6.0, 0.0]), power))[:, 0]
+    assert curve.shape == (128,) and float(curve[0]) == pytest.approx(3) and float(curve[-1]) == pytest.approx(0, abs=1e-5)
+    assert float(curve.min()) == pytest.approx(-6, abs=0.1) and (curve[:63].diff() < 0).all() and (curve[64:].diff() > 0).all()
 
 
 @pytest.mark.parametrize("low, high", [(300, 3500), (80, 6000)])
@@ -126,7 +142,7 @@ def test_pictures_and_powers(exponent):
 @pytest.mark.parametrize("settings", [{}, SpeechKind.new_settings], ids=["decibels", "loudness"])
 def test_crops_have_their_shape_and_range_and_half_are_as_they_were(settings):
     kind = SpeechKind(**settings)
-    crop = torch.rand(1, 128, 283) * 2 - 1
+    crop = torch.rand(1, 128, 296) * 2 - 1
     changed = [kind.augment(crop, np.random.default_rng(seed)) for seed in range(60)]
     assert all(c.shape == (1, 128, 256) and c.dtype == crop.dtype and torch.isfinite(c).all() for c in changed)
     assert all(c.min() >= -1 and c.max() <= 1 for c in changed)
@@ -135,7 +151,7 @@ def test_crops_have_their_shape_and_range_and_half_are_as_they_were(settings):
 
 
 def test_silence_stays_silent_but_for_noise(power):
-    silent = torch.full((1, 128, 283), -1.0)
+    silent = torch.full((1, 128, 296), -1.0)
     changed = [KIND.augment(silent, np.random.default_rng(seed)) for seed in range(60)]
     assert sum(bool((c == -1).all()) for c in changed) > 35
     assert (augment.room(torch.zeros_like(power), 0.3, 10.0, SETTINGS) == 0).all()
@@ -148,4 +164,4 @@ def test_training_crops_have_frames_to_spare(sentence, tmp_path, monkeypatch):
     monkeypatch.setattr(SpeechKind, "augment", lambda self, crop, rng: seen.append(crop.shape) or crop[..., :256])
     data = PictureSet(KIND, [tmp_path / "a.wav"], progress=False)
     assert data.batch(2, np.random.default_rng(0)).shape == (2, 1, 128, 256)
-    assert seen == [(1, 128, 283)] * 2
+    assert seen == [(1, 128, 296)] * 2

@@ -1,11 +1,15 @@
 """Listing: plain folders, the TIMIT layout in its distributions, and BPGAN_DATA."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
 
 from data import KINDS, build_kind, corpora, folders
+from data.folders import prompt_name
 from data.images import ImageKind
+from data.speech import SpeechKind
 from models.config import STRIDE, ModelConfig
 
 AUDIO = (".wav", ".flac")
@@ -156,6 +160,21 @@ def test_a_kind_lists_the_files_of_a_split(tmp_path):
     assert listed(speech.list_files(tmp_path / "timit", "train"), tmp_path / "timit") == ["TRAIN/DR1/MABC0/SI2.WAV"]
     for split in ("val", "test"):
         assert speech.list_files(tmp_path / "timit", split) == folders.timit_files(tmp_path / "timit", "test")
+
+
+@pytest.mark.parametrize(
+    "name, speaker",
+    [
+        ("speech/train/0036_000360013.flac", "0036"),
+        ("LibriSpeech/84/121123/84-121123-0000.flac", "84"),
+        ("TIMIT/TRAIN/DR1/FCJF0/SI1027.WAV", "fcjf0"),
+        (f"any/{prompt_name('fillets', 'cs', 'v', 'a clip')}", "fillets cs v"),
+        (f"any/{prompt_name('klettres', 'pt-br', 'pt-br', 'a')}", "klettres pt pt-br"),
+        ("podcast/monday.mp3", ""),
+    ],
+)
+def test_speakers_are_told_by_names(name, speaker):
+    assert SpeechKind().speaker_of(Path(name)) == speaker
 
 
 def test_training_leaves_out_prompts_that_are_held_out_by_name(tmp_path):

@@ -68,6 +68,36 @@ def test_every_sample_of_every_picture_is_as_likely(picture_set):
     assert 0.7 < crops.mean() / 255 < 0.8
 
 
+class Named(Plain):
+    """Whose pictures are of whoever their first letter says."""
+
+    def speaker_of(self, path):
+        return path.name[0]
+
+
+def test_who_is_in_many_pictures_does_not_drown_the_others(picture_set, tmp_path):
+    """White has nine times as many samples as black, in pictures of two sizes, and is drawn three times as often."""
+    paths = [tmp_path / name for name in ("black.png", "white.png", "white_more.png")]
+    for path, width in zip(paths, (8, 8, 64)):
+        Image.fromarray(np.full((8, width, 3), 255 * (path.name[0] == "w"), np.uint8)).save(path)
+    data = PictureSet(Named(), paths, progress=False)
+    assert data.weights == pytest.approx([1 / 4, 3 / 36, 24 / 36])
+    assert 0.7 < drawn(data, 400).mean() / 255 < 0.8
+
+
+class Joined(Plain):
+    joins_short = True
+
+
+def test_short_signals_go_on_with_others(picture_set):
+    """Three columns of white or black are no crop: what follows is as they are, not their last column."""
+    short = [np.full((8, 3, 3), level, np.uint8) for level in (0, 255)]
+    crops = drawn(picture_set(*short, kind=Joined), 40)
+    assert crops.shape == (40, 8, 8, 3)
+    assert sum(0 < crop.mean() < 255 for crop in crops) > 20
+    assert all(crop.mean() in (0, 255) for crop in drawn(picture_set(*short), 40))
+
+
 def test_crops_come_from_everywhere(picture_set):
     crops = drawn(picture_set(ramp(10, 12)), 200)
     places = {tuple(crop[0, 0, :2].round().astype(int) // 4) for crop in crops}

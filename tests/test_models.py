@@ -32,7 +32,7 @@ from models.efficientnet import (
     picture_features,
     stages,
 )
-from models.entropy_model import MIN_PROBABILITY, ContextModel, logistic_bits
+from models.entropy_model import MIN_PROBABILITY, ContextModel, bounded, logistic_bits
 from models.quality import at_quality
 from models.quantizer import Codebook, Gains, straight_through_round
 from tests.helpers.models import randomize_context, tiny_config, tiny_model
@@ -436,6 +436,17 @@ def test_context_sees_magnitudes_up_to_its_limit():
     outputs = [torch.cat(_raw(model, torch.full((1, 4, 3, 3), v)), 1) for v in (62.0, 63.0, 64.0, 3000.0)]
     assert not torch.allclose(outputs[0], outputs[1])
     assert torch.equal(outputs[1], outputs[2]) and torch.equal(outputs[1], outputs[3])
+
+
+def test_what_is_beyond_its_bounds_is_led_back():
+    x = torch.tensor([-3.0, 0.5, 3.0], requires_grad=True)
+    for sign, slopes in ((1, [0.0, 1.0, 1.0]), (-1, [-1.0, -1.0, 0.0])):
+        y = bounded(x, 0.0, 1.0)
+        assert y.tolist() == [0.0, 0.5, 1.0]
+        assert torch.autograd.grad(sign * y.sum(), x)[0].tolist() == slopes
+    log_scale = torch.tensor(-4.0, requires_grad=True)  # a scale of 1/55 where the symbol is 3 off
+    logistic_bits(torch.tensor(3.0), torch.tensor(0.0), bounded(log_scale, -3.0, 3.0)).backward()
+    assert log_scale.grad < 0
 
 
 def test_logistic_bits_are_those_of_the_distribution():
