@@ -36,7 +36,7 @@ from utils.codec.settings import Settings as CodecSettings
 from utils.codec.weights import load_coders
 from utils.precision import autocast
 from utils.training import fitting, setup, stages
-from utils.training.fitting import fit_centers, latents
+from utils.training.fitting import fit_centers, latents, lloyd_centers
 from utils.training.log import RunLog
 from utils.training.schedule import STAGES, Schedule
 from utils.training.soap import SOAP
@@ -455,13 +455,14 @@ def test_a_linear_path_starts_as_a_transform_codec(roots, tmp_path):
         assert (y - predicted)[:, :4].square().mean() < 0.9 * y[:, :4].square().mean()
 
 
-def test_fit_of_centers_is_ascending_and_repeats(roots, tmp_path):
+def test_fit_of_centers_is_ascending_and_repeats(roots, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "WAYS_TO_LLOYD", (1.0,))
     trainer, data = make_trainer(tmp_path), picture_set(roots)
     big = [torch.nn.functional.interpolate(data.batch(8, np.random.default_rng(0)), scale_factor=6)] * 2
     fits = []
     for seed in (1, 2):  # enough latents that a sample of them is drawn
         torch.manual_seed(seed)
-        fit_centers(trainer.networks.model, big)
+        fit_centers(trainer.networks.model, big, trainer.kind)
         fits.append(trainer.networks.model.codebook.centers.clone())
     assert torch.equal(*fits)
     assert (fits[0].diff(dim=1) > 0.15).all()
@@ -469,16 +470,38 @@ def test_fit_of_centers_is_ascending_and_repeats(roots, tmp_path):
     assert (fits[0] - uniform).abs().max() <= 0.4 + 1e-5 and (fits[0] - uniform).abs().max() > 0.02
 
 
-def test_centers_move_to_where_the_latents_are(tmp_path, monkeypatch):
+@torch.no_grad()
+def test_centers_go_as_far_as_rate_and_distortion_fall(roots, tmp_path, monkeypatch):
+    trainer, data = make_trainer(tmp_path), picture_set(roots)
+    model, batches = trainer.networks.model, [data.batch(4, np.random.default_rng(0))] * 2
+    coded = latents(model, batches)
+    lloyd = lloyd_centers(torch.cat([y.transpose(0, 1).flatten(1) for y, _ in coded], dim=1), model.codebook.max_symbol)
+    integers, costs = torch.arange(-31.0, 32), {}
+    for way in (0.0, 0.5, 1.0):
+        model.codebook.centers.copy_(integers + way * (lloyd - integers))
+        losses = torch.zeros(8)
+        for place, (y, quality) in enumerate(coded):
+            x, row = batches[place // 8], torch.full((4,), quality - 1)
+            symbols = model.codebook.quantize(y)
+            x_hat = model.generate(model.codebook.dequantize(symbols), row)
+            error = (x - x_hat).square().mean((1, 2, 3)) / 4 * 255**2 * model.config.lmbda(quality)
+            losses[quality - 1] += (model.rate(symbols.float(), row) / x[0, 0].numel() + error).mean()
+        costs[way] = float(losses.log().mean())
+    assert len(set(costs.values())) == 3
+    best = min(costs, key=costs.get)
+    for ways in ((0.0, 0.5, 1.0), (1.0, 0.5, 0.0)):
+        monkeypatch.setattr(fitting, "WAYS_TO_LLOYD", ways)
+        fit_centers(model, batches, trainer.kind)
+        torch.testing.assert_close(model.codebook.centers, integers + best * (lloyd - integers))
+
+
+def test_centers_move_to_where_the_latents_are():
     """As far as their number allows; those of symbols without latents stay."""
-    model = make_trainer(tmp_path).networks.model
     values = torch.tensor([-1.9, 0.1, 2.1]).repeat_interleave(1000)
-    latent = values.expand(16, -1).reshape(1, 16, 1, -1)
-    monkeypatch.setattr(fitting, "latents", lambda model, batches: [(latent, 1)])
-    fit_centers(model, [])
+    centers = lloyd_centers(values.expand(16, -1), 31)
     expected = torch.arange(-31.0, 32)
     expected[[31 - 2, 31, 31 + 2]] += 0.1 * 1000 / (1000 + fitting.PRIOR_COUNT)
-    torch.testing.assert_close(model.codebook.centers, expected.expand(16, -1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(centers, expected.expand(16, -1), atol=1e-4, rtol=0)
 
 
 # -- the schedule, the clock and the bar -----------------------------------------------------------------

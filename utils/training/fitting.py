@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import build_kind
+from data import Kind, build_kind
 from data.corpora import default_dataroot
 from data.dataset import PictureSet
 from models.bpgan import BPGAN
 from models.config import QUALITIES, QUALITY_STEPS
+from models.losses import rate_distortion
 from options.base_options import Parser
 from utils.codec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.codec.weights import NETWORK, load_weights, network_of, network_tables, usual_symbols
@@ -30,6 +31,8 @@ FITTING_BATCHES, FITTING_CROPS = 12, 8
 # High-rate theory: at the optimum a unit of squared error, in quantization steps, is worth 6/ln 2 bits.
 BITS_PER_SQUARED_STEP = 6 / np.log(2)
 LLOYD_ITERATIONS = 8
+WAYS_TO_LLOYD = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)  # from the integers
+COST_BATCHES = 4  # that choose among them
 PRIOR_COUNT = 20.0  # a center moves from its integer only as far as this many samples at it allow
 
 
@@ -46,14 +49,50 @@ def latents(model: BPGAN, batches: list[torch.Tensor]) -> list[tuple[torch.Tenso
 
 
 @torch.no_grad()
-def fit_centers(model: BPGAN, batches: list[torch.Tensor]) -> None:
-    """Entropy-constrained Lloyd (Chou, Lookabaugh, Gray 1989) per channel, in place.
+def fit_centers(model: BPGAN, batches: list[torch.Tensor], kind: Kind) -> None:
+    """Centers of the codebook, in place, for latents that were trained with rounding to integers.
 
-    Cells minimize BITS_PER_SQUARED_STEP * (y - center)^2 + code length, centers are the cells' means.
+    Lloyd's cells are chosen by distance and code length, so around the frequent symbols they are wide. An encoder
+    takes the nearest center, however, and Lloyd's centers as its own thresholds lie wrong for them: at low rates, where
+    nearly all symbols are 0, they cost more than they bring. So the centers go from the integers as far towards Lloyd's as
+    the mean logarithm of rate + distortion, over all qualities, falls.
     """
-    codebook = model.codebook
-    k = codebook.max_symbol
-    y = torch.cat([latent.transpose(0, 1).flatten(1) for latent, _ in latents(model, batches)], dim=1)
+    coded, codebook = latents(model, batches), model.codebook
+    codebook.reset()
+    integers = codebook.centers.clone()
+    lloyd = lloyd_centers(torch.cat([y.transpose(0, 1).flatten(1) for y, _ in coded], dim=1), codebook.max_symbol)
+    costs = {}
+    for way in WAYS_TO_LLOYD:
+        codebook.centers.copy_(torch.lerp(integers, lloyd, way))
+        costs[way] = _log_cost(model, batches[:COST_BATCHES], coded, kind)
+    codebook.centers.copy_(torch.lerp(integers, lloyd, min(costs, key=costs.get)))
+
+
+def _log_cost(model: BPGAN, batches: list[torch.Tensor], coded: list[tuple[torch.Tensor, int]], kind: Kind) -> float:
+    """Mean logarithm over the qualities of rate + distortion of batches, by truly quantized latents.
+
+    `coded` are the latents of the batches, and of more, as `latents` has them.
+    """
+    losses = torch.zeros(QUALITIES, device=batches[0].device)
+    for place, (y, quality) in enumerate(coded[: len(batches) * QUALITIES]):
+        x = batches[place // QUALITIES]
+        quality_row = torch.full((len(x),), quality - 1, device=x.device)
+        with autocast(x.device):
+            symbols = model.codebook.quantize(y)
+            bits = model.rate(symbols.float(), quality_row)
+            x_hat = model.generate(model.codebook.dequantize(symbols), quality_row)
+        terms = rate_distortion(x, x_hat, bits, model.config.lmbda(quality), kind.weights(x))
+        losses[quality - 1] += terms["loss"].mean()
+    return float(losses.log().mean())
+
+
+def lloyd_centers(y: torch.Tensor, max_symbol: int) -> torch.Tensor:
+    """Latents y (C, n) in steps -> centers (C, 2 max_symbol + 1), ascending, by entropy-constrained Lloyd per channel.
+
+    Cells minimize BITS_PER_SQUARED_STEP * (y - center)^2 + code length, centers are the cells' means (Chou, Lookabaugh,
+    Gray 1989, "Entropy-constrained vector quantization").
+    """
+    k = max_symbol
     uniform = torch.arange(-k, k + 1, dtype=torch.float32, device=y.device).repeat(y.shape[0], 1)
     if y.shape[1] > 40000:  # the same ones in every process and at every call
         chance = torch.Generator(y.device).manual_seed(0)
@@ -73,7 +112,7 @@ def fit_centers(model: BPGAN, batches: list[torch.Tensor]) -> None:
         total = torch.zeros_like(centers).scatter_add_(1, symbols, y.clamp(-k - 0.5, k + 0.5))
         centers = (total + PRIOR_COUNT * uniform) / (count + PRIOR_COUNT)
         centers = uniform + (centers - uniform).clamp(-0.4, 0.4)  # ascending by construction
-    codebook.centers.copy_(centers)
+    return centers
 
 
 def fitting_batches(data: PictureSet, device: torch.device) -> list[torch.Tensor]:

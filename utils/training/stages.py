@@ -251,7 +251,7 @@ class Joint(Stage):
         return self.rate_distortion(x, quality_row, x_hat, bits)
 
     def finish(self, batches):
-        fit_centers(self.networks.average, batches())
+        fit_centers(self.networks.average, batches(), self.kind)
         super().finish(batches)
 
 
