@@ -35,6 +35,17 @@ def test_there_and_back(image_codec, ramp_image, tmp_path):
     assert np.array_equal(image_codec.kind.signal_of(Image.open(path)), decoded)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (4, 3), (80, 48)])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_every_mode_is_opened_by_path(image_codec, tmp_path, mode, size):
+    """Small pictures have fewer bytes than their files, which Pillow could take for the pixels."""
+    pixels = np.random.default_rng(0).integers(1, 255, (size[1], size[0], len(mode)), np.uint8)
+    Image.fromarray(pixels[..., 0] if mode == "L" else pixels).save(tmp_path / "a.bpgan", iterations=0)
+    with Image.open(tmp_path / "a.bpgan") as image:
+        assert (image.mode, image.size) == (mode, size)
+        assert np.array_equal(np.asarray(image), image_codec.decompress(tmp_path / "a.bpgan"))
+
+
 def test_other_modes_streams_and_settings_left_out(image_codec, ramp_image, tmp_path):
     gray = Image.fromarray(ramp_image[:32, :32, 0])
     with open(tmp_path / "a", "w+b") as stream:

@@ -55,7 +55,8 @@ class BpganImageFile(ImageFile.ImageFile):
             if self._exclusive_fp:
                 self.fp.close()
             self.fp, self._data = BytesIO(pixels.tobytes()), None
-            self.tile = [ImageFile._Tile("raw", (0, 0, *self.size), 0, self.mode)]
+            # A tuple: with a bare mode, Pillow would map the .bpgan file itself for the pixels of some modes.
+            self.tile = [ImageFile._Tile("raw", (0, 0, *self.size), 0, (self.mode,))]
         return super().load()
 
 
