@@ -6,10 +6,11 @@ from options.train_options import train_parser
 
 
 def run(options) -> int:
-    from utils.training.setup import build_trainer  # here, so that --help loads no PyTorch
+    from utils.training.setup import build_trainer, run_folder  # here, so that --help loads no PyTorch
 
-    trainer, data, validation = build_trainer(options)
-    print(f"wrote {trainer.run(data, validation)}")
+    with run_folder(options):
+        trainer, data, validation = build_trainer(options)
+        print(f"wrote {trainer.run(data, validation)}")
     return 0
 
 

@@ -76,9 +76,7 @@ def to_picture(power: torch.Tensor, settings: SpeechSettings) -> torch.Tensor:
     return (decibels * (2 / settings.floor_db) + 1).clamp_(-1, 1)
 
 
-def warp(
-    picture: torch.Tensor, pitch: float, tempo: float, settings: SpeechSettings, n_frames: int
-) -> torch.Tensor:
+def warp(picture: torch.Tensor, pitch: float, tempo: float, settings: SpeechSettings, n_frames: int) -> torch.Tensor:
     """Frequencies `pitch` times as high, sounds `tempo` times as fast, -> (..., n_mels, n_frames).
 
     A recording that is played faster has both factors alike. Where the picture ends too early, its last frame is

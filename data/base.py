@@ -48,6 +48,7 @@ class Kind(ABC):
     name: str  # "image", "speech": used in options, logs and metrics.csv
     code: int  # what the file's header stores for `name`, 0..7, never reused
     suffixes: tuple[str, ...]  # lower-case file suffixes that belong to this kind
+    named_suffixes: tuple[str, ...] = ()  # of these, those whose files are coded where they are named, not of a folder
     output_suffix: str  # suffix of decoded files
     channels: int  # C of the picture
     rate_unit: str  # "bpp" or "kbps"
@@ -235,7 +236,9 @@ class Kind(ABC):
     storage: str  # "uint8" or "float16": pictures in memory
     stretch: tuple[float, float]  # rows, columns: crops of up to this size shrink to one
     spare_columns: int = 0  # that a crop has for `augment` to use up
-    joins_short: bool = False  # whether crops of short signals go on with other signals, rather than with their own edge
+    joins_short: bool = (
+        False  # whether crops of short signals go on with other signals, rather than with their own edge
+    )
 
     def list_files(self, root: Path | str, split: str) -> list[Path]:
         """The files of a split ("train", "val", "test") in a folder, sorted by path.

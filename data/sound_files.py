@@ -78,7 +78,7 @@ def read_mono(
     `check_length` is called while decoding with the samples so far and with those that the file declares, 0 or an
     estimate where it does not say, both at `rate`; the ValueError that it raises is passed on with the path.
     What is usual goes to `inform`; a warning that names the file is logged for one that ends early or is
-    damaged, for further streams, for channels that cancel and for samples that are scaled.
+    damaged, for a film, for further streams, for channels that cancel and for samples that are scaled.
     Raises ValueError with one line for a file that is missing, no sound file, empty, or without a readable
     sample, and for NaN, infinite or senseless samples; OSError where the disk fails.
     """
@@ -118,6 +118,13 @@ def read_mono(
         inform("samples beyond full scale are clipped")
         np.clip(signal, -1, 1, out=signal)
     return signal
+
+
+def _is_film(stream) -> bool:
+    """Whether a stream of pictures is more than a cover."""
+    from av.stream import Disposition
+
+    return not stream.disposition & Disposition.attached_pic
 
 
 def resampled(
@@ -221,6 +228,8 @@ class _Decoded:
                 raise _Unreadable("not readable as sound: there is no sound in it")
             if len(streams) > 1 and is_first:
                 self.warnings.append(f"{len(streams)} sound streams; the first alone is read")
+            if is_first and any(_is_film(each) for each in container.streams.video):
+                self.warnings.append("a film; its sound alone is read")
             stream = streams[0]
             self.mix.n_declared += int((container.duration or 0) * self._rate / av.time_base)
             if stream.codec_context is None:

@@ -55,6 +55,7 @@ class SpeechKind(Kind):
 
     name = "speech"
     code = 1
+    named_suffixes = (".mp4", ".3gp", ".webm")  # films: among photographs nobody expects their sound alone
     suffixes = (
         ".wav",
         ".flac",

@@ -93,7 +93,7 @@ def _add_coder(parser: Parser) -> None:
 # The metrics of targets, as `utils.codec.targets.Target` names them: the option's name, the type of its value, and what
 # it asks for. Each kind of signal says which of them it has.
 _TARGETS = {
-    "bytes": ("--target_bytes", in_range(int, 1, 2**31), "bytes of each file, met from below"),
+    "bytes": ("--target_bytes", in_range(int, 1, 2**31), "bytes that each file may have, met from below"),
     "bpp": ("--target_bpp", in_range(float, 1e-4, 24.0), "bits per pixel of each image's file, met from below"),
     "kbps": (
         "--target_kbps",

@@ -74,8 +74,14 @@ def test_pitch_and_tempo_are_apart(power):
 
 def test_equalizer_goes_through_its_knots(power):
     curve = 10 * torch.log10(augment.equalizer(np.array([3.0, -6.0, 0.0]), power))[:, 0]
-    assert curve.shape == (128,) and float(curve[0]) == pytest.approx(3) and float(curve[-1]) == pytest.approx(0, abs=1e-5)
-    assert float(curve.min()) == pytest.approx(-6, abs=0.1) and (curve[:63].diff() < 0).all() and (curve[64:].diff() > 0).all()
+    assert (
+        curve.shape == (128,) and float(curve[0]) == pytest.approx(3) and float(curve[-1]) == pytest.approx(0, abs=1e-5)
+    )
+    assert (
+        float(curve.min()) == pytest.approx(-6, abs=0.1)
+        and (curve[:63].diff() < 0).all()
+        and (curve[64:].diff() > 0).all()
+    )
 
 
 @pytest.mark.parametrize("low, high", [(300, 3500), (80, 6000)])

@@ -519,6 +519,8 @@ def test_targets_out_of_reach_name_the_nearest_rate(codecs):
             codec.encode(pixels, Target("bpp", value), "none")
     with pytest.raises(ValueError, match="5 bytes is below .*nearest reachable rate is [0-9]+ bytes"):
         codec.encode(pixels, Target("bytes", 5), "none")
+    largest = codec.encode(pixels, Target("bytes", 100000), "none")  # a budget, which is not used up
+    assert largest.quality == 8 and largest.data == codec.compress(pixels, 8, "none")
     with pytest.raises(ValueError, match="psnr_db 99 is above what the highest quality gives"):
         codec.encode(pixels, Target("psnr_db", 99.0), "none")
 

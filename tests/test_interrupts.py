@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import Compression_ADMM
+import Decompression
 import test as evaluate
 from data.images import ImageKind
 from tests.helpers.scripts import ROOT, environment, listing, one_line, table
@@ -111,14 +112,47 @@ def test_nothing_is_done_twice(compress, folder, encoded):
         ("--realism", "1"),
         ("--exact", None),
         ("--seed", "1"),
-        ("--no_decode", None),
     ],
 )
-def test_with_another_option_all_is_done_again(compress, folder, encoded, option, value):
-    assert compress("--iterations", "1")[0] == 0
+def test_with_another_option_all_is_done_again(compress, folder, encoded, option, value, caplog):
+    """And that this replaces results is said, once."""
+    assert compress("--iterations", "1")[0] == 0 and not caplog.messages
     before = len(encoded)
     code, out, err = compress("--iterations", "1", option, *([value] if value else []))
     assert code == 0 and len(encoded) >= before + N_FILES and "earlier run" not in out, err
+    (message,) = caplog.messages
+    assert f"{folder / 'out'}: has results of other options" in message and "another --output" in message
+
+
+def test_what_was_coded_without_decoding_is_decoded_later(compress, folder, encoded, caplog):
+    """And the other way round: what is asked for is there."""
+    assert compress("--no_decode", output="out")[0] == 0
+    coded = contents(folder / "out")
+    code, out, err = compress()
+    assert code == 0 and len(encoded) == N_FILES and "psnr_db" in out and not err and not caplog.messages
+    after = contents(folder / "out")
+    assert all(after[name] == data for name, data in coded.items() if name.endswith(".bpgan"))
+    compress(output="whole")
+    whole = contents(folder / "whole")
+    for name in ("0.png", "1.png", "2.png", "deep/3.png"):
+        assert after[name] == whole[name]
+    rows = [table(folder / name / "metrics.csv")[1] for name in ("out", "whole")]
+    same = [[{k: v for k, v in row.items() if "seconds" not in k} for row in part] for part in rows]
+    assert same[0] == same[1] and all(float(row["decode_seconds"]) > 0 for row in rows[0])
+    n_encoded = len(encoded)
+    code, out, _ = compress("--no_decode")
+    assert code == 0 and "4 of them by an earlier run" in out and len(encoded) == n_encoded
+    code, out, _ = compress()
+    assert code == 0 and "4 of them by an earlier run" in out and len(encoded) == n_encoded
+
+
+def test_a_decoded_copy_that_is_gone_is_decoded_again(compress, folder, encoded):
+    assert compress()[0] == 0
+    before = contents(folder / "out")
+    (folder / "out" / "1.png").unlink()
+    code, out, err = compress()
+    assert code == 0 and len(encoded) == N_FILES and "3 of them by an earlier run" in out and not err
+    assert contents(folder / "out")["1.png"] == before["1.png"]
 
 
 @pytest.mark.parametrize("what", ["source", "checkpoint", "program", "other place"])
@@ -205,7 +239,7 @@ def test_the_journal_knows_what_was_written_and_not_what_lies_there(compress, fo
 
 def test_a_journal_that_was_cut_or_scribbled_on(compress, folder, encoded):
     assert compress()[0] == 0
-    path = folder / "out" / journal.NAME
+    path = folder / "out" / journal.Journal.name
     lines = path.read_bytes().splitlines(keepends=True)
     assert len(lines) == N_FILES
     path.write_bytes(b"".join(lines[:2]) + lines[2][: len(lines[2]) // 2])  # a kill in the third, none of the fourth
@@ -245,7 +279,7 @@ def test_a_journal_that_was_cut_or_scribbled_on(compress, folder, encoded):
 def test_a_journal_with_rows_of_another_sort(compress, folder, encoded, bad, is_record):
     """What is no record is passed over: nobody knows then who wrote its results."""
     assert compress()[0] == 0
-    path = folder / "out" / journal.NAME
+    path = folder / "out" / journal.Journal.name
     records = [json.loads(line) for line in path.read_text().splitlines()]
     (records[0] if "files" in bad else records[0]["row"]).update(bad)
     records[0]["row"]["file"] = bad.get("file", "elsewhere.png")
@@ -382,6 +416,33 @@ def test_results_below_the_input_are_no_input(run, folder, encoded):
             Compression_ADMM, "--input", folder / "in", "--output", folder / "in" / "out", "--search", "none"
         )
         assert code == 0 and "4 of 4 files" in out and len(encoded) == N_FILES
+
+
+def test_an_output_above_the_input_hides_nothing(run, folder, encoded):
+    more = folder / "more"
+    save_picture(more / "9.png", 24, 30, 9)
+    code, out, _ = run(Compression_ADMM, "--input", folder / "in", more, "--output", folder, "--search", "none")
+    assert (
+        code == 0 and "5 of 5 files" in out and (folder / "deep" / "3.bpgan").exists() and (folder / "9.png").exists()
+    )
+
+
+def test_results_of_earlier_runs_are_no_photographs(run, folder, encoded, caplog):
+    """Nor those that were decoded; named themselves, they are signals like others."""
+    inputs = folder / "in"
+    arguments = ("--input", inputs, "--search", "none", "--output")
+    assert run(Compression_ADMM, *arguments, inputs / "q3")[0] == 0
+    assert run(Decompression, "--input", inputs, "--output", inputs / "deep" / "decoded")[0] == 0
+    save_picture(inputs / "q3" / "mine.png", 24, 30, 5)
+    caplog.clear()
+    code, out, _ = run(Compression_ADMM, *arguments, inputs / "q5", "--quality", "5")
+    assert code == 0 and "5 of 5 files" in out and (inputs / "q5" / "q3" / "mine.png").exists()
+    (message,) = (line for line in caplog.messages if "earlier runs wrote" in line)
+    assert message == f"8 files that earlier runs wrote left out: {inputs / 'deep' / 'decoded'} {inputs / 'q3'}"
+    code, out, _ = run(Compression_ADMM, "--input", inputs / "q3", "--search", "none", "--output", folder / "again")
+    assert code == 0 and "5 of 5 files" in out
+    code, out, _ = run(Decompression, "--input", inputs, "--output", folder / "all")
+    assert code == 0 and "9 of 9 files decoded" in out
 
 
 def test_originals_are_never_overwritten(run, folder, encoded):
@@ -683,7 +744,7 @@ def test_kills_at_random_moments():
 
 def test_rows_are_plain_json(compress, folder):
     compress()
-    records = [json.loads(line) for line in (folder / "out" / journal.NAME).read_text().splitlines()]
+    records = [json.loads(line) for line in (folder / "out" / journal.Journal.name).read_text().splitlines()]
     assert {name for record in records for name in record["files"]} == {
         name for name in listing(folder / "out") if name.endswith((".bpgan", ".png"))
     }

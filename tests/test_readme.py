@@ -12,6 +12,7 @@ from torch.distributed.run import get_args_parser
 
 import utils
 from tests.helpers.scripts import ROOT
+from utils.codec.fingerprint import fingerprint_of_file, shipped
 
 SCRIPTS = ("train.py", "test.py", "Compression_ADMM.py", "Decompression.py")
 PAGES = sorted(path for folder in (".", "docs", "checkpoints") for path in (ROOT / folder).glob("*.md"))
@@ -98,6 +99,15 @@ def test_one_version():
     assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M).group(1) == utils.__version__
     headings = re.findall(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert next(heading for heading in headings if heading != "Unreleased") == utils.__version__
+
+
+@pytest.mark.parametrize("kind", ["image", "speech"])
+def test_the_list_of_former_weights_is_that_of_the_present_ones(kind):
+    """New weights make another entry."""
+    page, present = (ROOT / "checkpoints" / "FORMER.md").read_text(), fingerprint_of_file(shipped(kind)).hex()
+    assert f"{kind} `{present}`" in page
+    former = re.findall(rf"^\| {kind} \| `(\w{{8}})`( *\|)", page, re.M)
+    assert former and present not in [name for name, _ in former]
 
 
 def python_code(page: str) -> str:

@@ -278,7 +278,7 @@ def test_two_roots_with_one_stem_do_not_overwrite(run, mixed, tmp_path):
 
 def same_decoded_files(decoded, compressed):
     names = {name for name in listing(compressed) if name.endswith((".png", ".wav"))}
-    assert listing(decoded) == names | {"conditions.json"}
+    assert listing(decoded) == names | {"conditions.json", "decoded.jsonl"}
     for name in names:
         assert (decoded / name).read_bytes() == (compressed / name).read_bytes(), name
 
@@ -337,7 +337,7 @@ def test_one_damaged_file_among_good_ones(run, compressed, tmp_path):
     assert any("a.png.bpgan" in line and "damaged" in line for line in lines)
     assert any("empty.bpgan" in line and "truncated" in line for line in lines)
     good = {name for name in listing(compressed) if name.endswith((".png", ".wav"))} - {"a.png.png"}
-    assert listing(tmp_path / "out") == good | {"conditions.json"}
+    assert listing(tmp_path / "out") == good | {"conditions.json", "decoded.jsonl"}
 
 
 def test_a_damaged_input_does_not_stop_the_others(run, mixed, tmp_path):
@@ -364,7 +364,7 @@ def test_another_checkpoint_is_refused_by_name(compressed, tiny_checkpoints, run
         tiny_checkpoints["image_other"],
         checkpoint=False,
     )
-    one_line(code, err, "a.png.bpgan", "--checkpoint", exit_code=1)
+    one_line(code, err, "a.png.bpgan", "--checkpoint", "FORMER.md", exit_code=1)
     code, _, err = run(
         Decompression,
         "--input",
@@ -673,6 +673,33 @@ def test_in_and_out_replace_nothing_unasked(run, mixed, compressed, tmp_path):
     assert (tmp_path / "o.png").read_text() == "precious"
 
 
+def test_in_and_out_say_at_once_what_cannot_be_written(run, mixed, compressed, tmp_path, monkeypatch):
+    """A long search comes after that."""
+    monkeypatch.setattr(Codec, "encode_batch", None)
+    monkeypatch.setattr("utils.codec.decoder.Decoder.decompress", None)
+    (tmp_path / "file").write_text("no folder")
+    code, _, err = run(Compression_ADMM, mixed / "a.png", tmp_path / "file" / "o.bpgan")
+    one_line(code, err, "file", exit_code=1)
+    code, _, err = run(Decompression, compressed / "a.png.bpgan", tmp_path / "o.wav")
+    one_line(code, err, "o.wav", "decodes to .png", exit_code=1)
+    assert listing(tmp_path) == {"file"}
+
+
+def test_in_and_out_do_not_replace_what_came_meanwhile(run, mixed, tmp_path, monkeypatch):
+    encode = Codec.encode_batch
+
+    def slow(self, *arguments, **options):
+        (tmp_path / "o.bpgan").write_text("another process's")
+        return encode(self, *arguments, **options)
+
+    monkeypatch.setattr(Codec, "encode_batch", slow)
+    arguments = (Compression_ADMM, mixed / "a.png", tmp_path / "o.bpgan", "--search", "none")
+    code, _, err = run(*arguments)
+    one_line(code, err, "o.bpgan: is there already", "--overwrite", exit_code=1)
+    assert (tmp_path / "o.bpgan").read_text() == "another process's" and listing(tmp_path) == {"o.bpgan"}
+    assert run(*arguments, "--overwrite")[0] == 0 and (tmp_path / "o.bpgan").read_bytes()[:1] == b"\xb6"
+
+
 def test_in_and_out_mistakes(run, mixed, compressed, tmp_path):
     packed = compressed / "a.png.bpgan"
     for module, arguments, words, exit_code in (
@@ -695,7 +722,7 @@ def test_in_and_out_take_folders(run, mixed, compressed, tmp_path):
     code, _, err = run(Compression_ADMM, mixed / "deep", tmp_path / "o", "--search", "none")
     assert code == 0 and {"er/b.bpgan", "clip.bpgan"} <= listing(tmp_path / "o"), err
     code, _, err = run(Decompression, tmp_path / "o", tmp_path / "p")
-    assert code == 0 and listing(tmp_path / "p") == {"er/b.png", "clip.wav", "conditions.json"}, err
+    assert code == 0 and listing(tmp_path / "p") == {"er/b.png", "clip.wav", "conditions.json", "decoded.jsonl"}, err
 
 
 def test_without_decoding(run, mixed, compressed, tmp_path, monkeypatch):
@@ -745,13 +772,59 @@ def test_decoding_into_the_folder_of_the_originals_replaces_nothing(run, tmp_pat
         )  # fmt: skip
         lines = [line for line in err.splitlines() if line.startswith("error")]
         assert code == 1 and len(lines) == 1 and "photo.png" in lines[0] and "--overwrite" in lines[0], err
-        assert "1 of 2 files decoded, failed: photo.bpgan" in out
+        assert "1 of 2 files decoded" in out and "failed: photo.bpgan" in out
         assert (tmp_path / "in" / "photo.png").read_bytes() == before
         assert (tmp_path / "in" / "other.png").read_bytes() == (tmp_path / "out" / "other.png").read_bytes()
     code, _, _ = run(
         Decompression, "--input", tmp_path / "out" / "photo.bpgan", "--output", tmp_path / "in", "--overwrite"
     )
     assert code == 0 and (tmp_path / "in" / "photo.png").read_bytes() != before
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list:
+    """Grows by one with every file that is decoded."""
+    calls, decompress = [], Decoder.decompress
+    monkeypatch.setattr(
+        Decoder, "decompress", lambda self, data, *rest: calls.append(data) or decompress(self, data, *rest)
+    )
+    return calls
+
+
+def test_decoding_goes_on_where_it_was_and_takes_other_options(run, compressed, tmp_path, decoded):
+    """The commands of the manual, one after the other into one folder."""
+    arguments = (Decompression, "--input", compressed / "a.png.bpgan", compressed / "a.jpg.bpgan", "--output", tmp_path)
+    assert run(*arguments)[0] == 0 and len(decoded) == 2
+    faithful = {name: (tmp_path / name).read_bytes() for name in ("a.png.png", "a.jpg.png")}
+    code, out, err = run(*arguments)
+    assert code == 0 and len(decoded) == 2 and "2 of 2 files decoded, 2 of them by an earlier run" in out, err
+    (tmp_path / "a.png.png").unlink()
+    assert run(*arguments)[0] == 0 and len(decoded) == 3
+    assert {name: (tmp_path / name).read_bytes() for name in faithful} == faithful
+    for more in (["--realism", "1"], ["--exact"]):
+        before, n = {name: (tmp_path / name).read_bytes() for name in faithful}, len(decoded)
+        code, out, err = run(*arguments, *more)
+        assert code == 0 and len(decoded) == n + 2 and "2 of 2 files decoded\n" in out, err
+        if more[0] == "--realism":
+            assert all((tmp_path / name).read_bytes() != data for name, data in before.items())
+    code, _, err = run(*arguments)
+    assert code == 0 and {name: (tmp_path / name).read_bytes() for name in faithful} == faithful
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png.png")
+    code, out, err = run(*arguments, "--realism", "1")
+    assert code == 1 and "a.png.png: is there already, and is not what this program wrote" in err
+    assert "1 of 2 files decoded, failed: a.png.bpgan" in out
+    assert run(*arguments, "--realism", "1", "--overwrite")[0] == 0
+
+
+def test_results_of_compression_stay_beside_other_options_of_decoding(run, compressed, tmp_path):
+    """Else the next compression would search again."""
+    shutil.copytree(compressed, tmp_path / "out")
+    before = (tmp_path / "out" / "a.png.png").read_bytes()
+    arguments = (Decompression, "--input", tmp_path / "out" / "a.png.bpgan", "--output", tmp_path / "out")
+    assert run(*arguments)[0] == 0
+    code, _, err = run(*arguments, "--realism", "1")
+    one_line(code, err, "a.png.png", "--overwrite", exit_code=1)
+    assert (tmp_path / "out" / "a.png.png").read_bytes() == before
 
 
 # -- what is said ---------------------------------------------------------------------------------------

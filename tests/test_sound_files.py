@@ -2,11 +2,14 @@
 
 import argparse
 import logging
+import shutil
+from io import BytesIO
 
 import av
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 import Compression_ADMM
 import data.sound_files
@@ -242,7 +245,35 @@ def test_the_sound_of_a_film_is_read(voice, tmp_path, caplog):
             frame.sample_rate, frame.pts = RATE, start
             file.mux(sound.encode(frame))
         file.mux(sound.encode(None))
-    assert 32768 <= len(read_mono(path, RATE)) <= 32768 + 2048 and not warnings(caplog)
+    assert 32768 <= len(read_mono(path, RATE)) <= 32768 + 2048
+    assert warnings(caplog) == [f"{path}: a film; its sound alone is read"]
+
+
+def test_a_cover_makes_no_film(made, tmp_path, caplog):
+    picture = BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    frame = b"\0image/png\0\x03\0" + picture.getvalue()
+    tag = b"APIC" + len(frame).to_bytes(4, "big") + b"\0\0" + frame
+    size = bytes((len(tag) >> 7 * place) & 127 for place in (3, 2, 1, 0))
+    sound = made("vbr_no_xing.mp3").read_bytes()
+    (tmp_path / "a.mp3").write_bytes(b"ID3\x03\0\0" + size + tag + sound)
+    with av.open(str(tmp_path / "a.mp3")) as file:
+        assert len(file.streams.video) == 1
+    assert np.array_equal(read_mono(tmp_path / "a.mp3", RATE), read_mono(made("vbr_no_xing.mp3"), RATE))
+    assert not warnings(caplog)
+
+
+@pytest.mark.slow
+def test_films_among_photographs_are_left_out_unless_they_are_named(run, made, tmp_path, caplog):
+    """Their sound alone is not what a folder of photographs is for."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(made("a.mp4"), tmp_path / "in" / "b.MP4")
+    Image.new("RGB", (20, 20)).save(tmp_path / "in" / "a.png")
+    arguments = ("--output", tmp_path / "out", "--search", "none")
+    code, out, _ = run(Compression_ADMM, "--input", tmp_path / "in", *arguments)
+    assert code == 0 and "1 of 1 files" in out and caplog.messages == ["1 file of other formats left out: .mp4"]
+    code, out, _ = run(Compression_ADMM, "--input", tmp_path / "in" / "b.MP4", *arguments)
+    assert code == 0 and (tmp_path / "out" / "b.wav").exists()
 
 
 # ---- lengths that are not stated

@@ -34,6 +34,7 @@ from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
 from utils.codec.settings import Settings as CodecSettings
 from utils.codec.weights import load_coders
+from utils.files import locked
 from utils.precision import autocast
 from utils.training import fitting, setup, stages
 from utils.training.fitting import fit_centers, latents, lloyd_centers
@@ -893,6 +894,19 @@ def test_the_script_trains_refuses_to_overwrite_and_resumes(roots, tmp_path, cap
     (tmp_path / "r" / "state.pt").rename(tmp_path / "r" / "state_0.pt")  # a run of several processes
     assert train.main(command(roots, tmp_path, "--steps", "4")) == 1
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_two_runs_never_share_a_folder(roots, tmp_path, capsys):
+    """A scheduler may start a second one while the first is still at work."""
+    (tmp_path / "r").mkdir()
+    with locked(tmp_path / "r"):
+        for more in ([], ["--resume"]):
+            assert train.main(command(roots, tmp_path, "--steps", "4", *more)) == 1
+            assert "another run is writing there" in capsys.readouterr().err
+    assert list((tmp_path / "r").iterdir()) == []
+    (tmp_path / "r").rmdir()
+    assert train.main(command(roots, tmp_path, "--steps", "4", "--stages", "joint", "--vgg16")) == 1
+    assert not (tmp_path / "r").exists()
 
 
 def test_options_that_the_run_takes(tmp_path):

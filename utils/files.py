@@ -37,10 +37,19 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def put_in_place(temporary: Path, path: Path) -> None:
-    """Give a finished file its name; what has this name already is replaced."""
+def put_in_place(temporary: Path, path: Path, replace: bool = True) -> None:
+    """Give a finished file its name; what has this name already is replaced, or raises FileExistsError."""
     with open(temporary, "rb") as file:  # else a power failure can leave the new name empty
         os.fsync(file.fileno())
+    if not replace:
+        try:
+            os.link(temporary, path)  # fails where the name is taken, as renaming does not
+            return
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            if os.path.lexists(path):
+                raise FileExistsError(path) from None
     os.replace(temporary, path)
 
 

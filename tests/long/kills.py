@@ -116,8 +116,8 @@ class Batch:
     def finished(self, output: Path) -> dict[str, int]:
         """What the journal says is finished, and is -> when each of its files was written."""
         names = {}
-        if (output / journal.NAME).exists():
-            for line in (output / journal.NAME).read_bytes().split(b"\n")[:-1]:
+        if (output / journal.Journal.name).exists():
+            for line in (output / journal.Journal.name).read_bytes().split(b"\n")[:-1]:
                 try:
                     record = json.loads(line)
                 except ValueError:  # a line cut short, closed by the next run

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +27,12 @@ from utils.files import checksum, put_in_place, temporary_beside
 from . import tables
 from .conditions import caption, check_conditions, conditions_of, note_conditions
 from .inputs import SUFFIX, CodecsByKind, Item, find_signals, output_folder, suffixes
-from .journal import NAME as JOURNAL_NAME
 from .journal import Journal, not_ours, settings_of
 from .page import Run, write_report
 from .progress import Progress, Trace
 from .run import BatchResult, Guard, attempt_together, run_batch
+
+logger = logging.getLogger(__name__)
 
 OPTIONS_NAME, REPORT_NAME = "options.json", "report.html"
 
@@ -59,7 +61,7 @@ def code_files(options: argparse.Namespace, qualities: Sequence[float], plan: Pl
     """
     if options.report and not plan.decode:
         raise ValueError("--report shows decoded files: leave --no_decode out")
-    if plan.trace is not None and plan.trace.name == JOURNAL_NAME:
+    if plan.trace is not None and plan.trace.name == Journal.name:
         raise ValueError(
             f"--trace {plan.trace}: a file of this name keeps account of an output folder; choose another name"
         )
@@ -114,7 +116,7 @@ def _check_own_files(output: Path, folders: Sequence[Path]) -> None:
     """Raises ValueError where the tables would replace files of a folder that no run has worked in."""
     for folder in {output, *folders}:
         known = [folder] if folder != output else [output, *folders]
-        if any((other / JOURNAL_NAME).exists() for other in known):
+        if any((other / Journal.name).exists() for other in known):
             continue
         for name in (tables.NAME, OPTIONS_NAME, REPORT_NAME):
             if (folder / name).exists():
@@ -169,6 +171,7 @@ class _Job:
     metadata: Metadata  # of the original, where it is to be kept
     key: str  # in the journal
     targets: list[Path]  # the file, and what it decodes to where that is wanted
+    coded: dict | None  # the row of an earlier run whose file is whole: only the decoding is left
 
 
 @dataclass
@@ -185,6 +188,7 @@ class Coding:
     quality: float
     progress: Progress
     n_reused: int = 0  # rows of this process that an earlier run had finished
+    _told: bool = False  # that results of earlier runs are replaced
     _warmed: set[str] = field(default_factory=set)  # kinds whose codec has coded something
 
     def __call__(self, items: list[Item], guard: Guard) -> Iterator[tuple[Item, dict]]:
@@ -192,11 +196,13 @@ class Coding:
         for item in items:
             with guard(item):
                 opened = self._open(item)
-                if isinstance(opened, _Job):
-                    jobs.setdefault(opened.codec, []).append(opened)
-                else:
+                if not isinstance(opened, _Job):
                     self.n_reused += 1
                     yield item, opened
+                elif opened.coded:
+                    yield item, self._finish_coded(opened)
+                else:
+                    jobs.setdefault(opened.codec, []).append(opened)
         for codec, members in jobs.items():
             self._warm(codec)
             for places in codec.together([job.original for job in members]):
@@ -209,17 +215,30 @@ class Coding:
             known = ", ".join(sorted(suffixes()))
             raise ValueError(f"{item.path}: suffix {item.path.suffix or '(none)'} is not one of {known}")
         codec = self.codecs.of(name)
-        key = self.journal.key(item.path, item.stem, codec.digest)
-        finished = self.journal.find(key, name_of(item.path))
-        if finished:
-            return finished
+        key, file = self.journal.key(item.path, item.stem, codec.digest), name_of(item.path)
         results = (SUFFIX, codec.kind.output_suffix) if self.plan.decode else (SUFFIX,)
         targets = [item.result(self.output, suffix) for suffix in results]
+        finished = self.journal.find(key, file, targets)
+        if finished:
+            return finished
         for target in targets:
             if target.exists() and target.samefile(item.path):
                 raise ValueError(f"{item.path}: its results would overwrite it, choose another --output")
             self.journal.check(target)
-        return _Job(item, codec, *_read(codec.kind, item.path, self.plan.keep_metadata), key, targets)
+        coded = self.journal.find(key, file, targets[:1])
+        if not coded:
+            self._tell_of_replaced(targets[0])
+        return _Job(item, codec, *_read(codec.kind, item.path, self.plan.keep_metadata), key, targets, coded)
+
+    def _tell_of_replaced(self, target: Path) -> None:
+        """Warn once where an earlier run left results that this one will replace, as it had other options."""
+        if target.exists() and not self.journal.overwrite and not self._told:
+            self._told = True
+            logger.warning(
+                "%s: has results of other options, another input or another version of this program, which are replaced; "
+                "choose another --output to keep them",
+                self.output,
+            )
 
     def _code(self, group: list[_Job], guard: Guard) -> Iterator[tuple[Item, dict]]:
         """Signals that go together; each file is written as soon as it is coded."""
@@ -250,7 +269,7 @@ class Coding:
 
         All is written under temporary names, then noted in trace and journal, then put in place.
         """
-        codec, kind = job.codec, job.codec.kind
+        kind = job.codec.kind
         n_bytes, size = len(encoded.data), kind.size(job.original)
         row = {
             "file": name_of(job.item.path),
@@ -264,18 +283,11 @@ class Coding:
             temporaries = [stack.enter_context(temporary_beside(target)) for target in job.targets]
             temporaries[0].write_bytes(encoded.data)
             written = [checksum(encoded.data)]
-            decode_seconds = {}
             if self.plan.decode:
-                started = time.perf_counter()
-                data = read_file(temporaries[0])
-                decoded = codec.decompress(data, self.plan.settings.realism)
-                decode_seconds = {"decode_seconds": time.perf_counter() - started}
-                kind.write(temporaries[1], decoded, **codec.metadata(data))
+                row |= self._decode(job, temporaries[0], temporaries[1])
                 written.append(checksum(temporaries[1]))
-                row |= kind.score(job.original, decoded)
             row |= {
                 "encode_seconds": encoded.seconds,
-                **decode_seconds,
                 "search": encoded.search,
                 "iterations": encoded.iterations,
                 "objective": encoded.objective,
@@ -290,6 +302,24 @@ class Coding:
             for temporary, target in zip(temporaries, job.targets):
                 put_in_place(temporary, target)
         return row
+
+    def _finish_coded(self, job: _Job) -> dict:
+        """Decode a file that an earlier run coded, write and measure that; -> its row."""
+        packed, target = job.targets
+        with temporary_beside(target) as temporary:
+            row = {**job.coded, **self._decode(job, packed, temporary)}
+            self.journal.add(job.key, row, {packed: checksum(packed), target: checksum(temporary)})
+            put_in_place(temporary, target)
+        return row
+
+    def _decode(self, job: _Job, packed: Path, output: Path) -> dict:
+        """Decode a file from disk, write what comes out; -> its scores and seconds, as the row has them."""
+        codec, started = job.codec, time.perf_counter()
+        data = read_file(packed)
+        decoded = codec.decompress(data, self.plan.settings.realism)
+        seconds = time.perf_counter() - started
+        codec.kind.write(output, decoded, **codec.metadata(data))
+        return {**codec.kind.score(job.original, decoded), "decode_seconds": seconds}
 
     def _warm(self, codec: Codec) -> None:
         """Code and decode a small signal, so that what is compiled and set up once is in no file's seconds."""

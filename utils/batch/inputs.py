@@ -17,6 +17,8 @@ from utils.codec.info import describe
 from utils.console import as_text
 from utils.files import locked, remove_leftovers, walk
 
+from .journal import results_below
+
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".bpgan"
@@ -40,37 +42,72 @@ def find_inputs(inputs: list[Path], belongs: Callable[[Path], bool], results: Pa
     What does not exist here is looked for in the folder of BPGAN_DATA. Linked folders are entered;
     how many files of a folder are left out is logged. Folder structure is kept. Files of one stem
     (a.png beside a.jpg) keep their suffix in the results' names; what still collides is numbered.
-    `results` is a folder to which files that belong will be written: below an input folder it is
-    left out. Raises ValueError for an input that does not exist, for an input folder that is
-    `results`, or if there is nothing to do.
+    `results` is a folder to which files that belong will be written. Below an input folder it is left out then, and so
+    are the results of earlier runs there, unless their folder itself is named. Raises ValueError for an input that does
+    not exist, for an input folder that is `results`, or if there is nothing to do.
     """
     results = results.resolve() if results else None
     found: list[tuple[Path, Path]] = []
     left_out: Counter[str] = Counter()
+    earlier = _EarlierResults()
     for source in map(located, inputs):
         if not source.is_dir():
             found.append((source, Path(source.name)))
             continue
         if source.resolve() == results:
             raise ValueError(f"--output {source} is an input folder: decoded files would mix with the originals")
+        is_within = results is not None and source.resolve() in results.parents
         for path in sorted(walk(source)):
-            if not path.is_file() or (results and results in path.resolve().parents):
+            if not path.is_file() or (is_within and results in path.resolve().parents):
                 continue
-            if belongs(path):
-                found.append((path, path.relative_to(source)))
-            else:
+            if not belongs(path):
                 left_out[path.suffix.lower() or "(no suffix)"] += 1
-    if left_out and distributed.world()[0] == 0:
-        count = left_out.total()
-        logger.warning("%d file%s of other formats left out: %s", count, "s" * (count != 1), " ".join(sorted(left_out)))
+            elif not (results and earlier.have(path, source)):
+                found.append((path, path.relative_to(source)))
+    if distributed.world()[0] == 0:
+        _tell(left_out, "of other formats")
+        _tell(earlier.left_out, "that earlier runs wrote")
     if not found:
         raise ValueError(f"no files to work on in {', '.join(map(str, inputs))}")
     return _with_stems(found)
 
 
+def _tell(left_out: Counter[str], which: str) -> None:
+    count = left_out.total()
+    if count:
+        logger.warning("%d file%s %s left out: %s", count, "s" * (count != 1), which, " ".join(sorted(left_out)))
+
+
+class _EarlierResults:
+    """What the journals of folders below an input list, by which a second run does not take the first one's for signals."""
+
+    def __init__(self):
+        self.left_out: Counter[str] = Counter()  # folders
+        self._listed: dict[Path, set[Path]] = {}
+
+    def have(self, path: Path, source: Path) -> bool:
+        """Whether a journal between `path` and the input folder `source`, whose own does not count, lists it."""
+        for folder in path.relative_to(source).parents[:-1]:
+            folder = source / folder
+            if folder not in self._listed:
+                self._listed[folder] = results_below(folder)
+            if path in self._listed[folder]:
+                self.left_out[str(folder)] += 1
+                return True
+        return False
+
+
 def find_signals(options: argparse.Namespace) -> list[Item]:
-    """The inputs' files of any kind of signal, as `find_inputs` has them; without inputs, the built-in samples."""
-    return find_inputs(options.input or sample_files(), lambda path: kind_of(path) is not None, options.output)
+    """The inputs' files of any kind of signal, as `find_inputs` has them; without inputs, the built-in samples.
+
+    Of a folder, those are left out that a kind reads only where they are named.
+    """
+    return find_inputs(options.input or sample_files(), _is_signal, options.output)
+
+
+def _is_signal(path: Path) -> bool:
+    name = kind_of(path)
+    return name is not None and path.suffix.lower() not in kind_class(name).named_suffixes
 
 
 def find_packed(inputs: list[Path] | None) -> list[Item]:

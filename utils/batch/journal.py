@@ -1,9 +1,10 @@
 """What a batch has finished, so that the same batch started again does only the rest.
 
-OUTPUT/rows.jsonl holds one line per finished file: a key of everything that its results depend on, the
-results' sizes and checksums as they were written, and its row of metrics.csv. A line is appended and
-synced just before its results take their final names: a result in the folder that is in no line is not
-this program's, and is never replaced unasked. Lines that a kill or a full disk cut short are passed over.
+OUTPUT/rows.jsonl, of what was compressed, and OUTPUT/decoded.jsonl, of what was decoded, hold one line per finished
+file: a key of everything that its results depend on, the results' sizes and checksums as they were written, and its
+row of metrics.csv. A line is appended and synced just before its results take their final names: a result in the folder
+that is in no line is not this program's, and is never replaced unasked. Lines that a kill or a full disk cut short are
+passed over.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,10 +22,10 @@ from utils.entropy import CODERS
 from utils.files import append_lines, checksum
 from utils.search.config import METHODS, OBJECTIVES
 
-NAME = "rows.jsonl"
 _ROOT = Path(__file__).resolve().parents[2]
 # Options that no result depends on, and those whose value is in the key in another way: the checkpoint by
-# its digest (its fingerprint leaves the realistic generator out), each input by its content.
+# its digest (its fingerprint leaves the realistic generator out), each input by its content, the qualities by each one,
+# and with or without decoding by the results that are there.
 _NO_MATTER = (
     "input",
     "output",
@@ -37,6 +39,7 @@ _NO_MATTER = (
     "program",
     "trace",
     "batch_size",
+    "no_decode",
     "result_name",
     "max_pixels",
     "max_seconds",
@@ -44,11 +47,17 @@ _NO_MATTER = (
 _PROGRAM = ("data", "models", "utils")
 # Results do not depend on these parts of it. Whatever is new counts until it is named here.
 _NOT_PROGRAM = (
+    "data/augment.py",
     "data/corpora.py",
     "data/dataset.py",
     "data/download.py",
     "data/folders.py",
+    "data/speech_prompts.py",
+    "data/waveforms.py",
+    "models/complexity.py",
+    "models/vgg16.py",
     "utils/batch/conditions.py",
+    "utils/batch/decode.py",
     "utils/batch/info.py",
     "utils/batch/inputs.py",
     "utils/batch/journal.py",
@@ -74,16 +83,19 @@ def settings_of(options: argparse.Namespace, **changes) -> dict:
 
 
 class Journal:
-    """The finished files of one output folder."""
+    """The files of one output folder that were compressed."""
+
+    name = "rows.jsonl"
+    texts = ("file", "signal", "search", "entropy_coder")  # that every row has
 
     def __init__(self, folder: Path, settings: dict, overwrite: bool = False):
         """`settings`: all that changes results, as plain values; `overwrite`: take nothing as finished, replace all.
 
-        Raises ValueError where the folder's rows.jsonl is another program's.
+        Raises ValueError where the folder's file of this name is another program's.
         """
         self.folder, self.settings, self.overwrite = Path(folder), settings, overwrite
-        self.path = self.folder / NAME
-        self._records = _read(self.path)
+        self.path = self.folder / self.name
+        self._records = _read(self.path, self.texts)
         self._written: dict[str, list] = {}  # name of a result -> checksums that it was ever written with
         for record in self._records.values():
             self._note(record["files"])
@@ -112,41 +124,47 @@ class Journal:
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def find(self, key: str, file: str) -> dict | None:
-        """The row of what was finished under that key, if its results are still there and whole.
+    def find(self, key: str, file: str, results: Iterable[Path]) -> dict | None:
+        """The row of what was finished under that key, if these results of it are still there and whole.
 
         `file` is what the source is called now.
         """
         record = self._records.get(key)
-        if self.overwrite or record is None or not self._is_whole(record):
+        names = [path.relative_to(self.folder).as_posix() for path in results]
+        if self.overwrite or record is None or not self._is_whole(record, names):
             return None
         if record["row"]["file"] != file:
             record["row"]["file"] = file
             self._append(record)
         return record["row"]
 
-    def _is_whole(self, record: dict) -> bool:
+    def _is_whole(self, record: dict, names: Iterable[str] | None = None) -> bool:
+        """Whether results of a record, by default all, lie in the folder as they were written."""
+        files = record["files"]
         try:
-            return all(checksum(self.folder / name) == expected for name, expected in record["files"].items())
+            return all(name in files and checksum(self.folder / name) == files[name] for name in names or files)
         except (OSError, ValueError):
             return False
 
     def check(self, path: Path) -> None:
         """Raises ValueError where a file lies at `path`, a result's place, that this program did not write there."""
-        if self.overwrite or not os.path.lexists(path):
-            return
+        if not (self.overwrite or self.may_replace(path)):
+            raise ValueError(not_ours(path))
+
+    def may_replace(self, path: Path) -> bool:
+        """Whether nothing lies at `path`, a result's place, or what this program wrote there."""
+        if not os.path.lexists(path):
+            return True
         known = self._written.get(path.relative_to(self.folder).as_posix(), [])
         try:
-            ours = not path.is_symlink() and checksum(path) in known
+            return not path.is_symlink() and checksum(path) in known
         except OSError:
-            ours = False
-        if not ours:
-            raise ValueError(not_ours(path))
+            return False
 
     def rows(self) -> list[dict]:
         """Rows of all files whose results are in the folder, by whatever run; the newest row of each."""
         found, files, results = [], set(), set()
-        for record in reversed(_read(self.path).values()):
+        for record in reversed(_read(self.path, self.texts).values()):
             names = set(record["files"])
             if record["row"]["file"] not in files and not names & results and self._is_whole(record):
                 found.append(record["row"])
@@ -163,6 +181,21 @@ class Journal:
 
     def _append(self, record: dict) -> None:
         append_lines(self.path, json.dumps(record).encode() + b"\n")
+
+
+class DecodingJournal(Journal):
+    """The files of one output folder that were decoded."""
+
+    name = "decoded.jsonl"
+    texts = ("file",)
+
+
+def results_below(folder: Path) -> set[Path]:
+    """The results that journals in this folder list, whether they are still there or not."""
+    records = [
+        record for kind in (Journal, DecodingJournal) for record in _read(folder / kind.name, kind.texts).values()
+    ]
+    return {folder / name for record in records for name in record["files"]}
 
 
 def not_ours(path: Path) -> str:
@@ -182,8 +215,11 @@ def _may_be_ours(path: Path) -> bool:
         return True
 
 
-def _read(path: Path) -> dict[str, dict]:
-    """Records by key, the last of each, in the order of their lines; lines that are none are passed over."""
+def _read(path: Path, texts: tuple[str, ...]) -> dict[str, dict]:
+    """Records by key, the last of each, in the order of their lines; lines that are none are passed over.
+
+    `texts` names what every row has.
+    """
     records: dict[str, dict] = {}
     try:
         with open(path, "rb") as file:
@@ -192,7 +228,7 @@ def _read(path: Path) -> dict[str, dict]:
                     record = json.loads(line)
                 except (ValueError, RecursionError):
                     continue
-                if _is_record(record):
+                if _is_record(record, texts):
                     records.pop(record["key"], None)
                     records[record["key"]] = record
     except FileNotFoundError:
@@ -200,14 +236,14 @@ def _read(path: Path) -> dict[str, dict]:
     return records
 
 
-def _is_record(record) -> bool:
+def _is_record(record, texts: tuple[str, ...]) -> bool:
     """Whether it has the parts that are relied on, each of its type."""
     if not isinstance(record, dict) or not isinstance(record.get("key"), str):
         return False
     row, files = record.get("row"), record.get("files")
     return (
         isinstance(row, dict)
-        and all(isinstance(row.get(name), str) for name in ("file", "signal", "search", "entropy_coder"))
+        and all(isinstance(row.get(name), str) for name in texts)
         and all(isinstance(value, str if name in _TEXTS else float | int) for name, value in row.items())
         and isinstance(files, dict)
         and len(files) > 0

@@ -181,7 +181,7 @@ def writing_page(path: Path, title: str, introduction: str = "") -> Iterator[Pag
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">\n'
-            f"<title>{escape(title)}</title>\n<style>\n{(folder / 'page.css').read_text()}</style></head>\n"
+            f"<title>{escape(title)}</title>\n<style>\n{(folder / 'page.css').read_text(encoding='utf-8')}</style></head>\n"
             f"<body><main>\n<h1>{escape(title)}</h1>\n"
         )
         if introduction:
@@ -191,7 +191,7 @@ def writing_page(path: Path, title: str, introduction: str = "") -> Iterator[Pag
             "other; the table chooses the two.</p>\n"
         )
         yield Page(file)
-        file.write(f"</main>\n<script>\n{(folder / 'page.js').read_text()}</script></body></html>\n")
+        file.write(f"</main>\n<script>\n{(folder / 'page.js').read_text(encoding='utf-8')}</script></body></html>\n")
 
 
 @dataclass(frozen=True)

@@ -332,7 +332,7 @@ def check_fingerprint(header: FileHeader, fingerprint: bytes) -> None:
     if header.fingerprint != fingerprint:
         raise BitstreamError(
             f"file made with checkpoint {header.fingerprint.hex()}, loaded is {fingerprint.hex()}; "
-            "pass the checkpoint it was made with (--checkpoint)"
+            "pass the checkpoint it was made with (--checkpoint); checkpoints/FORMER.md lists those of before"
         )
 
 

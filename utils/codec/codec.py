@@ -93,12 +93,15 @@ class Codec(Sender):
     ) -> list[Encoded]:
         """`encode` of several signals, faster: those that go `together` are searched at once.
 
-        With a target each is searched alone, for a quality of its own. `metadata`: that of each signal.
+        With a target each is searched alone, for a quality of its own. `metadata`: that of each signal. Raises
+        ValueError where it is not as many.
         """
         if isinstance(settings, str):
             settings = Settings.of(settings)
         signals = [self.kind.signal_of(source, sample_rate) for source in sources]
         beside = metadata or [NO_METADATA] * len(signals)
+        if len(beside) != len(signals):
+            raise ValueError(f"metadata of {len(beside)} signals for {len(signals)} signals")
         if isinstance(quality, Target):
             return [
                 Trials(self, signal, kept, quality, observe, place).meet(settings)

@@ -28,7 +28,7 @@ class Target:
 
     metric  "bytes"; the kind's rate unit, "bpp" or "kbps"; or one of the kind's metrics, such as "psnr_db"
     value   bytes and rates: the most that the whole file may have, met from below within 3 % or by the last
-            quality step that fits. Scores: what the decoded signal reaches, at the lowest quality that does.
+            quality step that fits; of bytes, by whatever the highest quality has. Scores: what the decoded signal reaches, at the lowest quality that does.
     """
 
     metric: str
@@ -131,7 +131,8 @@ def _checked_rate(target: Target, low: int, high: int, last: int, full: Callable
             f"{target.text} is below what this signal can be coded in; "
             f"the nearest reachable rate is {full(0 if high > last else high):.{digits}f} {target.metric}"
         )
-    if low == last and full(last) < target.value * (1 - TOLERANCE):
+    # Bytes are a budget, which a small picture may not use up; a rate is asked for as such.
+    if low == last and full(last) < target.value * (1 - TOLERANCE) and target.metric != "bytes":
         raise ValueError(
             f"{target.text} is above the highest quality; "
             f"the nearest reachable rate is {full(last):.{digits}f} {target.metric}"

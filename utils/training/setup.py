@@ -3,6 +3,8 @@
 import dataclasses
 import shlex
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data import Kind, build_kind, kind_class
@@ -13,7 +15,7 @@ from options.base_options import save_options
 from utils import distributed
 from utils.codec.checkpoint import load_checkpoint
 from utils.console import pick_device
-from utils.files import remove_leftovers
+from utils.files import locked, remove_leftovers
 
 from .model_card import sources_of
 from .trainer import Settings, Trainer
@@ -56,6 +58,30 @@ def settings_of(options: Namespace) -> Settings:
     return Settings(**{**values, "stages": tuple(options.stages)})
 
 
+def folder_of(options: Namespace) -> Path:
+    """The run's folder."""
+    return options.runs / (options.name or options.signal)
+
+
+@contextmanager
+def run_folder(options: Namespace) -> Iterator[None]:
+    """Makes the run's folder, and keeps other runs out of it while the block runs; one that stays empty goes again.
+
+    Raises ValueError where another run is at work in it, OSError where it cannot be written to.
+    """
+    if distributed.world()[0]:  # the first process has the lock for all of them
+        yield
+        return
+    folder = folder_of(options)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            yield
+    finally:
+        with suppress(OSError):  # it holds a run
+            folder.rmdir()
+
+
 def build_trainer(options: Namespace) -> tuple[Trainer, PictureSet, PictureSet | None]:
     """-> a trainer ready to run, training pictures, and on the first process validation pictures.
 
@@ -74,7 +100,7 @@ def build_trainer(options: Namespace) -> tuple[Trainer, PictureSet, PictureSet |
     val_roots = options.valroot or [default_dataroot(kind.name, "val")]
     files = list_split(train_roots, kind, "train")
     val_files = list_split(val_roots, kind, "val")[: options.val_files] if rank == 0 else []
-    folder = options.runs / (options.name or options.signal)
+    folder = folder_of(options)
     if any(folder.glob("state*.pt")) and not options.resume:
         raise ValueError(f"{folder} holds a run already: go on with --resume, or choose another --name")
     description = {
