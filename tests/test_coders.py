@@ -28,10 +28,11 @@ from tests.helpers.scripts import ROOT
 from utils.codec.costs import coded_bits
 from utils.codec.weights import network_tables
 from utils.entropy import CODERS, CorruptPayload, coder_class
-from utils.entropy.ans import logistic_tables
+from utils.entropy.ans import ContextCoder, RangeTables, logistic_tables
 from utils.entropy.coders import MAX_RADIUS
 from utils.entropy.huffman import code_lengths, golomb_block
 from utils.entropy.integer_network import contexts
+from utils.entropy.repeats import find_repeats, pack_repeats
 
 NAMES = list(CODERS)
 
@@ -116,6 +117,42 @@ def test_any_grid_round_trips(name, height, width, step, seed, spread):
     check_round_trip(usual_coders()[name], symbols.astype(np.int16), step)
 
 
+def test_the_state_begins_at_one_and_the_bytes_of_2_to_23_are_saved():
+    coder = usual_coders()["context"]
+    former = type(coder)(coder.network, dataclasses.replace(coder.tables, first_state=None))
+    saved, more = [], []
+    for seed in range(40):
+        shape = (16, 1 + seed % 3, 1 + seed % 7)
+        symbols = grid(shape, seed, spread=0.3 + seed % 4)
+        payload, old = (check_round_trip(each, symbols, 30) for each in (coder, former))
+        saved.append(len(old) - len(payload))
+        more.append(len(payload) - coder.cost_bits(symbols, 30) / 8)
+        for other, data in ((coder, old), (former, payload)):
+            with pytest.raises(CorruptPayload):
+                assert not np.array_equal(other.decode(data, symbols.shape, 30, False), symbols)
+                raise CorruptPayload
+    assert np.mean(saved) > 1.7 and min(saved) >= 1
+    assert min(more) > -0.2 and max(more) < 3 and np.mean(more) < 1.7
+
+
+def test_sure_symbols_take_one_byte():
+    """Where the network is as sure as it can be, a thousand symbols are a fraction of a bit each."""
+    coder = usual_coders()["context"]
+    frequency = np.zeros_like(coder.tables.frequency)
+    frequency[:, 63:66], frequency[:, -1] = 1, 1
+    frequency[:, 64] = 65536 - 3
+    tables = RangeTables(np.ones_like(coder.tables.radius), frequency, coder.tables.first_state)
+    payload = ContextCoder(coder.network, tables)._encode(np.zeros(1000, np.int32), np.zeros(1000, np.int16))
+    assert payload.tolist() == [1]
+
+
+@pytest.mark.parametrize("wrong", [[0], [2], [1, 1]])
+def test_first_states_that_no_encoder_has_are_refused(wrong):
+    tables = logistic_tables()
+    with pytest.raises(ValueError, match="first state"):
+        dataclasses.replace(tables, first_state=np.array(wrong, np.int32))
+
+
 # -- repeats ---------------------------------------------------------------------------------------
 
 
@@ -128,6 +165,25 @@ def test_a_repeated_area_costs_next_to_nothing(coder):
     assert np.array_equal(coder.decode(payload, longer.shape, 90, True), longer)
     with pytest.raises(CorruptPayload):
         coder.decode(payload, longer.shape, 90, False)
+
+
+def test_a_map_that_costs_more_than_it_saves_is_left_out(coder):
+    """Where the network expects the repeats anyway; the receiver reads both."""
+    symbols = grid((16, 4, 24), seed=3, spread=2)
+    symbols[:, :, 10:14] = symbols[:, :, 10:11]
+    modes = find_repeats(symbols)
+    assert modes.any()
+    plain, mapped = coder._coded(symbols, nothing_repeats(symbols), 60), coder._coded(symbols, modes, 60)
+    mapped = pack_repeats(modes) + mapped
+    assert np.array_equal(coder.decode(plain, symbols.shape, 60, False), symbols)
+    assert np.array_equal(coder.decode(mapped, symbols.shape, 60, True), symbols)
+    assert coder.encode(symbols, 60) == min((plain, False), (mapped, True), key=lambda each: len(each[0]))
+    silent = np.zeros((16, 4, 24), np.int16)
+    costs = {
+        len(coder._coded(silent, m, 60)) + (len(pack_repeats(m)) if m.any() else 0)
+        for m in (nothing_repeats(silent), find_repeats(silent))
+    }
+    assert len(coder.encode(silent, 60)[0]) == min(costs)
 
 
 def test_repeats_in_the_middle(coder):
@@ -322,9 +378,15 @@ def test_logistic_tables_are_logistic():
 def test_truncated_and_extended_payloads(coder):
     symbols = grid((16, 4, 5))
     payload, _ = coder.encode(symbols, 60)
+    others = 0
     for length in range(len(payload)):
-        with pytest.raises(CorruptPayload):
-            coder.decode(payload[:length], symbols.shape, 60, False)
+        try:
+            other = coder.decode(payload[:length], symbols.shape, 60, False)
+        except CorruptPayload:
+            continue
+        assert coder._coded(other, nothing_repeats(other), 60) == payload[:length]  # it is another grid's: CRC-32 tells
+        others += 1
+    assert others <= (2 if coder.name == "context" else 0)
     for tail in (b"\0", b"\x80", payload):
         with pytest.raises(CorruptPayload):
             coder.decode(payload + tail, symbols.shape, 60, False)

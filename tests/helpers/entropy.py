@@ -95,7 +95,8 @@ def golden_coders() -> dict:
         used = np.append(d <= radius[i] if direct[i] else np.arange(129) <= radius[i] - 2, True)
         lengths[i, used] = code_lengths(1 + (np.arange(used.sum())[::-1] * (i % 7 + 1)))
     return {
-        "context": ContextCoder(network, RangeTables(radius, frequency)),
+        "context": ContextCoder(network, RangeTables(radius, frequency, np.array([1], np.int32))),
+        "context, before": ContextCoder(network, RangeTables(radius, frequency)),
         "huffman": HuffmanCoder(
             network,
             HuffmanTables(
@@ -119,11 +120,17 @@ def golden_symbols() -> np.ndarray:
 
 
 GOLDEN = {  # (coder, quality step): payload, with a map of repeats in front
-    ("context", 0): "0208100010cd50b942ca11e7e7a44cf7c36ab6ec681f13bbdd13b8d177c7cb6db54d15280ad27508f783b674"
+    ("context", 0): "02081000013fee4457a168c977d371c9514304592e54955686cf3c7fcbf9ccf5e29df8eb5f81f69397e294a8"
+    "f58237bb81d694895e8444ca2d5d5286a1e743f29329f0db",
+    ("context", 73): "020810007efced5056a2fd0dee74843d9396fb52bc5d455918de0d0597af73fe05a11af9d83f501973ceadd8"
+    "eb311246d6100fc92bc863b46e55eff7e8b7057448",
+    ("context", 224): "020810001277ee24c8ed65aaa5e0f00205b7709c42c8a6da30b95a8ad7c76fc5d803387a8b917059d2ee38bf"
+    "75288ca72c4ad2169907ec2d174eecd2910bec576ceeb81d1d",
+    ("context, before", 0): "0208100010cd50b942ca11e7e7a44cf7c36ab6ec681f13bbdd13b8d177c7cb6db54d15280ad27508f783b674"
     "f2b362123efbc4e0011ca3bf701e2da0aeec1581c62c0f35b2",
-    ("context", 73): "0208100005ef4af8b3150a70cfc9cc59bf9d7154df4b5125fb05c1feffa2ceca93b45cdf712868c5b85f8c34"
+    ("context, before", 73): "0208100005ef4af8b3150a70cfc9cc59bf9d7154df4b5125fb05c1feffa2ceca93b45cdf712868c5b85f8c34"
     "eda3104c0466547c53a16d50dd33320fd56804748e3a06",
-    ("context", 224): "0208100000ee4c5a7c9684cb77c4caf265c643e75ecd08bd7a3cbc7ce7aaca1ba228838ae9cee386a337ca98"
+    ("context, before", 224): "0208100000ee4c5a7c9684cb77c4caf265c643e75ecd08bd7a3cbc7ce7aaca1ba228838ae9cee386a337ca98"
     "2abbeef0123d47582ece9dddfac98fdcb1253e85c1d93e2ccd17b2",
     ("huffman", 0): "02081000b6dbaec30bbff77fccb6dc6db6ebafc2ebadb71b6975d86175dffbbfe7db8dad8db6bad75d85f8e3"
     "7e175d6dd6dd8dd6cadb6ebaebf0bf0c2ec6ebed7db7636fff8c71b6ebad75d85d8617617dd6dc",

@@ -65,9 +65,17 @@ class Coder(ABC):
         if symbols.size == 0:
             return b"", False
         modes = find_repeats(symbols)
-        repeats = bool(modes.any())
-        body = self._encode(*contexts(symbols, modes, quality_step, self.network))
-        return (pack_repeats(modes) if repeats else b"") + body.tobytes(), repeats
+        plain = self._coded(symbols, np.zeros_like(modes), quality_step)
+        if (
+            modes.any()
+        ):  # in the pauses of speech the network expects as much, and the map would cost more than it saves
+            mapped = pack_repeats(modes) + self._coded(symbols, modes, quality_step)
+            if len(mapped) < len(plain):
+                return mapped, True
+        return plain, False
+
+    def _coded(self, symbols: np.ndarray, modes: np.ndarray, quality_step: int) -> bytes:
+        return self._encode(*contexts(symbols, modes, quality_step, self.network)).tobytes()
 
     def decode(self, payload: bytes, shape: tuple[int, int, int], quality_step: int, repeats: bool) -> np.ndarray:
         """The symbols. Raises CorruptPayload for a payload that `encode` never wrote."""
