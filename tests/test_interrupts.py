@@ -197,7 +197,7 @@ def test_results_that_are_missing_are_done_again(compress, folder, encoded, suff
     assert compress()[0] == 0
     before = contents(folder / "out")
     (folder / "out" / "deep" / f"3{suffix}").unlink()
-    assert compress()[0] == 0 and len(encoded) == N_FILES + 1
+    assert compress()[0] == 0 and len(encoded) == N_FILES + (suffix == ".bpgan")  # what it decodes to needs no search
     after = contents(folder / "out")
     assert after[f"deep/3{suffix}"] == before[f"deep/3{suffix}"] and len(table(folder / "out" / "metrics.csv")[1]) == 4
 
@@ -388,7 +388,7 @@ def test_a_mistake_of_the_program_is_no_file_s(tmp_path):
 def test_evaluation_goes_on_too(run, folder, encoded):
     arguments = (evaluate, "--input", folder / "in", "--output", folder / "out", "--quality", "2", "6")
     assert run(*arguments)[0] == 0 and len(encoded) == 2 * N_FILES
-    (folder / "out" / "quality_6" / "1.png").unlink()
+    (folder / "out" / "quality_6" / "1.bpgan").unlink()
     code, out, _ = run(*arguments)
     assert code == 0 and len(encoded) == 2 * N_FILES + 1 and "4 of 4 files, 3 of them by an earlier run" in out
 

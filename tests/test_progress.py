@@ -175,7 +175,7 @@ def test_decoded_files_have_conditions_too(run, folder):
     assert run(evaluate, "--input", folder / "in", "--output", folder / "out")[0] == 0
     for number in (0, 1, 1):
         assert run(Decompression, "--input", folder / "out" / f"{number}.bpgan", "--output", folder / "back")[0] == 0
-    assert listing(folder / "back") == {"0.png", "1.png", "conditions.json"}
+    assert listing(folder / "back") == {"0.png", "1.png", "conditions.json", "decoded.jsonl"}
     runs = json.loads((folder / "back" / "conditions.json").read_text())  # the same run again takes its place
     assert ["0.bpgan" in each["command"] for each in runs] == [True, False]
     (folder / "back" / "conditions.json").write_text('{"mine": 1}')
