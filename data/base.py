@@ -236,9 +236,7 @@ class Kind(ABC):
     storage: str  # "uint8" or "float16": pictures in memory
     stretch: tuple[float, float]  # rows, columns: crops of up to this size shrink to one
     spare_columns: int = 0  # that a crop has for `augment` to use up
-    joins_short: bool = (
-        False  # whether crops of short signals go on with other signals, rather than with their own edge
-    )
+    joins_short: bool = False  # whether the crop of a short signal goes on with another one, not with its own edge
 
     def list_files(self, root: Path | str, split: str) -> list[Path]:
         """The files of a split ("train", "val", "test") in a folder, sorted by path.

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -192,10 +193,12 @@ class DecodingJournal(Journal):
 
 def results_below(folder: Path) -> set[Path]:
     """The results that journals in this folder list, whether they are still there or not."""
-    records = [
-        record for kind in (Journal, DecodingJournal) for record in _read(folder / kind.name, kind.texts).values()
-    ]
-    return {folder / name for record in records for name in record["files"]}
+    listed: set[Path] = set()
+    for kind in (Journal, DecodingJournal):
+        with suppress(OSError):  # a file that cannot be read is none of ours
+            records = _read(folder / kind.name, kind.texts).values()
+            listed |= {folder / name for record in records for name in record["files"]}
+    return listed
 
 
 def not_ours(path: Path) -> str:
