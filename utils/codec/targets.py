@@ -28,7 +28,8 @@ class Target:
 
     metric  "bytes"; the kind's rate unit, "bpp" or "kbps"; or one of the kind's metrics, such as "psnr_db"
     value   bytes and rates: the most that the whole file may have, met from below within 3 % or by the last
-            quality step that fits; of bytes, by whatever the highest quality has. Scores: what the decoded signal reaches, at the lowest quality that does.
+            quality step that fits; of bytes, by whatever the highest quality has. Scores: what the decoded
+            signal reaches, at the lowest quality that does.
     """
 
     metric: str

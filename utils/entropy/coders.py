@@ -66,9 +66,8 @@ class Coder(ABC):
             return b"", False
         modes = find_repeats(symbols)
         plain = self._coded(symbols, np.zeros_like(modes), quality_step)
-        if (
-            modes.any()
-        ):  # in the pauses of speech the network expects as much, and the map would cost more than it saves
+        # In the pauses of speech the network expects as much, and the map would cost more than it saves.
+        if modes.any():
             mapped = pack_repeats(modes) + self._coded(symbols, modes, quality_step)
             if len(mapped) < len(plain):
                 return mapped, True
