@@ -101,12 +101,6 @@ def _as_loud(power: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     return power * (before.max() / power.max().clamp_min(1e-12)).clamp_max(100)
 
 
-def gains(decibels: float, tilt: float, like: torch.Tensor) -> torch.Tensor:
-    """A gain, and a tilt from the lowest band, `tilt` dB down, to the highest, `tilt` dB up -> factors (n_mels, 1)."""
-    slope = torch.linspace(-tilt, tilt, like.shape[-2], device=like.device) + decibels
-    return 10 ** (slope[:, None] / 10)
-
-
 def room(
     power: torch.Tensor, seconds: float, direct_db: float, settings: SpeechSettings, place: int = 0
 ) -> torch.Tensor:
@@ -129,7 +123,7 @@ def noise(decibels: float, slope: float, settings: SpeechSettings, place: int, l
 
     Its spectrum rises by `slope` dB over the whole picture: 0 is white, -12 is near to the noise of a room.
     """
-    color = gains(0.0, slope / 2, like)
+    color = equalizer(np.array([-slope / 2, slope / 2]), like)
     white = _noise(settings, like.device).mean(-1, keepdim=True)
     # the RMS is that of the frequencies, not of the bands, and high bands are the wider ones
     widths = torch.from_numpy(np.gradient(_centers(settings))).to(like)[:, None]

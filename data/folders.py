@@ -22,7 +22,6 @@ HELD_OUT_SPEAKERS = ("carlo", "armelle")
 
 _CLASS_OF_PICTURE = re.compile(r"inet_n(\d{8})_")  # a name that begins with a WordNet number, the picture's class
 _PROMPT = re.compile(r"prompt_([^_]+)_([a-z]+)[^_]*_([^_]+)_")  # source, language with an addition such as -br, speaker
-
 _NUMBERED = re.compile(r"(\d+)[-_]")  # a name that begins with the number of its speaker
 _TIMIT_SPEAKER = re.compile(r"[FM][A-Z]{3}\d", re.IGNORECASE)  # a folder of TIMIT: FCJF0
 

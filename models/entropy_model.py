@@ -133,7 +133,9 @@ class ContextModel(nn.Module):
                 own = symbols[:, : self.groups[0]].float()
                 led = F.conv2d(own, kernels.leading, padding=KERNEL // 2)
             mean = torch.cat([mean[:, : self.groups[0]] + led, mean[:, self.groups[0] :]], dim=1)
-        return mean, bounded(log_scale, MIN_LOG_SCALE, MAX_LOG_SCALE)
+        # Only what learns is led back: a search would take the slope for that of bits which its symbols do not have.
+        limited = bounded if self.training else torch.clamp
+        return mean, limited(log_scale, MIN_LOG_SCALE, MAX_LOG_SCALE)
 
 
 class _Bounded(torch.autograd.Function):
@@ -163,4 +165,4 @@ def logistic_bits(y: torch.Tensor, mean: torch.Tensor, log_scale: torch.Tensor) 
     inverse = torch.exp(-log_scale)
     distance = (y.float() - mean).abs()  # the density is even: stay on its falling side
     probability = torch.sigmoid((0.5 - distance) * inverse) - torch.sigmoid((-0.5 - distance) * inverse)
-    return -torch.log2(bounded(probability, MIN_PROBABILITY, 1.0))
+    return -torch.log2(probability.clamp_min(MIN_PROBABILITY))

@@ -140,7 +140,7 @@ def test_pictures_and_powers(exponent):
     picture = torch.linspace(-1, 1, 50)[None, None]
     back = augment.to_picture(augment.to_power(picture, settings), settings)
     assert torch.allclose(back, picture, atol=1e-5) and augment.to_power(picture, settings)[0, 0, 0] == 0
-    louder = augment.to_power(picture, settings) * augment.gains(-6.0, 0.0, picture)
+    louder = augment.to_power(picture, settings) * augment.equalizer(np.array([-6.0, -6.0]), picture)
     moved = to_decibels(augment.to_picture(louder, settings)[0, 0, 10:].numpy(), settings)
     np.testing.assert_allclose(moved, to_decibels(picture[0, 0, 10:].numpy(), settings) - 6, atol=1e-3)
 

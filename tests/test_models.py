@@ -444,9 +444,21 @@ def test_what_is_beyond_its_bounds_is_led_back():
         y = bounded(x, 0.0, 1.0)
         assert y.tolist() == [0.0, 0.5, 1.0]
         assert torch.autograd.grad(sign * y.sum(), x)[0].tolist() == slopes
-    log_scale = torch.tensor(-4.0, requires_grad=True)  # a scale of 1/55 where the symbol is 3 off
-    logistic_bits(torch.tensor(3.0), torch.tensor(0.0), bounded(log_scale, -3.0, 3.0)).backward()
+    log_scale = torch.tensor(-4.0, requires_grad=True)  # the symbol is farther off than such a scale allows
+    logistic_bits(torch.tensor(1.0), torch.tensor(0.0), bounded(log_scale, -3.0, 3.0)).backward()
     assert log_scale.grad < 0
+
+
+def test_the_entropy_model_is_led_back_while_it_learns_and_not_in_a_search():
+    model = tiny_model("image")
+    prior, channels = model.context.prior, model.context.prior.shape[1] // 2
+    prior[:, channels:] = -30.0  # log scales, far below the limit
+    prior.requires_grad_(True)
+    for learns in (True, False):
+        model.train(learns)
+        _, log_scale = model.context(torch.ones(1, channels, 3, 3), torch.tensor([0]))
+        (slope,) = torch.autograd.grad(-log_scale.sum(), prior)
+        assert ((slope[0, channels:] < 0) if learns else (slope == 0)).all()
 
 
 def test_logistic_bits_are_those_of_the_distribution():

@@ -55,7 +55,7 @@ class Networks:
         self.vgg16 = load_vgg16(device) if vgg16 else None
         torch.manual_seed(seed)
         self.model = BPGAN(config).to(device, memory_format=torch.channels_last)
-        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.realistic: nn.Module | None = None
         self.realistic_average: nn.Module | None = None
         self.discriminator: nn.Module | None = None
