@@ -24,7 +24,7 @@ from data.corpora import default_dataroot
 from data.folders import is_held_out
 from utils.batch.inputs import find_inputs
 
-from . import efficientnet, yardsticks
+from . import yardsticks
 from .common import Source, find_sources
 from .images import BENCHMARK
 from .yardsticks import Figure, Sample, Yardstick, need, yardstick_parser
@@ -55,6 +55,8 @@ def labeled(inputs: list[Path]) -> list[Path]:
 
 def run(options) -> int:
     """-> exit code: 1 if a file or a codec failed, 130 if interrupted; what is measured is kept."""
+    from . import efficientnet  # here, as it loads PyTorch
+
     network = efficientnet.load()
     options.input = labeled(options.input or [default_dataroot("image", "train")])
     sources, failures = find_sources(PICTURES, options)

@@ -22,7 +22,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,6 @@ from tqdm import tqdm
 
 from data import Kind, kind_of
 from data.corpora import default_dataroot
-from models.complexity import multiply_adds
 from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from utils.batch.conditions import caption, check_conditions, conditions_of, note_conditions, over_all_runs
@@ -85,6 +84,7 @@ class Codec:
     scale: tuple[str, ...] = ()  # all settings it can be brought to a size with, if more than `settings`
     # (name, version) of the codec whose coded files these are, where only decoding differs
     coded_as: tuple[str, str] | None = None
+    alone: dict = field(default_factory=dict, compare=False)  # options by which `own_codecs` makes no other one
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,7 @@ def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
 
 def own_codecs(options) -> list[Codec]:
     """This codec, a curve for each number of iterations. Raises ValueError, OSError for the checkpoint."""
+    from models.complexity import multiply_adds  # these load PyTorch, which the other codecs do without
     from utils.codec.codec import load_codec
     from utils.codec.settings import Settings
 
@@ -264,6 +265,13 @@ def own_codecs(options) -> list[Codec]:
             cost=cost,
             fingerprint=codec.fingerprint.hex(),
             coded_as=coded_as,
+            alone=dict(
+                iterations=[search.iterations],
+                search=[search.method],
+                objective=[search.objective],
+                search_realism=[through],
+                realism=[realism],
+            ),
         )
 
     searches = [preset("none")] if 0 in options.iterations else []

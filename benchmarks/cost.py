@@ -4,9 +4,11 @@
     python -m benchmarks.cost --signal speech --seconds 2 10 60 600
 
 Each encoding and each decoding runs in a process of its own that may use so many cores and no more, whatever
-library it calls. Its memory is the most that the process, or a program that it starts, ever held: Python, libraries
-and weights are in it. Seconds are the median of --repeats runs after one that is not counted, which
-compiles what is compiled; they are wall-clock time, so they are worth something on an idle machine only.
+library it calls. It loads what the codec needs and no more: PyTorch is in this codec's processes alone, and those that
+decode have its decoder alone. Memory is the most that the process, or a program that it starts, held in a first run: with
+Python, libraries and weights, but without what loading them took for a moment. Seconds are the median of --repeats runs
+after that one, which compiles what is compiled; they are wall-clock time, so they are worth something on an idle
+machine only.
 
 Every size is made from the first input: a picture is scaled, a recording is repeated or cut. Sizes that would take a
 codec longer than --longest, as its time at the size before says, are left out and named. Each codec runs
@@ -15,6 +17,7 @@ kept in points.csv, and cost.csv, cost.md and cost.png are made of them.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import itertools
 import math
@@ -25,6 +28,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +36,7 @@ import numpy as np
 from options.base_options import in_range
 from utils.batch.conditions import caption
 from utils.files import replacing
+from utils.memory import keep_freed_memory
 
 from . import common, tables
 from .common import KEY, OURS, Codec, Coded, Points, Source, write_rows
@@ -50,7 +55,7 @@ class Task:
 
     signal: str  # kind
     codec: str  # as in Benchmark.codecs
-    options: argparse.Namespace
+    options: argparse.Namespace  # that make this codec alone
     name: str  # of the codec itself
     setting: str
     source: Path
@@ -77,31 +82,52 @@ def sized(kind_name: str, signal: np.ndarray, size: float) -> np.ndarray:
 # -- a process -------------------------------------------------------------------------------------
 
 
-def peak_mib() -> float:
-    """The most memory that this process, or a program that it ran, ever held.
+def forget_peak() -> None:
+    """The peak of this process's memory counts from here on, as Linux has it. Raises OSError where it does not."""
+    ctypes.CDLL(None).malloc_trim(0)  # else what was freed before is held, and counts
+    Path("/proc/self/clear_refs").write_text("5")
 
-    Its own is taken from Linux's VmHWM: ru_maxrss begins with that of the process that started this one.
+
+def peak_mib() -> float:
+    """The most memory in MiB that this process held since `forget_peak`, or a program that it ran ever held.
+
+    Its own is taken from Linux's VmHWM: ru_maxrss begins with that of the process that started this one. So does that of
+    a program, which changes nothing in the larger of the two.
     """
     own = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
     return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
 
 
+def loaded(task: Task) -> Callable[[], Coded | np.ndarray]:
+    """What encodes or decodes, with all that it needs in memory. Raises ValueError, OSError."""
+    if task.codec == OURS and task.data is not None:
+        from utils.codec.decoder import load_decoder  # here, so that others' processes are without PyTorch
+
+        decoder = load_decoder(task.options.checkpoint, task.options.device)
+        return lambda: decoder.decompress(task.data, *task.options.realism)
+    benchmark = BENCHMARKS[task.signal]
+    codec = next(each for each in benchmark.codecs[task.codec](task.options) if each.name == task.name)
+    if task.data is not None:
+        return lambda: codec.decode(task.data, task.setting)
+    signal = sized(task.signal, benchmark.kind.read(task.source), task.size)
+    return lambda: codec.encode(signal, task.setting)
+
+
 def _work(task: Task, pipe) -> None:
     """In a process of its own: encode or decode and send (coded, seconds, MiB), or the error."""
+    if task.codec == OURS:
+        keep_freed_memory()  # as its scripts do
     try:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.n_cores])
-        benchmark = BENCHMARKS[task.signal]
-        codec = next(each for each in benchmark.codecs[task.codec](task.options) if each.name == task.name)
-        signal = sized(task.signal, benchmark.kind.read(task.source), task.size)
-        result, seconds = None, []
-        for _ in range(task.repeats + 1):
+        code = loaded(task)
+        forget_peak()
+        result = code()
+        mib, seconds = peak_mib(), []
+        for _ in range(task.repeats):
             started = time.perf_counter()
-            if task.data is None:
-                result = codec.encode(signal, task.setting)
-            else:
-                codec.decode(task.data, task.setting)
+            code()
             seconds.append(time.perf_counter() - started)
-        pipe.send((result, statistics.median(seconds[1:]), peak_mib()))
+        pipe.send((result if task.data is None else None, statistics.median(seconds), mib))
     except Exception as error:  # whatever it is, the parent says it
         pipe.send(error if isinstance(error, ValueError | OSError) else ValueError(f"{type(error).__name__}: {error}"))
 
@@ -231,8 +257,9 @@ def run(options) -> int:
 
     def measure_one(codec: Codec, setting: str, source: Source) -> dict:
         size, cores = places[codec.name, codec.version]
+        alone = argparse.Namespace(**{**vars(options), **codec.alone})
         task = Task(
-            options.signal, registered[codec.name], options, codec.name, setting, source.item.path, size, cores,
+            options.signal, registered[codec.name], alone, codec.name, setting, source.item.path, size, cores,
             options.repeats, data=None,
         )  # fmt: skip
         return measure(task, source.key(codec, setting))

@@ -25,17 +25,21 @@ import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.console import fail
 from utils.files import replacing
 
-from . import efficientnet, yardsticks
+from . import yardsticks
 from .common import Codec, Source, find_sources
 from .images import BENCHMARK
 from .intervals import interval, resample
 from .yardsticks import Figure, Sample, Yardstick, digest, need, yardstick_parser
+
+if TYPE_CHECKING:
+    from .efficientnet import EfficientNetLite
 
 PICTURES = dataclasses.replace(BENCHMARK, output=Path("results/benchmark_perceptual"))
 RESAMPLES = 40  # of the files, for the Fréchet distance: each takes a matrix root
@@ -94,7 +98,7 @@ def load_fitted(folder: Path) -> tuple[dict[str, Callable[[np.ndarray, np.ndarra
 class Features:
     """The patch features of each decoded picture, on disk: what the Fréchet distance of a set is taken from."""
 
-    def __init__(self, network: efficientnet.EfficientNetLite, folder: Path):
+    def __init__(self, network: "EfficientNetLite", folder: Path):
         self.network, self.folder = network, folder
 
     def _path(self, key: tuple) -> Path:
@@ -134,6 +138,8 @@ class Features:
 def run(options) -> int:
     """-> exit code: 1 if a file or a codec failed, 130 if interrupted; what is measured is kept."""
     import torch
+
+    from . import efficientnet  # here, as it loads PyTorch
 
     network = efficientnet.load()
     fitted, fitted_version = load_fitted(options.weights or Path(torch.hub.get_dir()))

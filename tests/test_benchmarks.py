@@ -79,6 +79,15 @@ def test_versions_name_all_that_a_point_depends_on(tiny_checkpoints, tmp_path):
     assert versions[0]["bpgan-perceptual-1"] != versions[1]["bpgan-perceptual-1"]
 
 
+def test_each_curve_of_this_codec_can_be_made_alone(tiny_checkpoints):
+    options = own_options(tiny_checkpoints["image"], realism=[0.0, 0.5], search_realism=[0.0, 0.5])
+    codecs = common.own_codecs(options)
+    assert len(codecs) == 6
+    for codec in codecs:
+        (alone,) = common.own_codecs(argparse.Namespace(**{**vars(options), **codec.alone}))
+        assert (alone.name, alone.version) == (codec.name, codec.version)
+
+
 def rows_of(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))

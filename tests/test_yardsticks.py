@@ -1,9 +1,12 @@
 """What judges decoded files: words, voices, what is recognized in pictures; and how sure the figures are."""
 
+import argparse
 import csv
 import dataclasses
 import gzip
 import math
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -27,7 +30,9 @@ from benchmarks import (
 )
 from benchmarks.common import Codec
 from data import build_kind
+from tests.helpers.scripts import ROOT
 from utils.codec.codec import load_codec
+from utils.codec.decoder import load_decoder
 
 pytestmark = pytest.mark.slow
 
@@ -487,6 +492,47 @@ def test_cost_is_measured_by_size_and_cores(picture, tiny_checkpoints, tmp_path)
     assert 0 < small["bytes"] < large["bytes"] and small["encode_seconds"] > 0 and small["decode_mib"] > 20
     before = (tmp_path / "out" / "points.csv").read_text()
     assert cost.main(arguments) == 0 and (tmp_path / "out" / "points.csv").read_text() == before
+
+
+def test_each_codec_has_the_memory_that_it_needs(picture, tiny_checkpoints, tmp_path):
+    """In MiB: PyTorch alone takes more than twice of what Python with a picture does."""
+    arguments = arguments_of(picture, tiny_checkpoints["image"], tmp_path / "out", "--signal", "image")
+    arguments += ["--codecs", "bpgan", "jpeg", "--iterations", "0", "--megapixels", "0.02", "--cores", "1"]
+    assert cost.main(arguments) == 0
+    ours, jpeg = rows_of(tmp_path / "out" / "cost.csv")
+    assert all(20 < float(jpeg[name]) < 120 and float(ours[name]) > 240 for name in ("encode_mib", "decode_mib"))
+
+
+def test_the_benchmarks_load_no_pytorch_by_themselves():
+    """Each process that measures a cost imports the module that the command named."""
+    program = "import sys, benchmarks.all; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_peak_counts_from_where_it_is_forgotten():
+    """Blocks that the allocator keeps when they are freed, as they lie below one that is not."""
+    program = (
+        "import numpy as np\nfrom benchmarks.cost import forget_peak, peak_mib\n"
+        "forget_peak()\nbefore = peak_mib()\n"
+        "blocks = [np.ones(1 << 13) for _ in range(3200)]\nlast = blocks.pop()\nblocks.clear()\n"  # of 64 KiB
+        "held = peak_mib()\nforget_peak()\nprint(held - before, peak_mib() - before)"
+    )
+    own = {**os.environ, "LD_PRELOAD": ""}  # other allocators give freed blocks back when they like
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, env=own
+    )
+    held, after = map(float, done.stdout.split())
+    assert held > 190 and after < 10
+
+
+def test_decoding_takes_the_decoder_alone(tiny_checkpoints, texture_image, tmp_path, monkeypatch):
+    path = tiny_checkpoints["image"]
+    data = load_codec(path).compress(texture_image, 3, "none")
+    monkeypatch.setattr("utils.codec.codec.load_codec", None)
+    options = argparse.Namespace(checkpoint=path, device="cpu", realism=[0.5])
+    task = cost.Task("image", common.OURS, options, "bpgan-0-realism0.5", "3", tmp_path / "none.png", 0.05, 1, 1, data)
+    assert np.array_equal(cost.loaded(task)(), load_decoder(path).decompress(data, 0.5))
 
 
 def test_cost_leaves_out_sizes_that_would_take_too_long(picture, tmp_path, monkeypatch, capsys):

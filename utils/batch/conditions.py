@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from utils import __version__
 from utils.console import as_text, name_of
@@ -24,19 +24,24 @@ from utils.files import replacing
 
 from .inputs import located
 
+if TYPE_CHECKING:
+    import torch
+
 NAME = "conditions.json"
 _ROOT = Path(__file__).resolve().parents[2]
 _GIT_SECONDS = 10  # for git to answer, from a slow disk
 
 
 def conditions_of(
-    options: argparse.Namespace, device: torch.device, checkpoints: Iterable[Mapping[str, str]] = ()
+    options: argparse.Namespace, device: "torch.device", checkpoints: Iterable[Mapping[str, str]] = ()
 ) -> dict:
     """The conditions of the run with these options, as plain values.
 
     `checkpoints` are those that it used. Each has its kind of "signal", its "file" without the folder, and its
     "fingerprint". No paths are kept but those that were typed.
     """
+    import torch  # here, so that what only reads conditions does without it
+
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": as_text(shlex.join([*options.program, *options.argv])),
