@@ -226,6 +226,76 @@ def test_curvature_is_that_of_a_quadratic():
     torch.testing.assert_close(got.mean(1, keepdim=True) / got.mean(), smooth / smooth.mean(), rtol=0.03, atol=0)
 
 
+def at(q: torch.Tensor, slope: torch.Tensor, distortion: torch.Tensor | float = 1.0) -> admm.Linearization:
+    """What the curvature looks at; there are no bits."""
+    costs = torch.as_tensor(distortion).expand(len(q)).float()
+    return admm.Linearization(q, costs, torch.zeros(len(q)), slope, torch.zeros(3, *q.shape))
+
+
+def test_followed_curvature_is_what_the_slopes_of_moves_show_where_they_were():
+    torch.manual_seed(0)
+    q = torch.zeros(2, 8, 6, 20)
+    measured, true = torch.full_like(q, 40.0), torch.full_like(q, 40.0)
+    true[1, :, :, :10] = 200.0  # of the second picture, the left half
+    curvature = admm.FollowedCurvature(measured, penalty=1.0)
+    torch.testing.assert_close(curvature.mu, measured)
+    for _ in range(3):
+        move = torch.randint(-1, 2, q.shape).float()
+        move[..., 10:] *= torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+        curvature.observe(move, at(q, torch.ones_like(q)), at(q + move, 1 + true * move), torch.zeros(2))
+    torch.testing.assert_close(curvature.mu[0], measured[0])
+    torch.testing.assert_close(curvature.mu[1, :, :, :8], true[1, :, :, :8], rtol=0.02, atol=0)
+    torch.testing.assert_close(curvature.mu[1, :, :, 12:], measured[1, :, :, 12:])  # none of its moves reached there
+    for _ in range(20):  # a slope that falls along every move has no curvature to go by
+        curvature.observe(move, at(q, torch.ones_like(q)), at(q + move, 1 - 1e4 * move), torch.zeros(2))
+    torch.testing.assert_close(curvature.mu.amin(), admm.SECANT_LIMITS[0] * torch.tensor(40.0))
+
+
+def test_followed_curvature_rises_with_moves_that_are_not_taken_and_comes_back():
+    curvature = admm.FollowedCurvature(torch.full((2, 1, 1, 1), 10.0), penalty=0.5)
+    steps = []
+    for taken in ([True, False], [True, False], [True, True], [True, True], [True, True], [True, True]):
+        curvature.judge(torch.tensor(taken))
+        steps.append(curvature.mu.flatten().tolist())
+    assert [first for first, _ in steps] == [5.0] * 6
+    np.testing.assert_allclose([second for _, second in steps], [10, 20, 40 / 3, 80 / 9, 160 / 27, 5], rtol=1e-6)
+
+
+def test_a_probe_that_shows_next_to_no_curvature_is_not_believed():
+    """A parabola whose minimum is 0 has at least the mean curvature that its slope and its height tell."""
+    torch.manual_seed(0)
+    q = torch.randn(2, 4, 6, 7)
+    hessian = torch.tensor([8.0, 8.0]).view(2, 1, 1, 1)
+    now = at(q, hessian * q, (hessian / 2 * q.square()).flatten(1).sum(1))
+    least = admm.FollowedCurvature.least(now)
+    torch.testing.assert_close(least, admm.LEAST_SHARE * torch.tensor([8.0, 8.0]))
+    assert admm.Curvature.least(now) is None
+    probe = admm.PROBE * (2.0 * torch.randint(0, 2, (4, 6, 7)) - 1)
+    seen = torch.tensor([-5.0, 8.0]).view(2, 1, 1, 1)  # what the probe shows: of the first picture, nonsense
+    got = admm.hessian_diagonal(now.slope, now.slope + seen * probe, probe, least)
+    torch.testing.assert_close(got, torch.tensor([1.6, 8.0]).view(2, 1, 1, 1).expand_as(got))
+
+
+def test_the_moves_tell_the_curvature_where_the_probe_does_not():
+    """F has ripples between the integers, by which it seems to curve downward: with what `mse` does, nothing is found."""
+
+    def rippled(problem: Problem) -> Problem:
+        def distortion(q):
+            ripple = 10.0 * (1 + (2 * torch.pi * q).cos())
+            return problem.distortion(q) + (ripple - ripple.detach()).flatten(1).sum(1)
+
+        return dataclasses.replace(problem, distortion=distortion)
+
+    saved = dict.fromkeys(("mse", "pesq"), 0.0)
+    for seed in range(3):
+        plain = toy_problem(seed, weight=300.0)
+        best = optimize_latent(plain, preset("admm", 60), seed)
+        for name in saved:
+            found = optimize_latent(rippled(plain), preset("admm", 60, name), seed)
+            saved[name] += float(((found.start_cost - found.cost) / (best.start_cost - best.cost)).mean()) / 3
+    assert saved["pesq"] > 0.8 and saved["mse"] < 0.3, saved
+
+
 def test_a_noisy_move_that_raises_j_far_is_not_taken():
     looked = []
 

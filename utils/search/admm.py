@@ -14,7 +14,8 @@ that the neighbors cost with q as their context. The minimum is then at z + eta 
 dual step give one *proposal*, and z and eta need no variables of their own. The q-step is exact, place by place, and
 the iterates are quantized all along. Three things make it pay:
 
-- mu is the curvature of F, measured at the start and corrected by every step (`Curvature`);
+- mu is the curvature of F, measured at the start and corrected by every step (`Curvature`), place by place where F is
+  no squared error (`FollowedCurvature`);
 - the *target*, which stands for z + eta in the q-step, is a running mean of the proposals;
 - the q-step draws from exp(-cost / T), T falling, so that it does not end in the first place where no
   single symbol is worth changing (`GumbelNoise`).
@@ -25,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import avg_pool2d
 
-from .config import SearchConfig
+from .config import SearchConfig, objective_class
 from .problem import Best, Problem, geometric, wide
 
 # Steps by which the probe of the curvature moves each symbol. A generator trained on searched latents suppresses larger
@@ -35,8 +36,14 @@ FIRST_FACTOR = 1.5  # on the measured curvature, until the first move corrects i
 CURVATURE_LIMITS = (0.3, 10.0)  # of the curvature that a move shows, as multiples of the measured one
 MIN_POWER = 100.0  # bits by which curvature should change J; a move with less says nothing about it
 BACKTRACK = 1.5  # mu rises by this factor where a move was not taken
-MAX_RISE = 1.5  # of J by a noisy move, as a factor; beyond it the measured curvature was too small
 MAX_RELAXATION = 0.6
+# Of the curvature that moves show place by place:
+LEAST_SHARE = 0.2  # of the curvature with which F would fall to 0; a probe that shows less is not believed
+SECANT_SIDE = 5  # places whose moves count together
+SECANT_MEMORY = 0.7  # by which earlier moves count less with each move
+SECANT_PRIOR = 3.0  # bits a place, by which the measured curvature counts beside the moves
+SECANT_LIMITS = (0.3, 20.0)  # of the measured curvature
+RECOVERY = 1.5  # by which mu falls again with each move that is taken
 # The search is done when the target has come to its proposal (root mean square, in steps) and the copy q stands
 # still: the primal and the dual residual of ADMM.
 PRIMAL_TOLERANCE = 0.01
@@ -59,7 +66,8 @@ def _alternate(
     if not torch.equal(now.q, problem.fallback):
         best.note(now.q, now.distortion, now.rate, 0)
     # Every picture of a batch gets the same probe and noise, whatever its company; only sums may round differently.
-    curvature = Curvature.measure(problem, now, config.penalty, generator)
+    follow = Curvature if objective_class(config.objective).steady else FollowedCurvature
+    curvature = follow.measure(problem, now, config.penalty, generator)
     noise = GumbelNoise(now.q.shape[1:], generator, now.q.device)
     target = problem.start
     moves = max(1, config.iterations - 1)  # the probe was one
@@ -78,11 +86,11 @@ def _alternate(
         # judge: by J of the quantized iterate
         new = linearize(problem, q)
         best.note(q, new.distortion, new.rate, t + 1, mu.flatten(1).mean(1))
-        # learn: what the slope and the symbols' own bits do not explain of the change of J is curvature
-        curvature.observe(move, new.cost - now.cost - (now.slope * move).flatten(1).sum(1) - own_bits)
+        # learn
+        curvature.observe(move, now, new, own_bits)
         # accept, each picture by itself: while there is noise, J may rise
-        taken = new.cost <= (MAX_RISE if warm else 1) * now.cost
-        curvature.reject(taken)
+        taken = new.cost <= (curvature.max_rise if warm else 1) * now.cost
+        curvature.judge(taken)
         target = torch.where(wide(taken), target, now.q)
         now = new.where(taken, now)
 
@@ -125,6 +133,8 @@ class Curvature:
     moves show of the curvature along them.
     """
 
+    max_rise = 1.5  # of J by a noisy move, as a factor; beyond it the measured curvature was too small
+
     def __init__(self, diagonal: torch.Tensor, penalty: float):
         self.diagonal, self.penalty = diagonal, penalty
         self.factor = torch.full_like(diagonal[:, 0, 0, 0], FIRST_FACTOR)
@@ -134,34 +144,85 @@ class Curvature:
         """Measure it by the slope at q plus a probe of random signs, which takes one back-propagation."""
         signs = 2.0 * torch.randint(0, 2, now.q.shape[1:], generator=generator, device=now.q.device) - 1
         probe = PROBE * signs
-        return cls(hessian_diagonal(now.slope, linearize(problem, now.q + probe).slope, probe), penalty)
+        probed = linearize(problem, now.q + probe)
+        return cls(hessian_diagonal(now.slope, probed.slope, probe, cls.least(now)), penalty)
+
+    @staticmethod
+    def least(now: Linearization) -> torch.Tensor | None:
+        """The least mean (B,) of the diagonal that is believed, if there is one."""
+        return None
 
     @property
     def mu(self) -> torch.Tensor:
         """(B, C, h, w)"""
         return self.penalty * wide(self.factor) * self.diagonal
 
-    def observe(self, move: torch.Tensor, change: torch.Tensor) -> None:
-        """Corrects the factor by a move (B, C, h, w) and the bits (B,) by which it changed J beyond the linear part."""
+    def observe(self, move: torch.Tensor, now: Linearization, new: Linearization, own_bits: torch.Tensor) -> None:
+        """Corrects the factor by a move (B, C, h, w) from now to new, whose symbols themselves cost own_bits (B,) more.
+
+        What the slope and those bits do not explain of the change of J is curvature.
+        """
+        change = new.cost - now.cost - (now.slope * move).flatten(1).sum(1) - own_bits
         power = (self.diagonal / 2 * move.square()).flatten(1).sum(1)  # the change that the diagonal expects
         seen = change / power.clamp_min(1e-3)
         corrected = (self.factor * seen.clamp(*CURVATURE_LIMITS)).sqrt()
         self.factor = torch.where(power > MIN_POWER, corrected, self.factor)
 
-    def reject(self, taken: torch.Tensor) -> None:
+    def judge(self, taken: torch.Tensor) -> None:
         """Raises mu of the pictures whose move was not taken, bool (B,): the next one is shorter."""
         self.factor = torch.where(taken, self.factor, BACKTRACK * self.factor)
 
 
+class FollowedCurvature(Curvature):
+    """The curvature of an F that is no squared error: one that changes on the way, and not everywhere alike.
+
+    A move tells it by the slopes at its ends: their difference times the move is the move's own curvature (the secant
+    of the quasi-Newton methods), and it says so for each place. mu = penalty * factor * place * measured diagonal. The
+    factor is 1 but for moves that were not taken.
+    """
+
+    max_rise = 1.1
+
+    def __init__(self, diagonal: torch.Tensor, penalty: float):
+        super().__init__(diagonal, penalty)
+        self.factor = torch.ones_like(self.factor)
+        self.measured, self.expected, self.seen = diagonal, torch.zeros(()), torch.zeros(())
+
+    @staticmethod
+    def least(now: Linearization) -> torch.Tensor:
+        """A step along the slope g to the minimum of a parabola lowers F by g^2 / 2h, and F is never below 0."""
+        return LEAST_SHARE * now.slope.square().flatten(1).sum(1) / (2 * now.distortion).clamp_min(1e-6)
+
+    def observe(self, move: torch.Tensor, now: Linearization, new: Linearization, own_bits: torch.Tensor) -> None:
+        """Corrects the diagonal by a move (B, C, h, w) from now to new; the slopes alone tell, not the bits."""
+        self.expected = SECANT_MEMORY * self.expected + _around(self.measured * move.square())
+        self.seen = SECANT_MEMORY * self.seen + _around((new.slope - now.slope) * move)
+        place = (self.seen + SECANT_PRIOR) / (self.expected + SECANT_PRIOR)
+        self.diagonal = self.measured * place.clamp(*SECANT_LIMITS)
+
+    def judge(self, taken: torch.Tensor) -> None:
+        """Doubles mu where a move was not taken, bool (B,); with those that are taken it comes back."""
+        self.factor = torch.where(taken, (self.factor / RECOVERY).clamp_min(1), 2 * self.factor)
+
+
+def _around(values: torch.Tensor) -> torch.Tensor:
+    """Sums over the channels of (B, C, h, w), and means of those around each place -> (B, 1, h, w)."""
+    return avg_pool2d(values.sum(1, keepdim=True), SECANT_SIDE, 1, SECANT_SIDE // 2, count_include_pad=False)
+
+
 @torch.no_grad()
-def hessian_diagonal(slope: torch.Tensor, probed: torch.Tensor, probe: torch.Tensor) -> torch.Tensor:
+def hessian_diagonal(
+    slope: torch.Tensor, probed: torch.Tensor, probe: torch.Tensor, least: torch.Tensor | None = None
+) -> torch.Tensor:
     """Diagonal of the Hessian from the slopes at q and at q + probe, probe of random signs -> (B, C, h, w).
 
     This is Hutchinson's estimate with a difference in place of the derivative. One probe gives mostly noise for a
     single symbol. So the result is the product of a mean, a factor per place, and a cautious factor per channel:
-    steps of all channels weigh about the same.
+    steps of all channels weigh about the same. Where the mean is below `least` (B,), all is raised by what lacks.
     """
     raw = (probed - slope) * probe / PROBE**2
+    if least is not None:
+        raw = raw + wide((least - raw.mean((1, 2, 3))).clamp_min(0))
     mean = raw.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
     place = avg_pool2d(raw.mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
     channel = raw.mean((2, 3), keepdim=True)
