@@ -193,10 +193,21 @@ def test_searches_of_speech_minimize_what_is_heard_too(roots, tmp_path, monkeypa
     stage = make_trainer(tmp_path, kind, stages=["searched"]).stage
     start = 0.7 * x - 0.1
     x_hat = start.clone().requires_grad_(True)
-    distortion, mse = stage.searched_distortion(x, lambda: start)(x, x_hat), losses.squared_error(x, x_hat)
+    objective, heard = stage.searched_objective(), kind == "speech" and share == 1
+    assert objective == ("pesq" if heard else "mse")
+    distortion = stage.searched_distortion(objective, x, lambda: start)(x, x_hat)
+    mse = losses.squared_error(x, x_hat)
     torch.testing.assert_close(distortion, mse)
     slope, plain = (torch.autograd.grad(d.sum(), x_hat, retain_graph=True)[0] for d in (distortion, mse))
-    assert torch.allclose(slope, plain) == (kind == "image" or share == 0)
+    assert torch.allclose(slope, plain) != heard
+
+    searched = []
+    search = stages.optimize_latent
+    monkeypatch.setattr(
+        stages, "optimize_latent", lambda p, config, seed: searched.append(config.objective) or search(p, config, seed)
+    )
+    stage.search(x, torch.tensor([1, 5]))
+    assert searched == [objective]  # it follows the curvature as the search of users does
 
 
 def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeypatch):

@@ -316,7 +316,7 @@ class Searched(Stage):
 
     def search(self, x, quality_row) -> tuple[torch.Tensor, torch.Tensor]:
         """Symbols int16 as the encoder leaves them, and as a search by the entropy model's own bits finds them."""
-        model = self.networks.average
+        model, objective = self.networks.average, self.searched_objective()
         searchable = Searchable(model)
         with torch.no_grad(), self.networks.autocast():
             index = model.codebook.to_index(model.analyze(x, quality_row))
@@ -325,17 +325,21 @@ class Searched(Stage):
             tuple(x.shape[-2:]),
             quality_row,
             self.lmbdas[quality_row] * 255**2 * x.shape[-2] * x.shape[-1],
-            self.searched_distortion(x, lambda: searchable.decode(index.round(), quality_row)),
+            self.searched_distortion(objective, x, lambda: searchable.decode(index.round(), quality_row)),
             lambda prediction, candidates: logistic_bits(candidates, *prediction),
             index,
             index.round(),
         )
-        found = optimize_latent(problem, preset("admm", SEARCH_ITERATIONS), seed=self.state.stage_step)
+        found = optimize_latent(problem, preset("admm", SEARCH_ITERATIONS, objective), seed=self.state.stage_step)
         return index.round().to(torch.int16), found.symbols
 
-    def searched_distortion(self, x: torch.Tensor, start: Callable[[], torch.Tensor]) -> Distortion:
-        """What the search of a batch x minimizes, as users choose: the squared error, or what is heard. `start()`: x_hat."""
-        if self.disturbance is None or self.state.rng.uniform() >= HEARD_SEARCHES:
+    def searched_objective(self) -> str:
+        """What the search of a batch minimizes, by its name: the squared error, or what is heard."""
+        return "mse" if self.disturbance is None or self.state.rng.uniform() >= HEARD_SEARCHES else "pesq"
+
+    def searched_distortion(self, objective: str, x: torch.Tensor, start: Callable[[], torch.Tensor]) -> Distortion:
+        """The objective of a batch x, as users choose it. `start()`: x_hat."""
+        if objective == "mse":
             return lambda a, b: clamped_squared_error(a, b, self.kind.weights(a))
         return PesqDisturbance(Reference(x, start, self.kind.weights, disturbance=lambda: self.disturbance))
 
