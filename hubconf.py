@@ -43,17 +43,18 @@ _PACKAGES = ("data", "models", "utils")
 _KEPT_AS = "bpgan:{}"  # what they are called in sys.modules between two calls
 
 
-def bpgan_image(checkpoint=None, device="cpu", limits=None):
+def bpgan_image(checkpoint=None, device="cpu", limits=None, objective=None):
     """The codec for images (`utils.codec.codec.Codec`).
 
     checkpoint  a file of trained weights; None takes those of this repository
+    objective   without a checkpoint: "ms_ssim" takes the weights that are trained for MS-SSIM
     device      "cpu", "cuda" or "auto"
     limits      the largest signals that are read and decoded, as {"max_pixels": 16e6}; None: the defaults
 
     Raises ValueError for a checkpoint, a device or a limit that is not there, ImportError where the caller's modules are
     in the way, each with one line.
     """
-    return _load("image", checkpoint, device, limits)
+    return _load("image", checkpoint, device, limits, objective)
 
 
 def bpgan_speech(checkpoint=None, device="cpu", limits=None):
@@ -61,13 +62,13 @@ def bpgan_speech(checkpoint=None, device="cpu", limits=None):
     return _load("speech", checkpoint, device, limits)
 
 
-def _load(kind: str, checkpoint, device, limits):
+def _load(kind: str, checkpoint, device, limits, objective=None):
     with _own_packages():
         from utils.codec.codec import load_codec
         from utils.codec.fingerprint import shipped
         from utils.codec.limits import Limits
 
-        codec = load_codec(checkpoint or shipped(kind), device, Limits(**limits or {}))
+        codec = load_codec(checkpoint or shipped(kind, objective), device, Limits(**limits or {}))
     if codec.kind.name != kind:
         raise ValueError(f"checkpoint {checkpoint} is for {codec.kind.name}: call bpgan_{codec.kind.name}")
     return codec

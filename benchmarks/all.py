@@ -28,6 +28,7 @@ from utils.console import fail
 from . import classes, cost, images, page, perceptual, speech, voices, words
 
 PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
+SHOWN_IN_MS_SSIM = ("bpgan", "jpeg", "webp", "avif", "av1", "heic", "hevc", "jpeg-xl")
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ PARTS = {
     "images_ms_ssim": Part(
         images.main,
         "image",
-        "a search for MS-SSIM",
-        ("--objective", "ms_ssim", "--iterations", "15", "--quality", "2", "5", "8", "--codecs", "bpgan", "jpeg"),
+        "weights and a search for MS-SSIM",
+        ("--objective", "ms_ssim", "--iterations", "0", "25", "--codecs", *SHOWN_IN_MS_SSIM),
         searched=False,
     ),
     "perceptual": Part(perceptual.main, "image", "distances as networks see them", searched=False),

@@ -12,6 +12,7 @@ yardstick need not encode again.
 Seconds are wall-clock time of one file in one process, including the start of an external program.
 """
 
+import argparse
 import bisect
 import csv
 import hashlib
@@ -34,7 +35,7 @@ from models.config import QUALITIES
 from options.base_options import Parser, in_range
 from utils.batch.conditions import caption, check_conditions, conditions_of, note_conditions, over_all_runs
 from utils.batch.inputs import Item, find_inputs
-from utils.codec.fingerprint import CHECKPOINTS
+from utils.codec.fingerprint import shipped
 from utils.console import fail, pick_device
 from utils.entropy import CODERS
 from utils.files import replacing
@@ -134,18 +135,34 @@ class Benchmark:
 # -- options ---------------------------------------------------------------------------------------
 
 
+class BenchmarkParser(Parser):
+    """A Parser that finds the weights: without --checkpoint those for the objective, where all searches have one."""
+
+    def __init__(self, description: str, kind: str):
+        """`kind`: of signal, where no --signal says it."""
+        super().__init__(description)
+        self.kind = kind
+
+    def parse(self, argv: list[str] | None) -> argparse.Namespace:
+        options = super().parse(argv)
+        if options.checkpoint is None:
+            objective, *others = set(options.objective)
+            options.checkpoint = shipped(getattr(options, "signal", self.kind), None if others else objective)
+        return options
+
+
 def benchmark_parser(benchmark: Benchmark, description: str) -> Parser:
     """Options of a benchmark; --codecs only where it names some."""
-    parser = Parser(description)
+    parser = BenchmarkParser(description, benchmark.kind.name)
     add = parser.add_argument
     parser.add_inputs("files or folders; without it, the test set below the folder that BPGAN_DATA names is taken")
     add("--output", type=Path, default=benchmark.output, metavar="DIR", help="where points, tables and plots go")
     add(
         "--checkpoint",
         type=Path,
-        default=CHECKPOINTS / f"{benchmark.kind.name}.safetensors",
+        default=None,
         metavar="FILE",
-        help="trained weights of this codec",
+        help="trained weights of this codec; without it, those in checkpoints/ for the objective are used",
     )
     add(
         "--iterations",
@@ -233,10 +250,11 @@ def own_codecs(options) -> list[Codec]:
     )
 
     def of(search: SearchConfig, through: float, realism: float) -> Codec:
-        words = [word for word, usual in ((search.method, "admm"), (search.objective, "mse")) if word != usual]
-        name = "-".join([OURS, *words, str(search.iterations)]) if search.iterations else f"{OURS}-0"
+        usual = ("admm" if search.iterations else "none", "mse")
+        words = [word for word, left_out in zip((search.method, search.objective), usual) if word != left_out]
+        name = "-".join([OURS, *words, str(search.iterations)])
         text = f"{search.iterations} iteration{'s' * (search.iterations != 1)}" if search.iterations else "no search"
-        label = ", ".join(["BPGAN", *(words if search.iterations else []), text])
+        label = ", ".join(["BPGAN", *words, text])
         # points of another version's search settings are not this one's
         own = version
         if search.iterations:
@@ -274,7 +292,7 @@ def own_codecs(options) -> list[Codec]:
             ),
         )
 
-    searches = [preset("none")] if 0 in options.iterations else []
+    searches = [preset("none", objective=codec.config.objective)] if 0 in options.iterations else []
     searches += [
         preset(method, iterations, objective)
         for objective in options.objective

@@ -239,7 +239,6 @@ def plot(path: Path, rows: list[dict], ours: set[str], unit: str, about: str) ->
 def run(options) -> int:
     """-> exit code: 1 if a codec failed, 130 if interrupted; what is measured is kept."""
     benchmark = BENCHMARKS[options.signal]
-    options.checkpoint = options.checkpoint or common.CHECKPOINTS / f"{options.signal}.safetensors"
     options.output = options.output or Path(f"results/benchmark_cost_{options.signal}")
     options.limit = 1
     unit = SIZE_UNITS[options.signal]
@@ -342,7 +341,7 @@ def main(argv: list[str] | None = None) -> int:
         help="seconds to encode and decode: a codec is left out at sizes that would take it longer",
     )
     add("--repeats", type=in_range(int, 1, 100), default=1, help="runs of which the median counts")
-    parser.set_defaults(iterations=[0, 25], quality=[3.0], output=None, checkpoint=None)
+    parser.set_defaults(iterations=[0, 25], quality=[3.0], output=None)
     return parser.run(argv, run)
 
 

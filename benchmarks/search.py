@@ -96,7 +96,6 @@ def run(options) -> int:
         benchmark = cropped(benchmark, options.crop)
     if 0 not in options.iterations:
         options.iterations.append(0)
-    options.checkpoint = options.checkpoint or common.CHECKPOINTS / f"{options.signal}.safetensors"
     options.output = options.output or Path(f"results/benchmark_search_{options.signal}")
     sources, failures = common.find_sources(benchmark, options)
     codecs = common.own_codecs(options)
@@ -150,7 +149,6 @@ def main(argv: list[str] | None = None) -> int:
         iterations=[0, 10, 25, 50, 100, 250],
         quality=[2.0, 4.0, 6.0],
         output=None,
-        checkpoint=None,
     )
     return parser.run(argv, run)
 

@@ -15,14 +15,13 @@ def squared_error(x: torch.Tensor, x_hat: torch.Tensor, weights: torch.Tensor | 
     return error.flatten(1).mean(1) / 4
 
 
-def rate_distortion(x, x_hat, bits, lmbda, weights=None) -> dict[str, torch.Tensor]:
-    """The loss bpp + lmbda * 255^2 * MSE and its terms, each (B,), from bits (B,) of pictures and lmbda (B,).
+def rate_distortion(x, bits, lmbda, distortion) -> dict[str, torch.Tensor]:
+    """The loss bpp + lmbda * 255^2 * distortion and its bpp, each (B,), of pictures x (B, C, H, W).
 
-    bpp counts the bits over the H * W positions of the picture.
+    bits, lmbda and distortion are (B,). bpp counts the bits over the H * W positions of a picture.
     """
-    mse = squared_error(x, x_hat, weights)
     bpp = bits / (x.shape[-2] * x.shape[-1])
-    return {"loss": bpp + lmbda * 255**2 * mse, "bpp": bpp, "mse": mse}
+    return {"loss": bpp + lmbda * 255**2 * distortion, "bpp": bpp}
 
 
 def discriminator_hinge(real: list[torch.Tensor], fake: list[torch.Tensor]) -> torch.Tensor:

@@ -177,8 +177,9 @@ def compress_parser() -> Parser:
     parser.add_argument(
         "--objective",
         choices=OBJECTIVES,
-        default="mse",
-        help="the distortion that the search weighs against bits; ms_ssim: images only; pesq: speech "
+        default=None,
+        help="the distortion that the search weighs against bits; without it, what the checkpoint is trained for: those in "
+        "checkpoints/ for mse, and for images a second one for ms_ssim. ms_ssim: images only; pesq: speech "
         "only; perceptual: features, of EfficientNet-Lite0 for images, of the checkpoint's discriminator for speech",
     )
     _add_realism(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from data import KINDS
+from models.config import TRAINED_OBJECTIVES
 from utils.training.schedule import STAGES
 
 from .base_options import Parser, in_range
@@ -51,6 +52,12 @@ def train_parser() -> Parser:
         type=Path,
         default=None,
         help="start from the residual blocks of this checkpoint, whose latent or picture may be another",
+    )
+    add(
+        "--objective",
+        choices=TRAINED_OBJECTIVES,
+        default=None,
+        help="the distortion that counts beside the bits, ms_ssim for images only; without it, that of --init, or mse",
     )
     add("--batch_size", type=in_range(int, 1, 4096), default=8, help="crops per step and process")
     add(

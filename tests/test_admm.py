@@ -486,7 +486,7 @@ def test_through_the_tiny_model(codec, method, coder, ramp_image):
     picture, _ = codec.kind.to_picture(ramp_image)
     step = 100
     plain = codec.analyze(picture, step)
-    task = Task([picture], False, step, codec.coders[coder], Settings.of(method))
+    task = Task([picture], False, step, codec.coders[coder], Settings.of(method, objective="mse"))
     (window,) = codec.tiled_search.tiles(*plain.shape[1:])
     problem, _ = codec.tiled_search.problem(task, plain[None], plain[None].round(), window)
     result = optimize_latent(problem, preset(method, 20))

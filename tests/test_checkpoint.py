@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from models.config import ModelConfig
+from models.config import ADDED, ModelConfig
 from tests.helpers.models import tiny_checkpoint
 from utils.codec.checkpoint import load_checkpoint, save_checkpoint
 from utils.codec.codec import load_codec
@@ -256,7 +256,7 @@ def test_wrong_types_shapes_and_numbers_in_any_tensor(rewrite, tiny_checkpoints,
 def test_a_config_of_absurd_numbers(rewrite, tiny_checkpoints, field):
     """Refused before anything of that size is built."""
     config = json.loads(parts(tiny_checkpoints["image"])[1]["config"])
-    config = {"linear_path": False, "quality_scales": False, **config}
+    config = {**ADDED, **config}
     for value in (10**9, -1, 0, 1.5, float("nan"), float("inf"), None, "8", True, [], [10**9] * 3, ["a"], {}, [[1]]):
         listed = isinstance(config[field], list)
         if (field == "latent_rows" and value == 0 and value is not False) or (

@@ -14,7 +14,9 @@ import torch
 
 from models.config import STRIDE
 from models.efficientnet import picture_features
+from models.losses import squared_error
 from models.texture import has_texture
+from tests.helpers.models import tiny_checkpoint
 from utils.codec import bitstream, targets, tiling
 from utils.codec.bitstream import BitstreamError
 from utils.codec.checkpoint import load_checkpoint
@@ -26,7 +28,7 @@ from utils.codec.targets import Target
 from utils.codec.tiled_search import Task, TiledSearch
 from utils.codec.trials import Trials
 from utils.search.config import METHODS
-from utils.search.objectives import discriminator_distance
+from utils.search.objectives import MS_SSIM_WEIGHT, clamped_squared_error, discriminator_distance, ms_ssim_error
 
 pytestmark = pytest.mark.slow
 
@@ -333,7 +335,7 @@ def tiled(codec, monkeypatch, realism=0.0):
     monkeypatch.setattr(tiling, "CORE_POSITIONS", 16)
     monkeypatch.setattr(tiling, "CORE_SIDE", 4)
     x, _ = codec.kind.to_picture(picture(100, 210))
-    task = Task([x], False, 192, codec.coders["context"], Settings.of(iterations=1, realism=realism))
+    task = Task([x], False, 192, codec.coders["context"], Settings.of("admm", 1, "mse", realism=realism))
     latents = codec.analyze(x, 192)[None]
     return task, latents, codec.tiled_search.tiles(*latents.shape[2:])
 
@@ -630,11 +632,35 @@ def test_each_objective_is_best_at_its_own_metric(codecs, texture_image, objecti
     assert cost(both[objective]) < cost(both[other])
 
 
+def test_without_an_objective_it_is_what_the_checkpoint_is_trained_for(codecs, texture_image):
+    checkpoint = tiny_checkpoint("image")
+    config = dataclasses.replace(checkpoint.config, objective="ms_ssim")
+    codec = Codec(dataclasses.replace(checkpoint, config=config, fingerprint=codecs["image"].fingerprint))
+    usual, mse = codec.encode(texture_image, 8, Settings.of("admm", 10)), Settings.of("admm", 10, "mse")
+    assert usual.objective == "ms_ssim" and codec.encode(texture_image, 8, mse).objective == "mse"
+    named = codec.encode(texture_image, 8, Settings.of("admm", 10, "ms_ssim"))
+    assert named.data == usual.data != codec.encode(texture_image, 8, mse).data
+    assert codecs["image"].encode(texture_image, 8, Settings.of("admm", 1)).objective == "mse"
+
+
+def test_the_error_of_ms_ssim():
+    """It is that of the library. Its slope is a number, also where the decoded picture is the negative."""
+    from pytorch_msssim import ms_ssim, ssim
+
+    for size, score in ((176, ms_ssim), (40, ssim)):
+        x = torch.rand(2, 3, size, size) * 2 - 1
+        x_hat = torch.stack([0.8 * x[0], -x[1]]).requires_grad_(True)
+        error = ms_ssim_error(x, x_hat)
+        expected = 1 - score((x_hat + 1) / 2, (x + 1) / 2, data_range=1.0, size_average=False)
+        torch.testing.assert_close(error, MS_SSIM_WEIGHT * expected)
+        slope = torch.autograd.grad(error.sum(), x_hat)[0]
+        assert slope.isfinite().all() and slope[0].abs().sum() > 0
+    tiny = torch.rand(1, 3, 8, 90)
+    torch.testing.assert_close(ms_ssim_error(tiny, tiny / 2), squared_error(tiny, tiny / 2))
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_clamped_error_is_the_squared_error_of_the_clamped_picture(weighted):
-    from models.losses import squared_error
-    from utils.search.objectives import clamped_squared_error
-
     x, x_hat = torch.rand(2, 3, 5, 7) * 2 - 1, torch.randn(2, 3, 5, 7, requires_grad=True)
     weights, outer = torch.rand_like(x) if weighted else None, torch.tensor([2.0, -3.0])
     got = clamped_squared_error(x, x_hat, weights)

@@ -394,10 +394,11 @@ def test_golden_pixels(decoder, name, realism):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("objective", ["mse", "ms_ssim"])
 @pytest.mark.parametrize("quality, most", [(1, 0.02), (5, 0.02), (8, 0.1)])
-def test_what_it_costs(quality, most):
+def test_what_it_costs(objective, quality, most):
     """In dB of PSNR, on the built-in samples; seen: 0.003 at most."""
-    codec = load_codec(shipped("image"))
+    codec = load_codec(shipped("image", objective))
     for path in codec.kind.samples():
         original = codec.kind.read(path)[:192, :256]
         data = codec.compress(original, quality, "none")

@@ -104,6 +104,8 @@ def test_what_came_later_is_not_named_where_it_is_off():
     plain = tiny_config("image", linear_path=False, quality_scales=False)
     assert not {"linear_path", "quality_scales"} & set(plain.to_dict())
     assert {"linear_path", "quality_scales"} <= set(tiny_config("image").to_dict())
+    assert "objective" not in plain.to_dict()
+    assert dataclasses.replace(plain, objective="ms_ssim").to_dict()["objective"] == "ms_ssim"
 
 
 def test_pictures_of_a_batch_do_not_mix():
@@ -489,8 +491,9 @@ def test_rate_is_the_sum_over_a_picture():
 def test_rate_distortion_terms():
     x = torch.zeros(2, 3, 4, 8)
     x_hat = torch.stack([torch.full((3, 4, 8), 2.0), torch.full((3, 4, 8), -0.5)])
-    terms = losses.rate_distortion(x, x_hat, torch.tensor([64.0, 16.0]), torch.tensor([0.01, 0.1]))
-    torch.testing.assert_close(terms["mse"], torch.tensor([1.0, 1 / 16]))
+    mse = losses.squared_error(x, x_hat)
+    torch.testing.assert_close(mse, torch.tensor([1.0, 1 / 16]))
+    terms = losses.rate_distortion(x, torch.tensor([64.0, 16.0]), torch.tensor([0.01, 0.1]), mse)
     torch.testing.assert_close(terms["bpp"], torch.tensor([2.0, 0.5]))
     torch.testing.assert_close(terms["loss"], torch.tensor([2 + 650.25, 0.5 + 0.1 * 65025 / 16]))
 

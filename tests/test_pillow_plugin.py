@@ -15,9 +15,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def image_codec(codecs, tiny_checkpoints, monkeypatch):
-    """The tiny codec, where the plugin looks for the shipped one."""
-    monkeypatch.setattr("utils.codec.fingerprint.CHECKPOINTS", tiny_checkpoints["image"].parent)
+def image_codec(codecs, tiny_checkpoints, tmp_path_factory, monkeypatch):
+    """The tiny codec, where the plugin looks for the shipped ones, alone."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    (folder / "image.safetensors").write_bytes(tiny_checkpoints["image"].read_bytes())
+    monkeypatch.setattr("utils.codec.fingerprint.CHECKPOINTS", folder)
     pillow_plugin._codec.cache_clear()
     yield codecs["image"]
     pillow_plugin._codec.cache_clear()
@@ -33,6 +35,19 @@ def test_there_and_back(image_codec, ramp_image, tmp_path):
         assert np.array_equal(np.asarray(image), decoded)
         assert np.array_equal(np.asarray(image.rotate(180)), decoded[::-1, ::-1])
     assert np.array_equal(image_codec.kind.signal_of(Image.open(path)), decoded)
+
+
+def test_weights_for_an_objective(image_codec, codecs, tiny_checkpoints, ramp_image, tmp_path, monkeypatch):
+    """Saving takes those for the objective, opening those that the file names."""
+    for name, source in (("image", "image"), ("image_ms_ssim", "image_other")):
+        (tmp_path / f"{name}.safetensors").write_bytes(tiny_checkpoints[source].read_bytes())
+    monkeypatch.setattr("utils.codec.fingerprint.CHECKPOINTS", tmp_path)
+    for name, more in (("image", {}), ("image_other", {"objective": "ms_ssim"})):
+        Image.fromarray(ramp_image).save(tmp_path / "a.bpgan", quality=4, iterations=2, **more)
+        expected = codecs[name].compress(ramp_image, 4, Settings.of(iterations=2, **more))
+        assert (tmp_path / "a.bpgan").read_bytes() == expected
+        with Image.open(tmp_path / "a.bpgan") as image:
+            assert np.array_equal(np.asarray(image), codecs[name].decompress(expected))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 3), (80, 48)])

@@ -12,7 +12,7 @@ from torch.distributed.run import get_args_parser
 
 import utils
 from tests.helpers.scripts import ROOT
-from utils.codec.fingerprint import fingerprint_of_file, shipped
+from utils.codec.fingerprint import CHECKPOINTS, fingerprint_of_file, shipped
 
 SCRIPTS = ("train.py", "test.py", "Compression_ADMM.py", "Decompression.py")
 PAGES = sorted(path for folder in (".", "docs", "checkpoints") for path in (ROOT / folder).glob("*.md"))
@@ -106,6 +106,8 @@ def test_the_list_of_former_weights_is_that_of_the_present_ones(kind):
     """New weights make another entry."""
     page, present = (ROOT / "checkpoints" / "FORMER.md").read_text(), fingerprint_of_file(shipped(kind)).hex()
     assert f"{kind} `{present}`" in page
+    for path in CHECKPOINTS.glob("*.safetensors"):
+        assert f"`{fingerprint_of_file(path).hex()}`" in page.split("| Signal")[0], path.name
     former = re.findall(rf"^\| {kind} \| `(\w{{8}})`( *\|)", page, re.M)
     assert former and present not in [name for name, _ in former]
 

@@ -19,12 +19,14 @@ import Compression_ADMM
 import Decompression
 import test as evaluate
 import train
+from data import build_kind
 from tests.helpers.scripts import ROOT, environment, listing, one_line, signal_handlers_kept, table
 from tests.helpers.signals import save_picture
 from utils import __version__
 from utils.codec.bitstream import FileHeader, pack
 from utils.codec.codec import Codec
-from utils.codec.decoder import Decoder
+from utils.codec.decoder import Decoder, load_decoder
+from utils.codec.info import describe
 from utils.codec.settings import Settings
 from utils.codec.targets import Target
 from utils.codec.trials import Trials
@@ -395,6 +397,31 @@ def test_files_of_several_checkpoints_of_one_kind(run, compressed, codecs, tiny_
         Compression_ADMM, compressed / "a.png.png", tmp_path / "no.bpgan", *given, "--iterations", "0", checkpoint=False
     )
     one_line(code, err, "image_other.safetensors", "image.safetensors are both for image", exit_code=1)
+
+
+def test_shipped_weights_for_an_objective(run, mixed, tiny_checkpoints, tmp_path, monkeypatch):
+    """Who compresses for it gets them, who decodes gets those that each file names."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    monkeypatch.setattr("utils.codec.fingerprint.CHECKPOINTS", folder)
+    for name, source in (("image", "image"), ("image_ms_ssim", "image_other"), ("speech", "speech")):
+        shutil.copy(tiny_checkpoints[source], folder / f"{name}.safetensors")
+    made = {"image": [], "image_other": ["--objective", "ms_ssim"]}
+    for name, words in made.items():
+        packed = tmp_path / "packed" / f"{name}.bpgan"
+        packed.parent.mkdir(exist_ok=True)
+        words = (mixed / "a.png", packed, "--iterations", "1", *words)
+        assert run(Compression_ADMM, *words, checkpoint=False)[0] == 0
+        info = describe(packed.read_bytes(), {})
+        assert info["fingerprint"] == load_decoder(tiny_checkpoints[name]).fingerprint.hex()
+    code, _, err = run(Decompression, "--input", tmp_path / "packed", "--output", tmp_path / "out", checkpoint=False)
+    assert code == 0, err
+    for name in made:
+        expected = load_decoder(tiny_checkpoints[name]).decompress(tmp_path / "packed" / f"{name}.bpgan")
+        assert np.array_equal(build_kind("image").read(tmp_path / "out" / f"{name}.png"), expected)
+    (folder / "image_ms_ssim.safetensors").unlink()
+    code, _, err = run(Decompression, "--input", tmp_path / "packed", "--output", tmp_path / "again", checkpoint=False)
+    one_line(code, err, "image_other", "pass the checkpoint it was made with", exit_code=1)
 
 
 def test_in_and_out_around_options(run, mixed, tiny_checkpoints, tmp_path):

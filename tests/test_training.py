@@ -36,6 +36,7 @@ from utils.codec.settings import Settings as CodecSettings
 from utils.codec.weights import load_coders
 from utils.files import locked
 from utils.precision import autocast
+from utils.search.objectives import MS_SSIM_WEIGHT, ms_ssim_error
 from utils.training import fitting, setup, stages
 from utils.training.fitting import fit_centers, latents, lloyd_centers
 from utils.training.log import RunLog
@@ -171,7 +172,7 @@ def test_the_distortion_of_speech_is_heard(roots, tmp_path):
         stage = make_trainer(tmp_path / kind, kind, stages=["quantized"]).stage
         x_hat = (0.7 * pictures - 0.1).requires_grad_(True)
         mse = losses.squared_error(pictures, x_hat)
-        distortion = stage.distortion(pictures, x_hat, mse)
+        distortion = stage.distortion(pictures, x_hat)
         torch.testing.assert_close(distortion, mse)
         slope, plain = (torch.autograd.grad(d.sum(), x_hat, retain_graph=True)[0] for d in (distortion, mse))
         if kind == "image":
@@ -182,6 +183,32 @@ def test_the_distortion_of_speech_is_heard(roots, tmp_path):
         share = stages.HEARD_SHARE
         expected = (1 - share) * plain + share * mse.detach()[:, None, None, None] * heard
         torch.testing.assert_close(slope, expected)
+
+
+def test_models_are_trained_for_their_objective(roots, tmp_path):
+    """The loss, the fit of the centers, validation and the searches of a model for MS-SSIM are of MS-SSIM."""
+    x, quality_row = picture_set(roots).batch(2, np.random.default_rng(1)), torch.tensor([1, 5])
+    x_hat, bits = (0.7 * x - 0.1).requires_grad_(True), torch.tensor([900.0, 5000.0])
+    expected = {"mse": losses.squared_error, "ms_ssim": ms_ssim_error}
+    for name, error in expected.items():
+        config = dataclasses.replace(tiny_config("image"), objective=name)
+        trainer = make_trainer(tmp_path / name, stages=["joint"], config=config)
+        stage = trainer.stage
+        loss, terms = stage.rate_distortion(x, quality_row, x_hat, bits)
+        weighted = bits / 64**2 + stage.lmbdas[quality_row] * 255**2 * error(x, x_hat)
+        torch.testing.assert_close(terms["loss"], weighted.mean().detach())
+        slope, own = (
+            torch.autograd.grad(value, x_hat, retain_graph=True)[0]
+            for value in (loss, (weighted * stage.balance(quality_row)).mean())
+        )
+        torch.testing.assert_close(slope, own)
+        searched = make_trainer(tmp_path / f"{name}_searched", stages=["searched"], config=config).stage
+        assert searched.searched_objective() == name
+        row, _ = validate(trainer.networks, stage.shown_generator(), picture_set(roots))
+        assert ("val_ms_ssim_3" in row) == (name == "ms_ssim")
+        if name == "ms_ssim":
+            distortion = (1 - row["val_ms_ssim_3"]) * MS_SSIM_WEIGHT
+            assert row["val_loss_3"] == pytest.approx(row["val_bpp_3"] + config.lmbda(3) * 255**2 * distortion)
 
 
 @pytest.mark.parametrize("kind", ["speech", "image"])
@@ -246,7 +273,8 @@ def test_the_searched_stage_draws_from_what_it_searched(roots, tmp_path, monkeyp
         with torch.no_grad():
             x_hat = model.generate(model.codebook.dequantize(symbols), quality_row)
             bits = model.rate(symbols.float(), quality_row)
-        return float(losses.rate_distortion(x, x_hat, bits, again.stage.lmbdas[quality_row])["loss"].sum())
+        mse = losses.squared_error(x, x_hat)
+        return float(losses.rate_distortion(x, bits, again.stage.lmbdas[quality_row], mse)["loss"].sum())
 
     monkeypatch.setattr(stages, "SEARCH_ITERATIONS", 40)
     again.networks.model.load_state_dict(again.networks.average.state_dict())
@@ -933,6 +961,25 @@ def test_options_that_the_run_takes(tmp_path):
     assert Schedule(settings.stages, settings.minutes, settings.steps).total_steps == 100
     with pytest.raises(SystemExit):
         parser.parse_args(["--signal", "image", "--steps", "7", "--minutes", "3"])
+
+
+def test_the_objective_of_a_run(roots, tmp_path, capsys):
+    """It is that of the option, else that of --init; MS-SSIM is for images."""
+
+    def trained(name, kind, *more) -> int:
+        data = ["--signal", kind, "--dataroot", str(roots[kind]), "--valroot", str(roots[kind])]
+        return train.main([*data, "--runs", str(tmp_path), "--name", name, "--steps", "1", "--stages", "joint", *more])
+
+    made = {name: tmp_path / name / "checkpoint.safetensors" for name in ("first", "second")}
+    save_checkpoint(tmp_path / "a.safetensors", tiny_checkpoint("image"))
+    assert trained("first", "image", "--init", str(tmp_path / "a.safetensors"), "--objective", "ms_ssim") == 0
+    assert trained("second", "image", "--init", str(made["first"])) == 0
+    for path in made.values():
+        assert load_checkpoint(path).config.objective == "ms_ssim"
+        assert "| trained for | MS-SSIM |" in path.with_suffix(".md").read_text()
+    capsys.readouterr()
+    assert trained("speech", "speech", "--objective", "ms_ssim") == 1
+    assert "--objective ms_ssim is not for speech" in capsys.readouterr().err
 
 
 def test_validation_takes_the_first_files(roots, tmp_path):

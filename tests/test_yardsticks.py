@@ -671,7 +671,7 @@ def test_all_parts_get_their_files_and_share_what_is_coded(picture, recording, c
     assert after("classes", "--input") == [str(folder / "inet_n01440764_tench.png")]
     assert after("words", "--input") == after("cost_speech", "--input") == [str(recording)]
     assert after("speech", "--iterations") == ["0", "3"] and not after("words", "--iterations")
-    assert after("images_ms_ssim", "--iterations") == ["15"]  # a search with settings of its own
+    assert after("images_ms_ssim", "--iterations") == ["0", "25"]  # a search with settings of its own
     assert {tuple(after(name, "--coded")) for name in names[:-1]} == {(str(output / "coded"),)}
     assert after("page", "--results") == [str(output)] and after("page", "--iterations") == ["3"]
 

@@ -33,8 +33,8 @@ def picture_set(roots, kind="image", cls=PictureSet) -> PictureSet:
     return cls(new_kind(kind), sorted(roots[kind].iterdir()), progress=False)
 
 
-def make_trainer(folder, kind="image", stages=tuple(STAGES), steps=6, device="cpu", **changes) -> Trainer:
+def make_trainer(folder, kind="image", stages=tuple(STAGES), steps=6, device="cpu", config=None, **changes) -> Trainer:
     values = dict(stages=tuple(stages), batch_size=2, learning_rate=1e-3, steps=steps, validate_every=0.0)
     Path(folder).mkdir(parents=True, exist_ok=True)
     settings, description = Settings(**{**values, **changes}), {"command": "test"}
-    return Trainer(tiny_config(kind), new_kind(kind), folder, settings, torch.device(device), description)
+    return Trainer(config or tiny_config(kind), new_kind(kind), folder, settings, torch.device(device), description)

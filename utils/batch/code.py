@@ -71,7 +71,8 @@ def code_files(options: argparse.Namespace, qualities: Sequence[float], plan: Pl
             print(line)
 
     device, limits = distributed.start(pick_device(options.device)), Limits.of_options(options)
-    codecs = CodecsByKind(options.checkpoint, lambda path: load_codec(path, device, limits))
+    objective = plan.settings.search.objective
+    codecs = CodecsByKind(options.checkpoint, lambda path: load_codec(path, device, limits), objective)
     items = find_signals(options)
     is_first = distributed.world()[0] == 0
     folders = dict.fromkeys(qualities, options.output)

@@ -13,7 +13,7 @@ from data import KINDS, kind_class, kind_of
 from data.folders import DATAROOT_VARIABLE
 from utils import distributed
 from utils.codec.fingerprint import shipped
-from utils.codec.info import describe
+from utils.codec.info import describe, shipped_for
 from utils.console import as_text
 from utils.files import locked, remove_leftovers, walk
 
@@ -178,12 +178,13 @@ def output_folder(output: Path, items: list[Item]) -> Iterator[None]:
 class CodecsByKind:
     """The codec of each kind of signal; those in checkpoints/ are loaded when first needed."""
 
-    def __init__(self, paths: list[Path] | None, load: Callable[[Path], object]):
-        """`paths`: checkpoints that are loaded now and are the only ones then; None: those in checkpoints/.
+    def __init__(self, paths: list[Path] | None, load: Callable[[Path], object], objective: str | None = None):
+        """`paths`: checkpoints that are loaded now and are the only ones then; None: those in checkpoints/, of two for a
+        kind the one for this objective.
 
         Raises ValueError for two of one kind.
         """
-        self._load = load
+        self._load, self._objective = load, objective
         self._loaded: list[tuple[Path, object]] = []
         self._given = paths is not None
         for path in paths or []:
@@ -194,7 +195,7 @@ class CodecsByKind:
         if not self._of(kind):
             if self._given:
                 raise ValueError(f"none of the given checkpoints is for {kind}")
-            self._keep(shipped(kind))
+            self._keep(shipped(kind, self._objective))
         return self._of(kind)[0]
 
     def _of(self, kind: str) -> list:
@@ -227,9 +228,15 @@ class DecodersByFile(CodecsByKind):
         Raises BitstreamError for another kind, or damage. That a checkpoint does not fit, the decoder says.
         """
         facts = describe(data, {})
-        first = self.of(facts["signal"])
-        fitting = (codec for codec in self._of(facts["signal"]) if codec.fingerprint.hex() == facts["fingerprint"])
-        return next(fitting, first)
+        signal, weights = facts["signal"], facts["fingerprint"]
+        if not self._given and not self._fitting(signal, weights):
+            path = shipped_for(weights, signal)
+            if path not in (other for other, _ in self._loaded):
+                self._keep(path)
+        return next(iter(self._fitting(signal, weights)), None) or self.of(signal)
+
+    def _fitting(self, kind: str, weights: str) -> list:
+        return [codec for codec in self._of(kind) if codec.fingerprint.hex() == weights]
 
 
 def checkpoint_used(path: Path, codec) -> dict[str, str]:

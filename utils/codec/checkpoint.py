@@ -141,7 +141,7 @@ def _check_config(config: ModelConfig, path: Path) -> None:
     """Raise ValueError for numbers of which nobody would build a model, before any memory is allocated."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name == "signal":
+        if field.name in ("signal", "objective"):
             continue
         if field.type is bool:
             if type(value) is not bool:

@@ -9,7 +9,7 @@ from data import Kind
 from models.config import STRIDE, ModelConfig
 from models.discriminator import Discriminator
 from models.efficientnet import picture_features
-from utils.search.config import OBJECTIVES, objective_class
+from utils.search.config import objective_class, objectives_for
 from utils.search.objectives import Distortion, Reference, discriminator_distance
 
 from .settings import quality_at
@@ -27,8 +27,7 @@ class Distortions:
     @property
     def names(self) -> list[str]:
         """The objectives that a search of this kind of signal can minimize."""
-        metrics = (None, *self.kind.metric_names)
-        return [name for name in OBJECTIVES if objective_class(name).metric in metrics]
+        return objectives_for(self.kind.metric_names)
 
     def check(self, objective: str) -> None:
         """Raise ValueError for an objective that is not for this kind of signal."""

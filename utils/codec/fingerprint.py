@@ -12,9 +12,10 @@ CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"  # the trained
 NOT_FINGERPRINTED = ("realistic", "discriminator")  # parts without which a file means the same
 
 
-def shipped(kind: str) -> Path:
-    """Where the trained weights for a kind of signal are, by its name."""
-    return CHECKPOINTS / f"{kind}.safetensors"
+def shipped(kind: str, objective: str | None = None) -> Path:
+    """Where the trained weights for a kind of signal are, by its name: those for an objective where it has such."""
+    own = CHECKPOINTS / f"{kind}_{objective}.safetensors"
+    return own if own.is_file() else CHECKPOINTS / f"{kind}.safetensors"
 
 
 def fingerprint(tensors: Mapping[str, np.ndarray], metadata: Mapping) -> bytes:

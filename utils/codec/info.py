@@ -64,6 +64,14 @@ def fingerprints(paths: Sequence[Path] | None) -> dict[str, list[str]]:
     return found
 
 
+def shipped_for(weights: str, kind: str) -> Path:
+    """The file in checkpoints/ of this fingerprint (hexadecimal); the usual one for the kind of signal where it is among
+    several, and where there is none."""
+    usual = fingerprint.shipped(kind)
+    paths = [fingerprint.CHECKPOINTS.parent / name for name in fingerprints(None).get(weights, [])]
+    return paths[0] if paths and usual not in paths else usual
+
+
 def _fingerprint(path: Path) -> str:
     """Of a checkpoint file, which is read again only where it has changed."""
     state = path.stat() if path.is_file() else None

@@ -15,12 +15,11 @@ PILLOW_NAMES = {"exif": "exif", "icc": "icc_profile"}  # in the `info` of an ima
 
 
 @functools.cache
-def _codec():
+def _codec(path):
     """Loaded for the first pixels, not for the import."""
     from .codec import load_codec
-    from .fingerprint import shipped
 
-    return load_codec(shipped("image"))
+    return load_codec(path)
 
 
 class BpganImageFile(ImageFile.ImageFile):
@@ -29,7 +28,7 @@ class BpganImageFile(ImageFile.ImageFile):
     format, format_description = "BPGAN", "BPGAN compressed image"
 
     def _open(self):
-        from .info import describe
+        from .info import describe, shipped_for
 
         self._data = read_stream(self.fp)
         try:
@@ -38,6 +37,7 @@ class BpganImageFile(ImageFile.ImageFile):
             raise OSError(str(error)) from None
         if facts["signal"] != "image":
             raise OSError(f"a .bpgan file of {facts['signal']}, not of an image")
+        self._checkpoint = shipped_for(facts["fingerprint"], "image")
         try:
             kept = ImageKind().metadata(unpack(self._data)[0].sections)
         except ValueError as error:
@@ -49,7 +49,7 @@ class BpganImageFile(ImageFile.ImageFile):
     def load(self):
         if self._data is not None:
             try:
-                pixels = _codec().decompress(self._data)
+                pixels = _codec(self._checkpoint).decompress(self._data)
             except ValueError as error:
                 raise OSError(str(error)) from None
             if self._exclusive_fp:
@@ -61,9 +61,11 @@ class BpganImageFile(ImageFile.ImageFile):
 
 
 def _save(image, stream, filename):
-    quality, iterations = (image.encoderinfo.get(name) for name in ("quality", "iterations"))
-    settings = Settings.of(iterations=iterations, exact=bool(image.encoderinfo.get("exact")))
-    codec, metadata = _codec(), {}
+    from .fingerprint import shipped
+
+    quality, iterations, objective = (image.encoderinfo.get(name) for name in ("quality", "iterations", "objective"))
+    settings = Settings.of(iterations=iterations, objective=objective, exact=bool(image.encoderinfo.get("exact")))
+    codec, metadata = _codec(shipped("image", objective)), {}
     if image.encoderinfo.get("keep_metadata"):
         image, metadata = convert_with_metadata(image, codec.kind.check_extent)
     stream.write(codec.compress(image, 3 if quality is None else quality, settings, metadata=metadata))

@@ -68,6 +68,7 @@ class Sender(Decoder):
     ) -> list[Encoded]:
         """Encodings at a quality step of signals with pictures of one shape, all of them gray or none."""
         started = time.perf_counter()
+        settings = self._settled(settings)
         search, coder = settings.search, self._coder(settings.entropy_coder)
         self.distortions.check(search.objective)
         self.check_realism(settings.realism)
@@ -95,6 +96,11 @@ class Sender(Decoder):
             )
             for data, saved in files
         ]
+
+    def _settled(self, settings: Settings) -> Settings:
+        """The settings with an objective, where they leave that to the checkpoint."""
+        objective = settings.search.objective or self.config.objective
+        return dataclasses.replace(settings, search=dataclasses.replace(settings.search, objective=objective))
 
     def _coder(self, name: str | None) -> Coder:
         name = name or self.default_coder

@@ -10,7 +10,8 @@ from utils.search.config import SearchConfig, preset
 class Settings:
     """How signals are encoded, beside the quality.
 
-    search         the method with all its settings, its iterations and its objective
+    search         the method with all its settings, its iterations and its objective; None as the objective takes that
+                   which the checkpoint is trained for
     entropy_coder  its name; None takes the checkpoint's default
     seed           of the search's random draws
     exact          the pixels that a search is judged by, and that the receiver shows, are those of the exact generator,
@@ -19,7 +20,7 @@ class Settings:
                    files that will be decoded at that realism, which no file says
     """
 
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: SearchConfig = field(default_factory=lambda: SearchConfig(objective=None))
     entropy_coder: str | None = None
     seed: int = 0
     exact: bool = False
@@ -30,7 +31,7 @@ class Settings:
         cls,
         method: str = "admm",
         iterations: int | None = None,
-        objective: str = "mse",
+        objective: str | None = None,
         entropy_coder: str | None = None,
         seed: int = 0,
         exact: bool = False,

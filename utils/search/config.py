@@ -40,6 +40,11 @@ def objective_class(name: str) -> type:
     return getattr(import_module(module), cls)
 
 
+def objectives_for(metrics: Iterable[str]) -> list[str]:
+    """Names of the distortions for a kind of signal with these metrics (`Kind.metric_names`)."""
+    return [name for name in OBJECTIVES if objective_class(name).metric in (None, *metrics)]
+
+
 def solver(method: str) -> Callable:
     """The function of a method (`utils.search.optimize.Solver`); its module is imported only when it is needed."""
     module, function, _ = METHODS[method]
@@ -52,7 +57,9 @@ class SearchConfig:
 
     method: str = "admm"
     iterations: int = 100  # back-propagations through the generator
-    objective: str = "mse"  # one of OBJECTIVES; the search itself is given F as a function
+    # One of OBJECTIVES; the search itself is given F as a function. None stands for what the model is trained for, until
+    # a codec puts that in its place.
+    objective: str | None = "mse"
     # admm and iht
     penalty: float = 0.85  # mu, as a fraction of the curvature; of `paper`: in bits
     relaxation: float = 1.75  # over the square root of the iterations: the share of a proposal that enters the target
@@ -69,7 +76,8 @@ class SearchConfig:
 
     def __post_init__(self):
         _check_name("search method", self.method, METHODS)
-        _check_name("objective", self.objective, OBJECTIVES)
+        if self.objective is not None:
+            _check_name("objective", self.objective, OBJECTIVES)
         if min(self.penalty, self.learning_rate, self.relaxation, *self.noise) <= 0:
             raise ValueError(
                 f"penalty {self.penalty}, relaxation {self.relaxation}, noise {self.noise} and learning rate "
@@ -79,7 +87,7 @@ class SearchConfig:
             raise ValueError(f"{self.iterations} iterations: 0 or more are possible")
 
 
-def preset(method: str, iterations: int | None = None, objective: str = "mse") -> SearchConfig:
+def preset(method: str, iterations: int | None = None, objective: str | None = "mse") -> SearchConfig:
     """The configuration of a method; `iterations` replaces its default, except for "none", which has none."""
     _check_name("search method", method, METHODS)
     _, _, settings = METHODS[method]

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import hardtanh
 
 from models.discriminator import Discriminator
-from models.losses import feature_matching
+from models.losses import feature_matching, squared_error
 
 Distortion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -85,22 +85,29 @@ class SquaredError(Objective):
         return clamped_squared_error(x, x_hat, self.weights(x))
 
 
+def ms_ssim_error(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+    """1 - MS-SSIM (B,) in the unit of the squared error; x_hat is taken as it is.
+
+    For sides below 161 pixels it is 1 - SSIM, and below 11 pixels the squared error.
+    """
+    from pytorch_msssim import ms_ssim, ssim
+
+    side = min(x.shape[-2:])
+    if side < MIN_SSIM_SIDE:
+        return squared_error(x, x_hat)
+    score = ms_ssim if side >= MIN_MS_SSIM_SIDE else ssim
+    similarity = score((x_hat.float() + 1) / 2, (x.float() + 1) / 2, data_range=1.0, size_average=False)
+    return MS_SSIM_WEIGHT * (1 - similarity)
+
+
 class MsSsim(Objective):
-    """1 - MS-SSIM; for sides below 161 pixels it is 1 - SSIM, and below 11 pixels the squared error."""
+    """`ms_ssim_error` of the clamped picture."""
 
     metric = "ms_ssim"
     steady = False
 
     def __call__(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
-        from pytorch_msssim import ms_ssim, ssim
-
-        side = min(x.shape[-2:])
-        if side < MIN_SSIM_SIDE:
-            return clamped_squared_error(x, x_hat)
-        x_hat = hardtanh(x_hat.float())
-        score = ms_ssim if side >= MIN_MS_SSIM_SIDE else ssim
-        similarity = score((x_hat + 1) / 2, (x.float() + 1) / 2, data_range=1.0, size_average=False)
-        return MS_SSIM_WEIGHT * (1 - similarity)
+        return ms_ssim_error(x, hardtanh(x_hat.float()))
 
 
 class RelativeDistance(Objective):

@@ -27,6 +27,8 @@ from utils.entropy import CODERS, coder_class
 from utils.entropy.integer_network import ContextTables, contexts, pack
 from utils.precision import autocast
 
+from .distortion import trained_distortion
+
 FITTING_BATCHES, FITTING_CROPS = 12, 8
 # High-rate theory: at the optimum a unit of squared error, in quantization steps, is worth 6/ln 2 bits.
 BITS_PER_SQUARED_STEP = 6 / np.log(2)
@@ -81,7 +83,8 @@ def _log_cost(model: BPGAN, batches: list[torch.Tensor], coded: list[tuple[torch
             symbols = model.codebook.quantize(y)
             bits = model.rate(symbols.float(), quality_row)
             x_hat = model.generate(model.codebook.dequantize(symbols), quality_row)
-        terms = rate_distortion(x, x_hat, bits, model.config.lmbda(quality), kind.weights(x))
+        distortion = trained_distortion(model.config, kind)(x, x_hat)
+        terms = rate_distortion(x, bits, model.config.lmbda(quality), distortion)
         losses[quality - 1] += terms["loss"].mean()
     return float(losses.log().mean())
 

@@ -35,6 +35,7 @@ def model_card(checkpoint: Checkpoint, name: str, links: bool = False) -> str:
         f"| parameters | {parameters / 1e6:.1f} million"
         + (", and a second (realistic) generator" if checkpoint.realistic else "")
         + " |",
+        *(["| trained for | MS-SSIM |"] if config.objective == "ms_ssim" else []),
         f"| qualities | 1 to 8: lmbda {config.lmbda_low:g} to {config.lmbda_high:g} |",
         "| multiply-adds per picture sample | "
         + ", ".join(f"{name} {cost / 1000:.1f}k" for name, cost in multiply_adds(config).items())
@@ -54,16 +55,19 @@ def model_card(checkpoint: Checkpoint, name: str, links: bool = False) -> str:
     rows = info.get("validation", [])
     if rows:
         qualities = sorted(int(key.rsplit("_", 1)[1]) for key in rows[0] if key.startswith("val_bpp_"))
+        of_ms_ssim = config.objective == "ms_ssim"
+        score, digits = ("ms_ssim", 4) if of_ms_ssim else ("psnr", 2)
         lines += [
-            "Validation: estimated bits per picture sample / PSNR (dB) of the picture, its errors weighted as in "
-            "training, true quantization, no search, whole pictures.",
+            "Validation: estimated bits per picture sample / "
+            + ("MS-SSIM" if of_ms_ssim else "PSNR (dB) of the picture, its errors weighted as in training")
+            + ", true quantization, no search, whole pictures.",
             "",
             "| minutes | stage | steps | " + " | ".join(f"quality {q}" for q in qualities) + " |",
             "|---" * (3 + len(qualities)) + "|",
         ]
         keep = max(1, len(rows) // 12)
         for row in rows[:-1:keep] + rows[-1:]:
-            cells = " | ".join(f"{row[f'val_bpp_{q}']:.3f} / {row[f'val_psnr_{q}']:.2f}" for q in qualities)
+            cells = " | ".join(f"{row[f'val_bpp_{q}']:.3f} / {row[f'val_{score}_{q}']:.{digits}f}" for q in qualities)
             lines.append(f"| {row['minutes']:.0f} | {row['stage']} | {row['step']} | {cells} |")
     return "\n".join(lines) + "\n"
 

@@ -17,31 +17,33 @@ from utils.codec.checkpoint import load_checkpoint
 from utils.console import pick_device
 from utils.files import locked, remove_leftovers
 
+from .distortion import check_objective
 from .model_card import sources_of
 from .trainer import Settings, Trainer
 from .trunk import check_trunk
 
 
-def _rates(options: Namespace) -> dict[str, float]:
-    return {name: getattr(options, name) for name in ("lmbda_low", "lmbda_high") if getattr(options, name)}
+def _aims(options: Namespace) -> dict[str, float | str]:
+    """What the command line says of the range of rates and of the distortion."""
+    return {name: getattr(options, name) for name in ("lmbda_low", "lmbda_high", "objective") if getattr(options, name)}
 
 
 def new_config(options: Namespace) -> ModelConfig:
     """The kind's configuration with what the command line changes."""
     config = ModelConfig(signal=options.signal, **kind_class(options.signal).network)
-    changes = _rates(options)
+    changes = _aims(options)
     for name in ("encoder_widths", "generator_widths"):
         changes[name] = tuple(max(8, round(n * options.width / 8) * 8) for n in getattr(config, name))
     return dataclasses.replace(config, **changes)
 
 
 def starting_config(config: ModelConfig, options: Namespace) -> ModelConfig:
-    """The checkpoint's configuration; of it only the range of rates can still be changed."""
+    """The checkpoint's configuration; of it only the range of rates and the objective can still be changed."""
     if config.signal != options.signal:
         raise ValueError(f"--init: a checkpoint for {config.signal}, --signal says {options.signal}")
     if options.width != 1.0:
         raise ValueError("--width does not go with --init: the checkpoint's widths are kept")
-    return dataclasses.replace(config, **_rates(options))
+    return dataclasses.replace(config, **_aims(options))
 
 
 def list_split(roots: list[Path], kind: Kind, split: str) -> list[Path]:
@@ -92,6 +94,7 @@ def build_trainer(options: Namespace) -> tuple[Trainer, PictureSet, PictureSet |
     rank, _ = distributed.world()
     start = load_checkpoint(options.init) if options.init else None
     config = starting_config(start.config, options) if start else new_config(options)
+    check_objective(config.objective, kind_class(config.signal))
     trunk = load_checkpoint(options.trunk) if options.trunk and not options.resume else None
     if trunk:
         check_trunk(config, trunk.config)

@@ -22,12 +22,13 @@ from models.config import QUALITIES
 from models.entropy_model import logistic_bits
 from models.texture import PERIOD
 from utils import distributed
-from utils.search.config import preset
+from utils.search.config import objective_class, preset
 from utils.search.model_problem import Searchable
-from utils.search.objectives import Distortion, PesqDisturbance, Reference, clamped_squared_error
+from utils.search.objectives import Distortion, Reference
 from utils.search.optimize import optimize_latent
 
 from .critics import critics_of
+from .distortion import trained_distortion
 from .fitting import fit_centers
 from .linear_path import is_linear
 from .networks import Networks
@@ -87,6 +88,7 @@ class Stage:
         self.learning_rate = learning_rate
         config = networks.config
         self.lmbdas = torch.tensor([config.lmbda(q) for q in range(1, QUALITIES + 1)], device=networks.device)
+        self.error = trained_distortion(config, kind)
         disturbance = kind.disturbance() if self.hears else None
         self.disturbance = None if disturbance is None else disturbance.to(networks.device)
         networks.model.requires_grad_(True)
@@ -202,20 +204,21 @@ class Stage:
         """Weights (B,) of the losses: 1 for the best quality, more for the others."""
         return (self.lmbdas[-1] / self.lmbdas[quality_row]) ** QUALITY_BALANCE
 
-    def distortion(self, x: torch.Tensor, x_hat: torch.Tensor, mse: torch.Tensor) -> torch.Tensor:
-        """(B,) of pictures: equal to `mse`, but its slope is in part that of how different they sound."""
+    def distortion(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+        """(B,) of pictures: equal to what the model is trained for, but its slope is in part that of how different
+        they sound."""
+        error = self.error(x, x_hat)
         if self.disturbance is None:
-            return mse
+            return error
         disturbance = self.disturbance(x, x_hat).clamp_min(MIN_DISTURBANCE)
-        return (1 - HEARD_SHARE) * mse + HEARD_SHARE * mse.detach() * disturbance / disturbance.detach()
+        return (1 - HEARD_SHARE) * error + HEARD_SHARE * error.detach() * disturbance / disturbance.detach()
 
     def rate_distortion(self, x, quality_row, x_hat, bits) -> Objective:
         """`objective` of pictures x_hat (B, C, H, W) that took `bits` (B,)."""
-        terms = losses.rate_distortion(x, x_hat, bits, self.lmbdas[quality_row], self.kind.weights(x))
-        heard = self.distortion(x, x_hat, terms["mse"]) - terms["mse"]
-        total = terms["loss"] + self.lmbdas[quality_row] * 255**2 * heard
-        loss = (total * self.balance(quality_row)).mean()
-        return loss, {name: value.mean().detach() for name, value in terms.items()}
+        distortion = self.distortion(x, x_hat)
+        terms = losses.rate_distortion(x, bits, self.lmbdas[quality_row], distortion)
+        loss = (terms["loss"] * self.balance(quality_row)).mean()
+        return loss, {name: value.mean().detach() for name, value in {**terms, "distortion": distortion}.items()}
 
     def quantized(self, x: torch.Tensor, quality_row: torch.Tensor) -> torch.Tensor:
         """Symbols (B, latent_channels, h, w) as the encoder leaves them, without gradient."""
@@ -334,14 +337,14 @@ class Searched(Stage):
         return index.round().to(torch.int16), found.symbols
 
     def searched_objective(self) -> str:
-        """What the search of a batch minimizes, by its name: the squared error, or what is heard."""
-        return "mse" if self.disturbance is None or self.state.rng.uniform() >= HEARD_SEARCHES else "pesq"
+        """What the search of a batch minimizes, by its name: what the model is trained for, or what is heard."""
+        if self.disturbance is None or self.state.rng.uniform() >= HEARD_SEARCHES:
+            return self.networks.config.objective
+        return "pesq"
 
     def searched_distortion(self, objective: str, x: torch.Tensor, start: Callable[[], torch.Tensor]) -> Distortion:
         """The objective of a batch x, as users choose it. `start()`: x_hat."""
-        if objective == "mse":
-            return lambda a, b: clamped_squared_error(a, b, self.kind.weights(a))
-        return PesqDisturbance(Reference(x, start, self.kind.weights, disturbance=lambda: self.disturbance))
+        return objective_class(objective)(Reference(x, start, self.kind.weights, disturbance=lambda: self.disturbance))
 
 
 class Adversarial(Stage):
@@ -386,14 +389,17 @@ class Adversarial(Stage):
         critics.learn(False)
         with networks.autocast():
             fake_logits, likeness = critics.compare(real, fake, latent)
-        mse = losses.squared_error(x, x_hat, self.kind.weights(x))
         # relative to what the quality can do anyway, so that all qualities weigh the same
         weight = (self.lmbdas[quality_row] / self.lmbdas[0]).sqrt() * 255**2 * self.lmbdas[0]
-        distortion = weight * self.distortion(x, x_hat, mse)
-        terms = {"distortion": distortion.mean(), **likeness, "adversarial": losses.generator_hinge(fake_logits)}
+        distortion = self.distortion(x, x_hat)
+        terms = {
+            "distortion": (weight * distortion).mean(),
+            **likeness,
+            "adversarial": losses.generator_hinge(fake_logits),
+        }
         g_loss = losses.weighted_sum(terms, critics.weights)
         self.update("generator", self.parameters, g_loss)
-        terms |= {"loss": g_loss, "discriminator": d_loss, "mse": mse.mean()}
+        terms |= {"loss": g_loss, "discriminator": d_loss}
         return {name: value.detach() for name, value in terms.items()}
 
     def origin(self, batch: int) -> torch.Tensor:
