@@ -124,7 +124,7 @@ class Decoder:
         if not 0 <= realism <= 1:
             raise ValueError(f"realism {realism} is outside 0 to 1")
         if realism and not self.has_realistic:
-            raise ValueError("this checkpoint has no realistic generator: use --realism 0")
+            raise ValueError("this checkpoint has no realistic generator: use --realism 0, or another --checkpoint")
 
     def _build_generator(self, state: dict[str, torch.Tensor]) -> torch.nn.Module:
         generator = build_generator(self.config, has_texture(state))
