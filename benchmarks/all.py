@@ -28,6 +28,7 @@ from utils.console import fail
 from . import classes, cost, images, page, perceptual, speech, voices, words
 
 PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
+# Whose curves the plot of MS-SSIM shows.
 SHOWN_IN_MS_SSIM = ("bpgan", "jpeg", "webp", "avif", "av1", "heic", "hevc", "jpeg-xl")
 
 

@@ -178,8 +178,8 @@ def compress_parser() -> Parser:
         "--objective",
         choices=OBJECTIVES,
         default=None,
-        help="the distortion that the search weighs against bits; without it, what the checkpoint is trained for: those in "
-        "checkpoints/ for mse, and for images a second one for ms_ssim. ms_ssim: images only; pesq: speech "
+        help="the distortion that the search weighs against bits; without it, what the checkpoint is trained for. "
+        "ms_ssim: images only, with weights of its own in checkpoints/; pesq: speech "
         "only; perceptual: features, of EfficientNet-Lite0 for images, of the checkpoint's discriminator for speech",
     )
     _add_realism(

@@ -107,6 +107,11 @@ def test_without_arguments_the_shipped_weights_are_taken(kind):
     assert codec.fingerprint == load_checkpoint(shipped(kind)).fingerprint
 
 
+def test_weights_for_an_objective():
+    codec = torch.hub.load(str(ROOT), "bpgan_image", source="local", objective="ms_ssim")
+    assert codec.config.objective == "ms_ssim"
+
+
 def test_modules_that_are_this_repository_s_stay(tiny_checkpoints):
     before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in hubconf._PACKAGES}
     path = list(sys.path)

@@ -209,6 +209,11 @@ def test_models_are_trained_for_their_objective(roots, tmp_path):
         if name == "ms_ssim":
             distortion = (1 - row["val_ms_ssim_3"]) * MS_SSIM_WEIGHT
             assert row["val_loss_3"] == pytest.approx(row["val_bpp_3"] + config.lmbda(3) * 255**2 * distortion)
+    model, costs = trainer.networks.average, set()
+    for name in expected:
+        model.config = dataclasses.replace(model.config, objective=name)
+        costs.add(round(fitting._log_cost(model, [x], latents(model, [x]), trainer.kind), 3))
+    assert len(costs) == 2
 
 
 @pytest.mark.parametrize("kind", ["speech", "image"])
